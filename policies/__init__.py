@@ -1,0 +1,1 @@
+"""Verbs that decide: pure functions of one World."""

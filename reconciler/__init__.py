@@ -1,0 +1,1 @@
+"""The Heliostat daemon: observe, plan, act, report."""

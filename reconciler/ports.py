@@ -1,0 +1,130 @@
+"""The seams to the outside world, in our words. Each Protocol has a fake in tests and a real adapter.
+
+Every method may raise `Retry` or `Stalled` (reconciler.errors) and nothing else that is expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from specs.desired import Desired, PackageRef
+from specs.effects import PutServeConfig, SaveMemory
+from specs.memory import Event, HistoryEntry, Memory
+from specs.observed import CellSeen, Endpoint, GatewaySeen, Node
+from specs.routes import RouteTable
+
+
+class Clock(Protocol):
+    """Time, as a port so that simulations own it."""
+
+    def now(self) -> datetime:
+        """Return the current time, timezone-aware UTC."""
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The newest commit that could be read. `desired` is None until the first one was."""
+
+    desired: Desired | None
+    read_at: datetime | None
+    """When the branch was last known to be at this commit; its distance to now is Git's age."""
+    problem: str = ""
+    """Why newer commits cannot be seen, naming repository and age; "" when they can."""
+
+
+class Source(Protocol):
+    """A Git repository of service specs."""
+
+    async def read(self) -> Reading:
+        """Return the newest commit's services; keeps and returns the last ones when Git fails."""
+
+    async def changed(self) -> None:
+        """Return as soon as `read` may answer anew (a commit, a poll that found one)."""
+
+    async def package(self, ref: PackageRef) -> bytes:
+        """Return the deterministic zip of a folder at a commit. Raises Stalled when it is too large."""
+
+    async def keep(self, commits: frozenset[str]) -> None:
+        """Keep exactly these commits readable, even if the branch is rewritten."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSeen:
+    """One read of Serve. `running` is False when Serve has never been started on the cluster.
+
+    `cells` are all applications, ours or not. `proxies` are Serve's own HTTP proxies, the targets on
+    clusters without direct ingress.
+    """
+
+    running: bool
+    cells: tuple[CellSeen, ...]
+    proxies: tuple[Endpoint, ...] = ()
+
+
+class Serve(Protocol):
+    """Ray Serve through its REST API."""
+
+    async def read(self) -> ServeSeen:
+        """Return all applications as Serve reports them now."""
+
+    async def put(self, change: PutServeConfig) -> None:
+        """Read, compose, validate, PUT, read back.
+
+        Raises Retry while a build would be cut and `may_cut_builds` is False, and when the read-back
+        does not show the change; Stalled when the composed document is invalid or redacted.
+        """
+
+    async def scale(self, application: str, deployment: str, target: int) -> None:
+        """Set one deployment's target count through the external scaler."""
+
+
+class Nodes(Protocol):
+    """The cluster's nodes."""
+
+    async def read(self) -> tuple[Node, ...]:
+        """Return all nodes with labels, totals, and whether they are draining."""
+
+
+class Packages(Protocol):
+    """Content-addressed code packages in the cluster."""
+
+    async def has(self, uri: str) -> bool:
+        """Return whether the package is there now (Ray expires unused ones)."""
+
+    async def upload(self, uri: str, content: bytes) -> None:
+        """Upload a package; harmless when it is there already."""
+
+
+class Gateway(Protocol):
+    """The HTTP gateway that owns the public routes."""
+
+    async def observe(self) -> GatewaySeen:
+        """Return weights as routed, servers that pass checks, requests in flight, and counters."""
+
+    async def route(self, table: RouteTable) -> None:
+        """Make the table true: lanes are leased and released, each service's row changes atomically."""
+
+    async def refresh(self, endpoints: Mapping[str, tuple[Endpoint, ...]], *, complete: bool) -> None:
+        """Tell the endpoints per cell. Weights stay; with `complete=False` nothing is removed."""
+
+
+class Store(Protocol):
+    """Memory, events and history that survive a `kill -9`."""
+
+    async def load(self) -> Memory:
+        """Return what was saved last."""
+
+    async def save(self, change: SaveMemory) -> None:
+        """Save in one transaction; durable when it returns. Raises Stalled on a full or read-only disk."""
+
+    async def events(self, *, service: str | None = None, since: int = 0, limit: int = 200) -> tuple[Event, ...]:
+        """Return events with an id above `since`, oldest first; with `since=0` the newest `limit`."""
+
+    async def history(self, service: str) -> tuple[HistoryEntry, ...]:
+        """Return a service's ended rollouts, newest first."""

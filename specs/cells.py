@@ -1,0 +1,48 @@
+"""The unit of placement: one cell is one Serve application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ANY = "-"
+"""How an unset zone or market is written in a cell's name."""
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class CellKey:
+    """(service, revision, zone, market, generation); the generation counts re-creations."""
+
+    service: str
+    revision: str
+    zone: str | None = None
+    market: str | None = None
+    generation: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return the Serve application's name, `SERVICE.REVISION.ZONE.MARKET.GENERATION`."""
+        fields = (self.service, self.revision, self.zone or ANY, self.market or ANY, str(self.generation))
+        return ".".join(fields)
+
+    @property
+    def route_prefix(self) -> str:
+        """Return the private route prefix under which Serve serves this cell."""
+        return f"/_/{self.name}"
+
+
+def parse_cell_name(name: str) -> CellKey | None:
+    """Read a cell's name back; None when `name` is not of that form.
+
+    Only for recovery after a lost state: a cell is ours because Memory says so, not because of its name.
+    """
+    fields = name.split(".")
+    if len(fields) != 5 or not fields[4].isdecimal() or not all(fields):
+        return None
+    service, revision, zone, market, generation = fields
+    return CellKey(
+        service=service,
+        revision=revision,
+        zone=None if zone == ANY else zone,
+        market=None if market == ANY else market,
+        generation=int(generation),
+    )

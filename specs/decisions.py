@@ -1,0 +1,245 @@
+"""What is to happen, in operators' words. A closed union: a new decision must be handled everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from specs.cells import CellKey
+from specs.desired import DesiredService, Revision
+from specs.memory import Bounds, Failure, OutgoingCause, Pin
+from specs.reasons import Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptSpec:
+    """Take the commit's spec of a service as the one to hold to."""
+
+    service: str
+    wanted: DesiredService
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRollout:
+    """Make `revision` the candidate; a previous candidate becomes outgoing."""
+
+    service: str
+    revision: Revision
+    is_fast: bool = False
+    previous: OutgoingCause = OutgoingCause.SUPERSEDED
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRevision:
+    """Create one cell of a revision with these counts and bounds per listed deployment."""
+
+    service: str
+    cell: CellKey
+    counts: Mapping[str, int]
+    bounds: Mapping[str, Bounds]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreCell:
+    """Put back a cell of ours that somebody else removed, or that the Ray head lost."""
+
+    service: str
+    cell: CellKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetCapacity:
+    """Command one deployment of one cell: `count` when fixed, `bounds` when autoscaled."""
+
+    service: str
+    cell: CellKey
+    deployment: str
+    count: int | None = None
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetWeights:
+    """Route a service: basis points per cell name, in threshold order (stable first)."""
+
+    service: str
+    route: str
+    weights: Mapping[str, int]
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnterStep:
+    """The rollout moves on to the step with this index."""
+
+    service: str
+    step: int
+    by: str = "heliostat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReachStep:
+    """The current step's goal is reached; a pause counts from now."""
+
+    service: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promote:
+    """The candidate takes all traffic: it is the stable revision now."""
+
+    service: str
+    revision: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollBack:
+    """The candidate goes back; `quarantine` keeps it from being tried again."""
+
+    service: str
+    revision: str
+    reason: Reason
+    message: str
+    cause: OutgoingCause = OutgoingCause.ROLLED_BACK
+    quarantine: bool = True
+    by: str = "heliostat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantine:
+    """Keep a revision from being tried (again)."""
+
+    service: str
+    revision: str
+    reason: Reason
+    message: str
+    by: str = "heliostat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """An operator's `retry`: the revision may be tried again."""
+
+    service: str
+    revision: str
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinRevision:
+    """An operator's `rollback` (or, with None, its end)."""
+
+    service: str
+    pin: Pin | None
+    by: str = "heliostat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PauseRollout:
+    """An operator's `pause`."""
+
+    service: str
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeRollout:
+    """An operator's `resume`."""
+
+    service: str
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatchFailure:
+    """Remember a cell's failure before anything else is done to it."""
+
+    service: str
+    cell: CellKey
+    failure: Failure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drain:
+    """A cell gets no request any more; its last ones are given time."""
+
+    service: str
+    cell: CellKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retire:
+    """Take a cell out of Serve. `is_urgent` may cut builds: a rollback or an abort needs its room."""
+
+    service: str
+    cell: CellKey
+    is_urgent: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetCell:
+    """A retired cell was seen gone."""
+
+    service: str
+    cell: CellKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndOutgoing:
+    """Nothing of an outgoing revision is left."""
+
+    service: str
+    revision: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove:
+    """The service left the repository and the prune guard lets it go."""
+
+    service: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetService:
+    """Nothing of a removed service is left."""
+
+    service: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """Nothing to do now, and why; `until` when time alone will change that."""
+
+    service: str
+    reason: Reason
+    message: str
+    until: datetime | None = None
+
+
+Decision = (
+    AdoptSpec
+    | StartRollout
+    | StartRevision
+    | RestoreCell
+    | SetCapacity
+    | SetWeights
+    | EnterStep
+    | ReachStep
+    | Promote
+    | RollBack
+    | Quarantine
+    | Release
+    | PinRevision
+    | PauseRollout
+    | ResumeRollout
+    | LatchFailure
+    | Drain
+    | Retire
+    | ForgetCell
+    | EndOutgoing
+    | Remove
+    | ForgetService
+    | Hold
+)

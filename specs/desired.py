@@ -1,0 +1,185 @@
+"""What Git wants: the services of one commit, and what is wrong with its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from specs.amount import Amount
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class SpecError:
+    """One problem of one spec file. Lines and columns count from 1."""
+
+    path: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        """Return the `file:line:column: message` form that editors and CI logs link."""
+        return f"{self.path}:{self.line}:{self.column}: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRef:
+    """Where in the repository a service is written."""
+
+    path: str
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetWeight:
+    """A step that gives the candidate `weight` percent (1-100) of the requests."""
+
+    weight: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pause:
+    """A step that waits: `duration`, or until `promote` when None."""
+
+    duration: timedelta | None = None
+
+
+Step = SetWeight | Pause
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutSettings:
+    """How a new revision of a service replaces the old one."""
+
+    steps: tuple[Step, ...]
+    max_surge: Amount
+    max_unavailable: Amount
+    min_ready: timedelta
+    progress_deadline: timedelta
+    scale_down_delay: timedelta
+    auto_rollback: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedScale:
+    """A deployment with a set number of replicas."""
+
+    replicas: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoScale:
+    """A deployment that Serve scales between two bounds, both at least 1."""
+
+    min_replicas: int
+    max_replicas: int
+    initial_replicas: int | None = None
+
+
+Scale = FixedScale | AutoScale
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesiredDeployment:
+    """One deployment that the spec lists; `scale` is None when it runs at its code's count."""
+
+    name: str
+    scale: Scale | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageRef:
+    """A folder of the commit that becomes a Serve package.
+
+    `where` is its place in the template: `working_dir`, `py_modules.0`, or the same below
+    `deployments.NAME.`; `tree` is the
+    content hash of the folder as packaged (spec files and export-ignored files left out); `path` is relative
+    to the repository's root ("" for the root itself).
+    """
+
+    where: str
+    commit: str
+    path: str
+    tree: str
+    keep_folder: bool = False
+
+    @property
+    def uri(self) -> str:
+        """Return the package's content address in the cluster."""
+        return f"gcs://_ray_pkg_{self.tree}.zip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revision:
+    """Everything that makes Serve rebuild or restart, rendered so that it can be created again.
+
+    `template` is the canonical JSON of the Serve application without name, route prefix, counts and
+    bounds; each packaged folder stands in it as `package://TREE`.
+    """
+
+    id: str
+    template: str
+    packages: tuple[PackageRef, ...]
+    max_request_duration: timedelta
+    deployments: tuple[DesiredDeployment, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesiredService:
+    """One service as a commit wants it."""
+
+    name: str
+    route: str
+    suspend: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    revision: Revision
+    rollout: RolloutSettings
+    source: SourceRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings:
+    """Whether services that left the repository may be removed, and how many at once."""
+
+    enabled: bool = False
+    max_services: int = 1
+    max_fraction: Amount = field(default_factory=lambda: Amount(value=20, is_percent=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """The ClusterPolicy of a commit, or its defaults."""
+
+    prune: PruneSettings = field(default_factory=PruneSettings)
+    self_heal: bool = True
+    max_services_moving: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """One commit of the watched branch."""
+
+    sha: str
+    branch: str
+    author: str
+    subject: str
+    committed_at: datetime
+
+    def __str__(self) -> str:
+        """Return the form shown in status, such as `main@sha1:4f2c...`."""
+        return f"{self.branch}@sha1:{self.sha}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desired:
+    """The services of one commit. Services of files with errors are absent here and held, not deleted."""
+
+    commit: Commit
+    services: tuple[DesiredService, ...]
+    errors: tuple[SpecError, ...]
+    settings: ClusterSettings
+
+    def service(self, name: str) -> DesiredService | None:
+        """Return the service called `name`, or None."""
+        return next((service for service in self.services if service.name == name), None)

@@ -1,0 +1,64 @@
+"""What is to be done to the outside world. A closed union, with no choices left in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from specs.desired import PackageRef
+from specs.memory import Event, HistoryEntry, ServiceMemory
+from specs.routes import RouteTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveMemory:
+    """Save these services (and forget those), with the events and history that go with the change."""
+
+    services: tuple[ServiceMemory, ...] = ()
+    forgotten: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadPackage:
+    """Make sure that the package of a folder is in the cluster."""
+
+    service: str
+    package: PackageRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeApplication:
+    """One application of the document: `config` is the canonical JSON of its whole entry, counts included."""
+
+    name: str
+    config: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutServeConfig:
+    """Declare exactly `applications` of ours and none of `removed`; what is in neither is foreign and stays."""
+
+    applications: tuple[ServeApplication, ...]
+    removed: frozenset[str]
+    may_cut_builds: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleDeployment:
+    """Serve's per-deployment scale call."""
+
+    service: str
+    application: str
+    deployment: str
+    target: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetRoutes:
+    """Route every service as this table says, at once."""
+
+    table: RouteTable
+
+
+Effect = SaveMemory | UploadPackage | PutServeConfig | ScaleDeployment | SetRoutes

@@ -1,0 +1,206 @@
+"""What cannot be seen again, and must therefore be saved before the effect that it guards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from specs.cells import CellKey
+from specs.desired import DesiredService, Revision
+from specs.reasons import Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a cell failed. Latched: Serve forgets it at the next change of a count."""
+
+    reason: Reason
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Autoscaling bounds as last commanded."""
+
+    min_replicas: int
+    max_replicas: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellMemory:
+    """One Serve application of ours, from the intent to create it until it is seen gone.
+
+    `config` is the canonical JSON of the composed application without counts and bounds, exactly as it
+    is PUT each time: composing it anew (with another gateway address, say) would restart a live cell.
+    `counts` and `bounds` are the last commanded ones per deployment. `seen` are ids of replicas that
+    were ever seen, to tell a crash loop from a slow start. `building_since` starts anew when a PUT of
+    ours cut the build.
+    """
+
+    key: CellKey
+    config: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    created_at: datetime
+    building_since: datetime
+    was_ready: bool = False
+    seen: frozenset[str] = frozenset()
+    failure: Failure | None = None
+    drain_since: datetime | None = None
+    """When its weight became 0 for good; it retires when nothing is in flight, or maxRequestDuration later."""
+    is_retired: bool = False
+    """The intent to take it out of Serve's document is saved."""
+
+
+class OutgoingCause(StrEnum):
+    """Why a revision is on its way out."""
+
+    REPLACED = "replaced"
+    SUPERSEDED = "superseded"
+    ROLLED_BACK = "rolled-back"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outgoing:
+    """A revision that is giving its traffic back, or kept warm until `scaleDownDelay` is over."""
+
+    revision: str
+    since: datetime
+    cause: OutgoingCause
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """A revision that is not tried again until the wanted revision changes or an operator says `retry`."""
+
+    revision: str
+    reason: Reason
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """Where the candidate stands. `step` indexes the spec's steps; equal to their number means 100%.
+
+    `reached_at` is when the current step's goal was reached (a pause counts from there); None before.
+    `progress` is a mark that changes whenever anything moved forward, `progress_at` when it last did.
+    """
+
+    started_at: datetime
+    step: int = 0
+    reached_at: datetime | None = None
+    progress: str = ""
+    progress_at: datetime
+    is_fast: bool = False
+    """A revision that was good before and is still live goes straight to 100%."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorPause:
+    """A pause asked for by a person, until `resume`."""
+
+    by: str
+    why: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """An operator's `rollback`: `revision` is wanted instead of `against`, until Git wants something else."""
+
+    revision: str
+    against: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceMemory:
+    """Everything remembered of one service."""
+
+    name: str
+    wanted: DesiredService
+    """The last good spec: what to hold to when its file breaks or Git is unreachable."""
+    stable: str | None = None
+    candidate: str | None = None
+    rollout: Rollout | None = None
+    pause: OperatorPause | None = None
+    pin: Pin | None = None
+    outgoing: tuple[Outgoing, ...] = ()
+    quarantine: tuple[Quarantined, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+    """Revisions that are live, warm or good before: enough to create each again without Git."""
+    cells: tuple[CellMemory, ...] = ()
+    generations: Mapping[str, int] = field(default_factory=dict)
+    """The next generation per revision: a cell's name is never used for two different things."""
+    learned: Mapping[str, int] = field(default_factory=dict)
+    """Counts of deployments that the spec does not list, from the first healthy cell."""
+    base: Mapping[str, int] = field(default_factory=dict)
+    """Target per autoscaled deployment that the running rollout holds capacity for."""
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """Basis points per cell as last commanded."""
+    ready_since: Mapping[str, datetime] = field(default_factory=dict)
+    """When each replica was first seen ready, for `minReady`."""
+    peak: int = 0
+    is_removed: bool = False
+    """It left the repository and the prune guard let it go."""
+
+    def revision(self, revision_id: str) -> Revision | None:
+        """Return the record of a revision, or None."""
+        return next((record for record in self.revisions if record.id == revision_id), None)
+
+    def cells_of(self, revision_id: str | None) -> tuple[CellMemory, ...]:
+        """Return the cells of a revision that are not retired."""
+        return tuple(cell for cell in self.cells if cell.key.revision == revision_id and not cell.is_retired)
+
+    def quarantined(self, revision_id: str) -> Quarantined | None:
+        """Return the quarantine of a revision, or None."""
+        return next((entry for entry in self.quarantine if entry.revision == revision_id), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Everything remembered, by service name."""
+
+    services: Mapping[str, ServiceMemory] = field(default_factory=dict)
+
+
+class Outcome(StrEnum):
+    """How a rollout ended."""
+
+    DEPLOYED = "deployed"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled-back"
+    SUPERSEDED = "superseded"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One line of the log that people read. `id` is given by the store, ascending; 0 before."""
+
+    id: int = 0
+    at: datetime
+    service: str
+    kind: str
+    """CamelCase, such as `RolloutStarted`, `WeightChanged`, `RolledBack`."""
+    message: str
+    revision: str = ""
+    by: str = "heliostat"
+    is_warning: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryEntry:
+    """One ended rollout of a service."""
+
+    at: datetime
+    service: str
+    revision: str
+    commit: str
+    outcome: Outcome
+    message: str = ""
+    started_at: datetime | None = None
+    peak: int = 0

@@ -1,0 +1,179 @@
+"""What was seen of Ray and of the gateway at one moment. Unknown is not empty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+
+class CellStatus(StrEnum):
+    """Serve's own application status."""
+
+    NOT_STARTED = "NOT_STARTED"
+    DEPLOYING = "DEPLOYING"
+    DEPLOY_FAILED = "DEPLOY_FAILED"
+    RUNNING = "RUNNING"
+    UNHEALTHY = "UNHEALTHY"
+    DELETING = "DELETING"
+
+
+class ReplicaState(StrEnum):
+    """Serve's replica states, those that Heliostat does not tell apart folded together."""
+
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Endpoint:
+    """Where one ingress replica (or, without direct ingress, one Serve proxy) takes HTTP requests."""
+
+    ip: str
+    port: int
+    replica: str
+    node: str = ""
+    zone: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """One replica as Serve reports it; a starting one has no node yet ("")."""
+
+    id: str
+    state: ReplicaState
+    node: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentSeen:
+    """One deployment of a cell. `target` is Serve's current target count."""
+
+    name: str
+    status: str
+    message: str
+    target: int
+    replicas: tuple[Replica, ...]
+    is_ingress: bool = False
+    is_autoscaled: bool = False
+
+    def count(self, *states: ReplicaState) -> int:
+        """Return how many replicas are in one of `states`."""
+        return sum(1 for replica in self.replicas if replica.state in states)
+
+    @property
+    def live(self) -> int:
+        """Return starting + running + stopping: a stopping replica still holds its resources."""
+        return len(self.replicas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSeen:
+    """One Serve application, ours or not.
+
+    `deployments` is empty while Serve builds the application and after a failed build: that never
+    means that its old replicas are gone. `config` is the canonical JSON of `deployed_app_config`
+    (None for imperative applications); `endpoints` are real replicas only, never proxies.
+    """
+
+    name: str
+    status: CellStatus
+    message: str
+    route_prefix: str | None
+    is_declarative: bool
+    config: str | None
+    deployments: tuple[DeploymentSeen, ...]
+    endpoints: tuple[Endpoint, ...] = ()
+    last_deployed_at: datetime | None = None
+
+    @property
+    def is_building(self) -> bool:
+        """Return whether a PUT now would cut a build in progress."""
+        return self.status is CellStatus.DEPLOYING and not self.deployments
+
+    def deployment(self, name: str) -> DeploymentSeen | None:
+        """Return the deployment called `name`, or None."""
+        return next((deployment for deployment in self.deployments if deployment.name == name), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One Ray node. `resources` are totals by Ray's names (CPU, GPU, memory in bytes...)."""
+
+    id: str
+    ip: str
+    is_alive: bool
+    is_head: bool
+    is_draining: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def zone(self) -> str | None:
+        """Return the availability zone from Ray's standard label."""
+        return self.labels.get("ray.io/availability-zone")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneSeen:
+    """What the gateway knows of one cell. `up` are replica ids that pass the gateway's own checks."""
+
+    cell: str
+    weight: int
+    """Basis points of the service's requests, as routed now."""
+    up: frozenset[str] = frozenset()
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrafficSeen:
+    """Counters of one cell since its first lease, monotonic over gateway and daemon restarts where possible.
+
+    `errors` are 5xx answers of a replica and requests without an answer; `aborted` are requests the
+    client gave up; `unrouted` are the gateway's own 503s. `p50` and `p99` are times to response headers
+    over the last minute, None without requests.
+    """
+
+    cell: str
+    requests: int = 0
+    errors: int = 0
+    aborted: int = 0
+    unrouted: int = 0
+    p50: timedelta | None = None
+    p99: timedelta | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySeen:
+    """The gateway's view. `is_direct` is False when traffic goes through Serve's own proxies."""
+
+    is_direct: bool
+    lanes: tuple[LaneSeen, ...]
+    traffic: tuple[TrafficSeen, ...] = ()
+    reloads: int = 0
+
+    def lane(self, cell: str) -> LaneSeen | None:
+        """Return the lane leased to `cell`, or None."""
+        return next((lane for lane in self.lanes if lane.cell == cell), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """One observation. With `complete=False` nothing is deleted and no weight is raised."""
+
+    at: datetime
+    complete: bool
+    problem: str = ""
+    """Why the observation is not complete, in words for a person; "" when it is."""
+    cells: tuple[CellSeen, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    gateway: GatewaySeen | None = None
+    """None when the gateway could not be asked."""
+    serve_running: bool = True
+    """False when the cluster is up but Serve has never been started on it."""
+
+    def cell(self, name: str) -> CellSeen | None:
+        """Return the cell called `name`, or None."""
+        return next((cell for cell in self.cells if cell.name == name), None)

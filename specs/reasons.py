@@ -1,0 +1,45 @@
+"""Why nothing happens now: every Hold, quarantine and condition carries one of these."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """CamelCase reasons as users, scripts and dashboards see them."""
+
+    STEADY = "Steady"
+    PROGRESSING = "Progressing"
+    PAUSING = "Pausing"
+    PAUSED_BY_OPERATOR = "PausedByOperator"
+    SUSPENDED = "Suspended"
+    QUARANTINED = "Quarantined"
+    NOT_READY = "NotReady"
+    CAPACITY_BUDGET = "CapacityBudget"
+    DRAINING = "Draining"
+    SCALE_DOWN_DELAY = "ScaleDownDelay"
+    SERVE_BUSY = "ServeBusy"
+    BUILDING = "Building"
+    SERVICES_MOVING = "ServicesMoving"
+    INVALID_SPEC = "InvalidSpec"
+    INVALID_DOCUMENT = "InvalidDocument"
+    PRUNE_DISABLED = "PruneDisabled"
+    PRUNE_GUARD = "PruneGuard"
+    SELF_HEAL_DISABLED = "SelfHealDisabled"
+    RAY_UNREACHABLE = "RayUnreachable"
+    GIT_UNREACHABLE = "GitUnreachable"
+    GATEWAY_UNREACHABLE = "GatewayUnreachable"
+    STORE_FAILED = "StoreFailed"
+    PACKAGE_FAILED = "PackageFailed"
+    OVERCOMMITTED = "Overcommitted"
+    INSUFFICIENT_RESOURCES = "InsufficientResources"
+    AUTO_ROLLBACK_DISABLED = "AutoRollbackDisabled"
+    BUILD_FAILED = "BuildFailed"
+    START_FAILED = "StartFailed"
+    CRASH_LOOP = "CrashLoop"
+    HEALTH_CHECK_FAILED = "HealthCheckFailed"
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    ROLLOUT_ABORTED = "RolloutAborted"
+    ROLLED_BACK_BY_OPERATOR = "RolledBackByOperator"
+    SUPERSEDED = "Superseded"
+    ROUTE_CONFLICT = "RouteConflict"

@@ -1,0 +1,44 @@
+"""The route table: which cells answer a service's requests, and with what share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FULL = 10_000
+"""All of a service's requests, in basis points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellWeight:
+    """One cell's share of its service's requests, in basis points of `FULL`.
+
+    A cell with weight 0 has a lane and warm, checked servers, but gets no request.
+    """
+
+    cell: str
+    weight: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceRoute:
+    """One service's row. `cells` are ordered revision by revision, stable first.
+
+    The order matters: shares are cumulative thresholds, so growth moves clients one way only. The
+    weights sum to `FULL`, or to 0 when nothing may be routed.
+    """
+
+    service: str
+    route: str
+    cells: tuple[CellWeight, ...]
+    max_request_seconds: float = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteTable:
+    """Every service that the gateway answers for, by service name."""
+
+    services: tuple[ServiceRoute, ...] = ()
+
+    def service(self, name: str) -> ServiceRoute | None:
+        """Return the row of the service called `name`, or None."""
+        return next((row for row in self.services if row.service == name), None)

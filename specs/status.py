@@ -1,0 +1,151 @@
+"""What people and scripts see of a service: the JSON of the HTTP API, field for field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from specs.reasons import Reason
+
+
+class Sync(StrEnum):
+    """Whether the cluster runs what Git wants."""
+
+    SYNCED = "Synced"
+    OUT_OF_SYNC = "OutOfSync"
+    UNKNOWN = "Unknown"
+
+
+class Health(StrEnum):
+    """How the service is doing."""
+
+    HEALTHY = "Healthy"
+    PROGRESSING = "Progressing"
+    PAUSED = "Paused"
+    DEGRADED = "Degraded"
+    MISSING = "Missing"
+    SUSPENDED = "Suspended"
+    UNKNOWN = "Unknown"
+
+
+class Phase(StrEnum):
+    """What Heliostat is doing about it."""
+
+    STEADY = "Steady"
+    DEPLOYING = "Deploying"
+    PROGRESSING = "Progressing"
+    PAUSED = "Paused"
+    ROLLING_BACK = "RollingBack"
+    BLOCKED = "Blocked"
+    SUSPENDED = "Suspended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStatus:
+    """The current step of a rollout; `index` counts from 0, `text` is its spec form."""
+
+    index: int
+    count: int
+    text: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaStatus:
+    """Replica counts, summed over deployments and revisions. `peak` is of the current or last rollout."""
+
+    target: int = 0
+    live: int = 0
+    ready: int = 0
+    peak: int = 0
+    serve_surplus: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentStatus:
+    """One deployment of a cell."""
+
+    name: str
+    target: int
+    ready: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellState:
+    """One cell; `weight` is in percent of the service's requests."""
+
+    name: str
+    revision: str
+    zone: str | None
+    market: str | None
+    weight: float
+    status: str
+    deployments: tuple[DeploymentStatus, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrafficStatus:
+    """Requests of one revision; quantiles in seconds."""
+
+    requests: int = 0
+    errors: int = 0
+    aborted: int = 0
+    unrouted: int = 0
+    p50: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A Kubernetes-style condition; `status` is True, False or Unknown."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    last_transition_time: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceStatus:
+    """One service. Serialised with camelCase keys; `weights` are percent per revision."""
+
+    name: str
+    route: str
+    sync: Sync
+    health: Health
+    phase: Phase
+    commit: str
+    stable: str | None
+    candidate: str | None
+    quarantined: tuple[str, ...]
+    step: StepStatus | None
+    weights: Mapping[str, float]
+    replicas: ReplicaStatus
+    cells: tuple[CellState, ...]
+    traffic: Mapping[str, TrafficStatus]
+    reason: Reason
+    message: str
+    conditions: tuple[Condition, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    target: str | None = None
+    """The revision that Git (or an operator's rollback) wants."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterStatus:
+    """The whole of `GET /api/v1/status`."""
+
+    cluster: str
+    commit: str | None
+    observed_at: datetime | None
+    complete: bool
+    leader: bool
+    problem: str
+    """What is wrong with the daemon's view (Ray, Git or gateway unreachable, file errors); "" when fine."""
+    services: tuple[ServiceStatus, ...]
+    errors: tuple[str, ...] = ()
+    """`file:line:column: message` of each problem in the commit's spec files."""
+    git_age_seconds: float | None = None

@@ -1,0 +1,1 @@
+"""The outside world, translated into the words of `reconciler.ports`."""

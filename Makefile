@@ -1,0 +1,81 @@
+# Two commands do everything on a machine with git, make and Python 3.11, 3.12 or 3.13:
+#   make demo   the whole story on this machine        make test   the proof that it works
+# The others are for people who work on Heliostat; see CONTRIBUTING.md.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SUITES := $(wildcard tests/unit tests/cases tests/sim tests/contract tests/e2e)
+ARGS ?=
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo check lint unit test test-full bench format lock clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+setup: $(STAMP)  ## create .venv with everything in it (the other targets do this themselves)
+
+$(STAMP): requirements.lock pyproject.toml
+	@python=""; \
+	supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; \
+	for candidate in "$${PYTHON:-python3}" python3.13 python3.12 python3.11; do \
+		if "$$candidate" -c "$$supported" 2>/dev/null; then \
+			python="$$candidate"; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Heliostat needs Python 3.11, 3.12 or 3.13; python3 here is $$(python3 --version 2>&1 || true)." >&2; \
+		echo "Install one of them and say where it is: make setup PYTHON=/path/to/python3.12" >&2; \
+		exit 1; \
+	fi; \
+	if ! $(BIN)/python -c "import pip; $$supported" 2>/dev/null; then \
+		echo "Creating $(VENV) with $$("$$python" --version)"; \
+		"$$python" -m venv --clear $(VENV) || { \
+			echo "$$python cannot create virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	fi
+	@echo "Installing the pinned packages into $(VENV); the first time takes a minute or two"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+demo: $(STAMP)  ## the whole story: local Ray cluster, Git repository, rollout, rollback (ARGS= for the command's options)
+	@exec $(BIN)/heliostat demo $(ARGS)
+
+check: lint unit  ## the gate before each commit: lint, types, import rules, unit tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest tests/unit -n 2 -q $(PYTEST_ARGS)
+
+# One pytest run, one process: rollouts on a real cluster are timed, and workers would steal each other's cores.
+test: lint  ## check, then cases, simulation, contracts and end-to-end tests on a real Ray cluster
+	$(BIN)/python -m pytest $(SUITES) -m "not slow" $(PYTEST_ARGS)
+
+test-full: lint  ## test, and what takes longer than twenty minutes
+	$(BIN)/python -m pytest $(SUITES) $(PYTEST_ARGS)
+
+bench: $(STAMP)  ## measure throughput, latency and footprint; prints tables for docs/benchmarks
+	$(BIN)/python -m tests.bench $(ARGS)
+
+format: $(STAMP)  ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+lock: $(STAMP)  ## pin the newest allowed versions of everything, for every supported Python
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+clean:  ## remove .venv and all caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

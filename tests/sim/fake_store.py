@@ -1,0 +1,60 @@
+"""A Store in memory that can be made to fail, or to crash the daemon right before or right after a save."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.errors import PortError
+from specs.effects import SaveMemory
+from specs.memory import Event, HistoryEntry, Memory, ServiceMemory
+
+
+class Crashed(BaseException):
+    """The daemon died here. Not an Exception: nothing in the daemon may survive it."""
+
+
+class FakeStore:
+    """`ports.Store`. What it holds outlives the daemon under test, as a disk would."""
+
+    def __init__(self) -> None:
+        self.saves = 0
+        self.failure: PortError | None = None
+        """Raised by every call until it is None again; nothing is saved meanwhile."""
+        self.crash_before: int | None = None
+        """The number of the save (from 1) that the daemon does not live to make."""
+        self.crash_after: int | None = None
+        """The number of the save that is kept, but whose return the daemon does not live to see."""
+        self._services: dict[str, ServiceMemory] = {}
+        self._events: list[Event] = []
+        self._history: list[HistoryEntry] = []
+
+    async def load(self) -> Memory:
+        self._check()
+        return Memory(services=dict(sorted(self._services.items())))
+
+    async def save(self, change: SaveMemory) -> None:
+        self._check()
+        self.saves += 1
+        if self.saves == self.crash_before:
+            raise Crashed(f"before save {self.saves}")
+        self._services.update({service.name: service for service in change.services})
+        for name in change.forgotten:
+            self._services.pop(name, None)
+        first = self._events[-1].id + 1 if self._events else 1
+        self._events.extend(replace(event, id=first + place) for place, event in enumerate(change.events))
+        self._history.extend(change.history)
+        if self.saves == self.crash_after:
+            raise Crashed(f"after save {self.saves}")
+
+    async def events(self, *, service: str | None = None, since: int = 0, limit: int = 200) -> tuple[Event, ...]:
+        self._check()
+        fitting = [event for event in self._events if event.id > since and service in (None, event.service)]
+        return tuple(fitting[:limit] if since else fitting[max(0, len(fitting) - limit) :])
+
+    async def history(self, service: str) -> tuple[HistoryEntry, ...]:
+        self._check()
+        return tuple(entry for entry in reversed(self._history) if entry.service == service)
+
+    def _check(self) -> None:
+        if self.failure is not None:
+            raise self.failure

@@ -1,0 +1,242 @@
+"""Serve's own report, `GET /api/serve/applications/`, read into our words.
+
+Only the fields that Heliostat uses are named; Ray may add others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reconciler.errors import Retry
+from reconciler.ports import ServeSeen
+from specs.canonical import canonical_json
+from specs.observed import CellSeen, CellStatus, DeploymentSeen, Endpoint, Replica, ReplicaState
+
+REPLICA_PREFIX = "SERVE_REPLICA::"
+"""Targets named otherwise are Serve's proxies or HAProxies: never replicas."""
+
+DEFAULT_PROXY_PORT = 8000
+
+REPLICA_STATES = {
+    "STARTING": ReplicaState.STARTING,
+    # Being reconfigured: Serve sends it nothing meanwhile.
+    "UPDATING": ReplicaState.STARTING,
+    "RUNNING": ReplicaState.RUNNING,
+    # Its node drains and a replacement starts; it serves until that is there.
+    "PENDING_MIGRATION": ReplicaState.RUNNING,
+    # Serve's controller restarted and has not asked it yet. It serves on; to take it for lost would empty the
+    # routes of the whole cluster each time that the controller restarts.
+    "RECOVERING": ReplicaState.RUNNING,
+    "STOPPING": ReplicaState.STOPPING,
+}
+"""Serve's states folded. STOPPED holds nothing any more and is left out."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class ReplicaDetails(_Part):
+    """One replica."""
+
+    replica_id: str
+    state: str
+    node_id: str | None = None
+
+
+class DeploymentDetails(_Part):
+    """One deployment of an application."""
+
+    name: str
+    status: str
+    message: str = ""
+    deployment_config: dict[str, Any] = Field(default_factory=dict)
+    target_num_replicas: int
+    replicas: list[ReplicaDetails] = Field(default_factory=list)
+
+
+class Topology(_Part):
+    """Which deployment is the ingress."""
+
+    ingress_deployment: str | None = None
+
+
+class ApplicationDetails(_Part):
+    """One application."""
+
+    name: str
+    route_prefix: str | None = None
+    status: str
+    message: str = ""
+    last_deployed_time_s: float = 0.0
+    deployed_app_config: dict[str, Any] | None = None
+    source: str = "unknown"
+    deployments: dict[str, DeploymentDetails] = Field(default_factory=dict)
+    deployment_topology: Topology | None = None
+
+    @property
+    def is_declarative(self) -> bool:
+        """Return whether a PUT would remove it by not naming it."""
+        return self.source == "declarative"
+
+    @property
+    def is_leaving(self) -> bool:
+        """Return whether Serve deletes it already."""
+        return self.status == CellStatus.DELETING.value
+
+    @property
+    def is_building(self) -> bool:
+        """Return whether a PUT now would cut its build."""
+        return self.status in (CellStatus.DEPLOYING.value, CellStatus.NOT_STARTED.value) and not self.deployments
+
+
+class Target(_Part):
+    """One address to send requests to."""
+
+    ip: str
+    port: int
+    name: str
+
+
+class TargetGroup(_Part):
+    """The addresses of one application, or of the proxies when it has no running replica."""
+
+    targets: list[Target] = Field(default_factory=list)
+    protocol: str
+    app_name: str = ""
+    ingress_deployment_name: str = ""
+
+
+class ProxyDetails(_Part):
+    """One of Serve's own HTTP proxies."""
+
+    node_ip: str | None = None
+    actor_name: str | None = None
+    status: str = ""
+
+
+class ServeDetails(_Part):
+    """The whole report."""
+
+    controller_info: dict[str, Any] = Field(default_factory=dict)
+    proxy_location: str | None = None
+    http_options: dict[str, Any] | None = None
+    grpc_options: dict[str, Any] | None = None
+    proxies: dict[str, ProxyDetails] | None = None
+    applications: dict[str, ApplicationDetails] = Field(default_factory=dict)
+    target_capacity: float | None = None
+    target_groups: list[TargetGroup] = Field(default_factory=list)
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether Serve was ever started on this cluster."""
+        return bool(self.controller_info)
+
+
+def parse_details(document: Any) -> ServeDetails:
+    """Read Serve's answer. Raises Retry when it is incomplete or of an unknown form."""
+    try:
+        return ServeDetails.model_validate(document)
+    except ValidationError as error:
+        # Values stay out of the message: `env_vars` are among them.
+        where = "; ".join(".".join(str(step) for step in problem["loc"]) for problem in error.errors()[:3])
+        raise Retry(f"Ray Serve's report of its applications cannot be read (at {where}).") from None
+
+
+def to_seen(details: ServeDetails, zones: Mapping[str, str]) -> ServeSeen:
+    """Say it in our words. `zones` are known zones by node id."""
+    endpoints = _endpoints(details, zones)
+    cells = tuple(
+        _to_cell(application, endpoints.get(name, ())) for name, application in sorted(details.applications.items())
+    )
+    return ServeSeen(running=details.is_running, cells=cells, proxies=_proxies(details, zones))
+
+
+def _to_cell(application: ApplicationDetails, endpoints: tuple[Endpoint, ...]) -> CellSeen:
+    config = application.deployed_app_config
+    ingress = application.deployment_topology.ingress_deployment if application.deployment_topology else None
+    return CellSeen(
+        name=application.name,
+        status=_status(application.status),
+        message=application.message,
+        route_prefix=application.route_prefix,
+        is_declarative=application.is_declarative,
+        config=None if config is None else canonical_json(config),
+        deployments=tuple(
+            _to_deployment(deployment, is_ingress=name == ingress)
+            for name, deployment in sorted(application.deployments.items())
+        ),
+        endpoints=endpoints,
+        last_deployed_at=_moment(application.last_deployed_time_s),
+    )
+
+
+def _to_deployment(deployment: DeploymentDetails, *, is_ingress: bool) -> DeploymentSeen:
+    replicas = (
+        Replica(id=replica.replica_id, state=REPLICA_STATES[replica.state], node=replica.node_id or "")
+        for replica in deployment.replicas
+        if replica.state in REPLICA_STATES
+    )
+    return DeploymentSeen(
+        name=deployment.name,
+        status=deployment.status,
+        message=deployment.message,
+        target=deployment.target_num_replicas,
+        replicas=tuple(sorted(replicas, key=lambda replica: replica.id)),
+        is_ingress=is_ingress,
+        is_autoscaled=deployment.deployment_config.get("autoscaling_config") is not None,
+    )
+
+
+def _endpoints(details: ServeDetails, zones: Mapping[str, str]) -> dict[str, tuple[Endpoint, ...]]:
+    """Return the HTTP addresses of each application's ingress replicas."""
+    found: dict[str, tuple[Endpoint, ...]] = {}
+    for group in details.target_groups:
+        application = details.applications.get(group.app_name)
+        if group.protocol != "HTTP" or application is None:
+            continue
+        nodes = {
+            replica.replica_id: replica.node_id or ""
+            for deployment in application.deployments.values()
+            for replica in deployment.replicas
+        }
+        found[group.app_name] = tuple(
+            sorted(
+                Endpoint(ip=target.ip, port=target.port, replica=replica, node=node, zone=zones.get(node, ""))
+                for target in group.targets
+                if (replica := _replica_id(target.name)) is not None
+                for node in (nodes.get(replica, ""),)
+            )
+        )
+    return found
+
+
+def _replica_id(target_name: str) -> str | None:
+    """Return the id in `SERVE_REPLICA::APP#DEPLOYMENT#ID`; None for a proxy."""
+    return target_name.rpartition("#")[2] if target_name.startswith(REPLICA_PREFIX) else None
+
+
+def _proxies(details: ServeDetails, zones: Mapping[str, str]) -> tuple[Endpoint, ...]:
+    port = (details.http_options or {}).get("port", DEFAULT_PROXY_PORT)
+    return tuple(
+        sorted(
+            Endpoint(ip=proxy.node_ip, port=port, replica=proxy.actor_name or "", node=node, zone=zones.get(node, ""))
+            for node, proxy in (details.proxies or {}).items()
+            if proxy.status == "HEALTHY" and proxy.node_ip
+        )
+    )
+
+
+def _status(name: str) -> CellStatus:
+    try:
+        return CellStatus(name)
+    except ValueError:
+        raise Retry(f"Ray Serve reports an application status that Heliostat does not know: {name}.") from None
+
+
+def _moment(seconds: float) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None

@@ -35,8 +35,10 @@ class CellMemory:
 
     `config` is the canonical JSON of the composed application without counts and bounds, exactly as it
     is PUT each time: composing it anew (with another gateway address, say) would restart a live cell.
-    `counts` and `bounds` are the last commanded ones per deployment. `seen` are ids of replicas that
-    were ever seen, to tell a crash loop from a slow start. `building_since` starts anew when a PUT of
+    `counts` and `bounds` are the last commanded ones per deployment. `seen` maps each replica that was
+    ever seen to its node, `targets` are Serve's counts at the last look, and `shrunk` adds up how far those
+    fell: together they tell a crash loop from a slow start or a shrink. `code` are the counts that
+    deployments had at first sight which the spec does not list. `building_since` starts anew when a PUT of
     ours cut the build.
     """
 
@@ -47,12 +49,22 @@ class CellMemory:
     created_at: datetime
     building_since: datetime
     was_ready: bool = False
-    seen: frozenset[str] = frozenset()
+    seen: Mapping[str, str] = field(default_factory=dict)
+    targets: Mapping[str, int] = field(default_factory=dict)
+    code: Mapping[str, int] = field(default_factory=dict)
+    shrunk: int = 0
     failure: Failure | None = None
     drain_since: datetime | None = None
     """When its weight became 0 for good; it retires when nothing is in flight, or maxRequestDuration later."""
     is_retired: bool = False
     """The intent to take it out of Serve's document is saved."""
+    is_urgent: bool = False
+    """Its removal may cut builds in progress: a rollback needs its room."""
+
+    @property
+    def is_externally_scaled(self) -> bool:
+        """Return whether Serve's scale call works: it excludes autoscaling in the same application."""
+        return not self.bounds
 
 
 class OutgoingCause(StrEnum):

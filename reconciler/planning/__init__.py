@@ -1,1 +1,1 @@
-"""Plan, compile, report, preview: pure, from one snapshot of the world to a list of effects."""
+"""From a World to a Plan to Effects, and back to a Status: pure."""

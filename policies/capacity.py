@@ -1,0 +1,136 @@
+"""Replicas: how many each revision is to have now (invariant I2), capacity following the traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from policies.view import Budget, ServiceView
+from specs.observed import ReplicaState
+from specs.routes import FULL
+
+
+def share_of(weight: int, replicas: int) -> int:
+    """Return how many of `replicas` carry `weight` basis points, rounded up.
+
+    One basis point per replica is forgiven: shares such as 1/3 have no exact basis points, and 6667
+    of three replicas must be two, not three.
+    """
+    if weight <= 0:
+        return 0
+    return max(1, -(-(weight - 1) * replicas // FULL))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """One deployment's counts per revision: what is to be commanded now, and where that leads."""
+
+    now: Mapping[str, int]
+    goal: Mapping[str, int]
+
+    @property
+    def is_reached(self) -> bool:
+        """Return whether every revision that grows has what it is to have."""
+        return all(self.now.get(revision, 0) >= count for revision, count in self.goal.items())
+
+
+def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> Mapping[str, int]:
+    """Return the counts per revision that carry `goal` (basis points) within the budget.
+
+    With M = N - maxUnavailable, ceil(wM) + ceil((1-w)M) <= M + 1 <= N + maxSurge, so both always fit.
+    """
+    budget = view.budget(deployment)
+    stable, candidate = view.memory.stable, view.memory.candidate
+    counts = dict.fromkeys(view.revisions, 0)
+    if candidate is None:
+        return counts | ({stable: budget.target} if stable is not None else {})
+    if stable is None:
+        return counts | {candidate: budget.target}
+    if budget.stops_before_start:
+        return counts | {candidate: budget.target}
+    weight = goal.get(candidate, 0)
+    stable_needs = share_of(FULL - weight, budget.needed)
+    most = max(budget.ceiling - stable_needs, share_of(weight, budget.needed))
+    counts[candidate] = max(1, min(share_of(weight, budget.target), most))
+    counts[stable] = max(budget.target - counts[candidate], stable_needs)
+    return counts
+
+
+def next_counts(view: ServiceView, deployment: str, goal: Mapping[str, int], weights: Mapping[str, int]) -> Counts:
+    """Return what to command now: shrink what carries too little to deserve it, grow into the room.
+
+    `weights` are the basis points per revision about to be routed. A shrink never takes capacity that
+    today's or the next weights need, nor serving replicas below N - maxUnavailable; a growth never
+    exceeds N + maxSurge, counting replicas that are still stopping.
+    """
+    budget = view.budget(deployment)
+    target = goal_counts(view, deployment, goal)
+    present = [revision for revision in view.revisions if _has(view, revision, deployment)]
+    now = {revision: _commanded(view, revision, deployment) for revision in present}
+    room = view.room(deployment)
+    wants = sum(max(0, target[revision] - count) for revision, count in now.items())
+    for revision in present:
+        growth = max(0, min(target[revision] - now[revision], room))
+        now[revision] += growth
+        room -= growth
+        wants -= growth
+    unmet = wants + _pending_start(view, deployment) - max(0, room)
+    spare = _spare(view, deployment, budget, weights)
+    for revision in reversed(present):
+        floor = max(target[revision], _carried(view, revision, weights, budget))
+        excess = max(0, now[revision] - floor)
+        if _leaves_by_retirement(view, revision):
+            excess = min(excess, max(0, unmet))
+        unstarted = max(0, now[revision] - _running(view, revision, deployment))
+        if _is_routed(view, revision, weights):
+            excess = min(excess, spare + unstarted)
+            spare -= max(0, excess - unstarted)
+        now[revision] -= excess
+    return Counts(now=now, goal=target)
+
+
+def _has(view: ServiceView, revision: str, deployment: str) -> bool:
+    return deployment in view.deployments_of(revision)
+
+
+def _commanded(view: ServiceView, revision: str, deployment: str) -> int:
+    return sum(cell.commanded(deployment) for cell in view.cells_of(revision))
+
+
+def _pending_start(view: ServiceView, deployment: str) -> int:
+    """Return 1 while the candidate still waits for room for its first replica."""
+    candidate = view.memory.candidate
+    return 1 if candidate is not None and not view.cells_of(candidate) else 0
+
+
+def _leaves_by_retirement(view: ServiceView, revision: str) -> bool:
+    """Return whether a revision is outgoing: before it retires it only makes room that others need."""
+    return revision not in (view.memory.stable, view.memory.candidate)
+
+
+def _running(view: ServiceView, revision: str, deployment: str) -> int:
+    """Return the replicas that Serve may take for a shrink: it stops those that have not started first."""
+    seen = (cell.deployment(deployment) for cell in view.cells_of(revision))
+    return sum(found.count(ReplicaState.RUNNING) for found in seen if found is not None)
+
+
+def _carried(view: ServiceView, revision: str, weights: Mapping[str, int], budget: Budget) -> int:
+    """Return the replicas that a revision needs for what is routed to it now or next."""
+    if budget.stops_before_start and view.memory.candidate is not None:
+        return 0
+    return share_of(max(view.weights[revision], weights.get(revision, 0)), budget.needed)
+
+
+def _is_routed(view: ServiceView, revision: str, weights: Mapping[str, int]) -> bool:
+    return view.weights[revision] > 0 or weights.get(revision, 0) > 0
+
+
+def _spare(view: ServiceView, deployment: str, budget: Budget, weights: Mapping[str, int]) -> int:
+    """Return how many serving replicas may go without falling below N - maxUnavailable.
+
+    Serve chooses the victims of a shrink, so every one of them is taken for a serving replica.
+    """
+    serving = sum(
+        view.serving(revision, deployment) for revision in view.revisions if _is_routed(view, revision, weights)
+    )
+    return max(0, serving - (budget.target - budget.unavailable))

@@ -1,0 +1,147 @@
+"""Why a service stands where it stands: one sentence for a person, with its reason."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from policies.health import deadline_at
+from policies.rollout import goal_weight, goal_weights
+from policies.traffic import ready_share
+from policies.view import CellView, ServiceView
+from specs.decisions import Hold
+from specs.desired import Pause
+from specs.memory import OutgoingCause
+from specs.observed import ReplicaState
+from specs.reasons import Reason
+from specs.routes import FULL
+
+
+def explain(view: ServiceView) -> Hold:
+    """Return the reason that a person should see first."""
+    return (
+        _frozen(view)
+        or _overcommitted(view)
+        or _candidate(view)
+        or _quarantine(view)
+        or _leaving(view)
+        or _stable(view)
+        or Hold(service=view.name, reason=Reason.STEADY, message=f"{view.memory.stable} serves all requests")
+    )
+
+
+def _hold(view: ServiceView, reason: Reason, message: str, until: datetime | None = None) -> Hold:
+    return Hold(service=view.name, reason=reason, message=message, until=until)
+
+
+def _frozen(view: ServiceView) -> Hold | None:
+    if view.spec.suspend:
+        return _hold(view, Reason.SUSPENDED, "suspend is true in Git: capacity and weights stay as they are")
+    pause = view.memory.pause
+    if pause is not None:
+        why = f": {pause.why}" if pause.why else ""
+        return _hold(view, Reason.PAUSED_BY_OPERATOR, f"paused by {pause.by}{why}; resume goes on")
+    for cell in view.cells_of(view.memory.candidate):
+        if cell.memory.failure is not None:
+            text = f"{cell.memory.failure.reason}: {cell.memory.failure.message} (autoRollback is off: abort or push)"
+            return _hold(view, Reason.AUTO_ROLLBACK_DISABLED, text)
+    return None
+
+
+def _overcommitted(view: ServiceView) -> Hold | None:
+    """Return a Hold when the stable revision has requests but no replica that answers."""
+    stable = view.memory.stable
+    if stable is None or view.weights.get(stable, 0) == 0 or view.is_serving(stable):
+        return None
+    return _hold(view, Reason.OVERCOMMITTED, f"no replica of the stable revision {stable} answers")
+
+
+def _candidate(view: ServiceView) -> Hold | None:
+    candidate, rollout = view.memory.candidate, view.memory.rollout
+    if candidate is None or rollout is None:
+        return None
+    cells = view.cells_of(candidate)
+    if not cells:
+        return _hold(view, Reason.CAPACITY_BUDGET, f"waiting for room to start {candidate}: {_room_text(view)}")
+    waiting = next((text for cell in cells if (text := _not_started(cell)) is not None), None)
+    if waiting is not None:
+        deadline = min((at for cell in cells if (at := deadline_at(view, cell)) is not None), default=None)
+        return _hold(view, Reason.BUILDING, f"{candidate}: {waiting}", deadline)
+    return _step(view, candidate)
+
+
+def _not_started(cell: CellView) -> str | None:
+    if cell.seen is None:
+        return "to be handed to Serve"
+    if not cell.seen.deployments:
+        return f"Serve builds it{': ' + cell.seen.message if cell.seen.message else ''}"
+    starting = sum(deployment.count(ReplicaState.STARTING) for deployment in cell.seen.deployments)
+    serving = all(cell.serving(deployment.name) for deployment in cell.seen.deployments)
+    return None if serving else f"{starting} replica(s) starting"
+
+
+def _step(view: ServiceView, candidate: str) -> Hold:
+    rollout, steps = view.memory.rollout, view.spec.rollout.steps
+    weight = view.weights.get(candidate, 0)
+    goal = goal_weight(view)
+    step = steps[rollout.step] if rollout is not None and rollout.step < len(steps) else None
+    direct = view.memory.stable is None or (rollout is not None and rollout.is_fast)
+    if isinstance(step, Pause) and not direct and weight == goal and rollout is not None and rollout.reached_at:
+        until = rollout.reached_at + step.duration if step.duration is not None else None
+        end = f"until {until:%H:%M:%S}" if until else "until promote"
+        return _hold(view, Reason.PAUSING, f"pausing at {weight / 100:g}% {end}", until)
+    text = f"{candidate} has {weight / 100:g}% on its way to {goal / 100:g}%"
+    share = ready_share(view, candidate)
+    if weight < goal and share <= weight:
+        return _hold(view, Reason.NOT_READY, f"{text}; its ready replicas carry {share / 100:g}%: {_room_text(view)}")
+    return _hold(view, Reason.PROGRESSING, text)
+
+
+def _room_text(view: ServiceView) -> str:
+    parts = []
+    for name in view.deployments:
+        budget = view.budget(name)
+        stopping = sum(
+            seen.count(ReplicaState.STOPPING) for cell in view.cells if (seen := cell.deployment(name)) is not None
+        )
+        drained = f", {stopping} still stopping" if stopping else ""
+        parts.append(f"{name} {view.live(name)} live of at most {budget.ceiling}{drained}")
+    return "; ".join(parts)
+
+
+def _quarantine(view: ServiceView) -> Hold | None:
+    entry = view.memory.quarantined(view.spec.revision.id)
+    if entry is None:
+        return None
+    serves = f"{view.memory.stable} serves" if view.memory.stable else "nothing serves"
+    text = f"{entry.revision} was taken back ({entry.reason}), {serves}; push a fix or retry. {entry.message}"
+    return _hold(view, Reason.QUARANTINED, text)
+
+
+def _leaving(view: ServiceView) -> Hold | None:
+    for outgoing in view.memory.outgoing:
+        if view.weights[outgoing.revision] > 0:
+            text = f"{outgoing.revision} gives back its {view.weights[outgoing.revision] / 100:g}%"
+            return _hold(view, Reason.PROGRESSING, text)
+        until = outgoing.since + view.spec.rollout.scale_down_delay
+        if outgoing.cause is OutgoingCause.REPLACED and view.now < until:
+            return _hold(view, Reason.SCALE_DOWN_DELAY, f"{outgoing.revision} stays warm until {until:%H:%M:%S}", until)
+        return _hold(view, Reason.DRAINING, f"{outgoing.revision} is being taken away")
+    return None
+
+
+def _stable(view: ServiceView) -> Hold | None:
+    stable = view.memory.stable
+    if stable is None:
+        return _hold(view, Reason.NOT_READY, "nothing is deployed")
+    for cell in view.cells_of(stable):
+        if cell.seen is None:
+            return _hold(view, Reason.NOT_READY, f"{cell.name} is missing in Serve")
+        sick = [seen for seen in cell.seen.deployments if seen.status == "UNHEALTHY"]
+        if sick:
+            text = " ".join(f"{seen.name}: {seen.message}" for seen in sick)
+            return _hold(view, Reason.HEALTH_CHECK_FAILED, text)
+    short = [name for name in view.deployments if view.ready(stable, name) < view.budget(name).target]
+    if short or view.weights.get(stable, 0) < goal_weights(view).get(stable, FULL):
+        counts = (f"{name} {view.ready(stable, name)} of {view.budget(name).target} ready" for name in short)
+        return _hold(view, Reason.NOT_READY, ", ".join(counts) or "its traffic is not routed yet")
+    return None

@@ -1,0 +1,70 @@
+"""Which services there are: what a commit adds, changes and takes away, and how many may move at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from specs.decisions import AdoptSpec, Decision, Hold, Remove, StartRollout
+from specs.desired import Desired
+from specs.memory import ServiceMemory
+from specs.reasons import Reason
+from specs.world import World
+
+
+def adopt(world: World) -> tuple[AdoptSpec, ...]:
+    """Return the specs of the commit that differ from the ones held to."""
+    if world.desired is None:
+        return ()
+    known = world.memory.services
+    return tuple(
+        AdoptSpec(service=wanted.name, wanted=wanted)
+        for wanted in world.desired.services
+        if wanted.name not in known or known[wanted.name].wanted != wanted or known[wanted.name].is_removed
+    )
+
+
+def prune(world: World) -> Mapping[str, Decision]:
+    """Return what happens to each service that is not in the commit any more."""
+    desired = world.desired
+    if desired is None:
+        return {}
+    wanted = {service.name for service in desired.services}
+    gone = [name for name, memory in sorted(world.memory.services.items()) if name not in wanted]
+    pending = [name for name in gone if not world.memory.services[name].is_removed]
+    veto = _prune_veto(desired, world.memory.services, gone)
+    if veto is None:
+        return {name: Remove(service=name) for name in pending}
+    reason, message = veto
+    return {name: Hold(service=name, reason=reason, message=message) for name in pending}
+
+
+def _prune_veto(desired: Desired, services: Mapping[str, ServiceMemory], gone: list[str]) -> tuple[Reason, str] | None:
+    """Return why nothing may be removed now. A bad file never deletes anything."""
+    settings = desired.settings.prune
+    if desired.errors:
+        first = str(desired.errors[0])
+        return Reason.INVALID_SPEC, f"not in the commit as readable now ({first}); kept as it is until that is mended"
+    if not settings.enabled:
+        return Reason.PRUNE_DISABLED, "it left the repository; set prune.enabled in the ClusterPolicy to remove it"
+    if not desired.services:
+        return Reason.PRUNE_GUARD, "the commit has no services at all; nothing is removed on that account"
+    share = max(1, settings.max_fraction.round_down(len(services)))
+    allowed = min(settings.max_services, share)
+    if len(gone) > allowed:
+        text = f"the commit removes {len(gone)} of {len(services)} services and prune allows {allowed} at once"
+        return Reason.PRUNE_GUARD, text
+    return None
+
+
+def moving(memory: Mapping[str, ServiceMemory]) -> frozenset[str]:
+    """Return the services whose rollout is in progress."""
+    return frozenset(name for name, service in memory.items() if service.candidate is not None)
+
+
+def limit_moving(decision: Decision, busy: frozenset[str], limit: int) -> Decision:
+    """Weaken the start of one more rollout to a Hold when too many services move already."""
+    if not isinstance(decision, StartRollout) or decision.service in busy or len(busy) < limit:
+        return decision
+    names = ", ".join(sorted(busy))
+    text = f"{len(busy)} services are moving ({names}) and budget.maxServicesMoving is {limit}"
+    return Hold(service=decision.service, reason=Reason.SERVICES_MOVING, message=text)

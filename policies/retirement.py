@@ -1,0 +1,70 @@
+"""The way out: revisions that were replaced, given up or rolled back, and services that left Git."""
+
+from __future__ import annotations
+
+from policies.view import CellView, ServiceView
+from specs.decisions import Decision, Drain, EndOutgoing, ForgetCell, ForgetService, Retire
+from specs.memory import Outgoing, OutgoingCause
+
+
+def retire_outgoing(view: ServiceView) -> tuple[Decision, ...]:
+    """Return the next step of every outgoing revision: drain, retire, and at last forget."""
+    decisions: list[Decision] = list(forget_gone(view))
+    for outgoing in view.memory.outgoing:
+        if not any(cell.memory.key.revision == outgoing.revision for cell in view.cells):
+            decisions.append(EndOutgoing(service=view.name, revision=outgoing.revision))
+        elif _may_go(view, outgoing):
+            urgent = outgoing.cause is OutgoingCause.ROLLED_BACK
+            decisions += [
+                _leave(view, cell, urgent) for cell in view.cells_of(outgoing.revision) if _is_due(view, cell)
+            ]
+    return tuple(decisions)
+
+
+def forget_gone(view: ServiceView) -> tuple[Decision, ...]:
+    """Forget retired cells that a complete observation no longer shows."""
+    if not view.world.observed.complete:
+        return ()
+    gone = (cell for cell in view.cells if cell.memory.is_retired and cell.seen is None)
+    return tuple(ForgetCell(service=view.name, cell=cell.memory.key) for cell in gone)
+
+
+def retire_removed(view: ServiceView) -> tuple[Decision, ...]:
+    """Take a removed service away: its requests end first, then its cells go, then its memory."""
+    if not view.cells:
+        return (ForgetService(service=view.name),)
+    leaving = (cell for cell in view.cells if not cell.memory.is_retired and _is_due(view, cell))
+    return (*forget_gone(view), *(_leave(view, cell, urgent=False) for cell in leaving))
+
+
+def _may_go(view: ServiceView, outgoing: Outgoing) -> bool:
+    """Return whether a revision carries nothing and need not be kept warm any longer.
+
+    Nothing leaves while the stable revision does not answer: what leaves might be needed.
+    """
+    if view.weights[outgoing.revision] > 0 or _is_commanded(view, outgoing.revision):
+        return False
+    if outgoing.cause is OutgoingCause.REPLACED:
+        warm_until = outgoing.since + view.spec.rollout.scale_down_delay
+        return view.now >= warm_until and view.is_serving(view.memory.stable)
+    return True
+
+
+def _is_commanded(view: ServiceView, revision: str) -> bool:
+    return any(view.memory.weights.get(cell.name, 0) > 0 for cell in view.cells_of(revision))
+
+
+def _is_due(view: ServiceView, cell: CellView) -> bool:
+    """Return whether a cell is to start draining, or has drained: nothing in flight, or time is over."""
+    started = cell.memory.drain_since
+    if started is None:
+        return True
+    record = view.memory.revision(cell.revision)
+    longest = record.max_request_duration if record else view.spec.revision.max_request_duration
+    return cell.lane is None or cell.lane.in_flight == 0 or view.now - started >= longest
+
+
+def _leave(view: ServiceView, cell: CellView, urgent: bool) -> Decision:
+    if cell.memory.drain_since is None:
+        return Drain(service=view.name, cell=cell.memory.key)
+    return Retire(service=view.name, cell=cell.memory.key, is_urgent=urgent)

@@ -1,0 +1,73 @@
+"""Which revision a service is to run, and what happens to the one it was rolling out."""
+
+from __future__ import annotations
+
+from policies.health import deadline_failure, find_failure, is_pausing
+from policies.view import CellView, ServiceView
+from specs.decisions import Decision, LatchFailure, RollBack, StartRollout
+from specs.memory import Failure, OutgoingCause
+from specs.reasons import Reason
+
+
+def choose(view: ServiceView) -> Decision | None:
+    """Return the change of course that Git (or an operator's rollback) asks for, or None.
+
+    A newer commit wins at once, at every point of a rollout; going back to the live stable revision
+    needs no canary, and neither does one that was replaced a moment ago and is still warm.
+    """
+    memory, wanted = view.memory, view.wanted
+    if wanted.id == memory.candidate:
+        return None
+    if wanted.id == memory.stable or memory.quarantined(wanted.id) is not None:
+        return _give_up_candidate(view)
+    return StartRollout(service=view.name, revision=wanted, is_fast=_is_warm(view) or _is_pinned(view))
+
+
+def _give_up_candidate(view: ServiceView) -> Decision | None:
+    candidate = view.memory.candidate
+    if candidate is None:
+        return None
+    return RollBack(
+        service=view.name,
+        revision=candidate,
+        reason=Reason.SUPERSEDED,
+        message=f"{view.wanted.id} is wanted again",
+        cause=OutgoingCause.SUPERSEDED,
+        quarantine=False,
+    )
+
+
+def _is_warm(view: ServiceView) -> bool:
+    """Return whether the wanted revision served everything until it was replaced, and still runs."""
+    replaced = {out.revision for out in view.memory.outgoing if out.cause is OutgoingCause.REPLACED}
+    cells = view.cells_of(view.wanted.id)
+    return view.wanted.id in replaced and bool(cells) and all(cell.memory.failure is None for cell in cells)
+
+
+def _is_pinned(view: ServiceView) -> bool:
+    pin = view.memory.pin
+    return pin is not None and pin.revision == view.wanted.id and pin.against == view.spec.revision.id
+
+
+def judge(view: ServiceView) -> tuple[Decision, ...]:
+    """Return what a broken candidate calls for: its failure is latched before anything else is done."""
+    for cell in view.cells_of(view.memory.candidate):
+        failure = find_failure(view, cell)
+        if failure is None and not is_pausing(view):
+            failure = deadline_failure(view, cell)
+        if failure is not None:
+            return (*_latched(view, cell, failure), *_rolled_back(view, failure))
+    return ()
+
+
+def _latched(view: ServiceView, cell: CellView, failure: Failure) -> tuple[Decision, ...]:
+    if cell.memory.failure is not None:
+        return ()
+    return (LatchFailure(service=view.name, cell=cell.memory.key, failure=failure),)
+
+
+def _rolled_back(view: ServiceView, failure: Failure) -> tuple[Decision, ...]:
+    candidate = view.memory.candidate
+    if candidate is None or not view.spec.rollout.auto_rollback or view.spec.suspend:
+        return ()
+    return (RollBack(service=view.name, revision=candidate, reason=failure.reason, message=failure.message),)

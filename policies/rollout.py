@@ -1,0 +1,151 @@
+"""A new revision through its steps: where the traffic is to go next, and when the rollout moves on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from policies.bounds import first_bounds, next_bounds
+from policies.capacity import Counts, next_counts
+from policies.traffic import next_weights, ready_share
+from policies.view import CellView, ServiceView
+from specs.cells import CellKey
+from specs.decisions import Decision, EnterStep, Hold, Promote, ReachStep, SetCapacity, SetWeights, StartRevision
+from specs.desired import FixedScale, Pause, SetWeight
+from specs.reasons import Reason
+from specs.routes import FULL
+
+
+def goal_weight(view: ServiceView) -> int:
+    """Return the candidate's share at the current step, in basis points."""
+    rollout = view.memory.rollout
+    if rollout is None or rollout.is_fast or view.memory.stable is None:
+        return FULL
+    steps = view.spec.rollout.steps
+    if rollout.step >= len(steps):
+        return FULL
+    passed = [step.weight for step in steps[: rollout.step + 1] if isinstance(step, SetWeight)]
+    return passed[-1] * FULL // 100 if passed else 0
+
+
+def goal_weights(view: ServiceView) -> Mapping[str, int]:
+    """Return the share that each revision is on its way to."""
+    stable, candidate = view.memory.stable, view.memory.candidate
+    goal = dict.fromkeys(view.revisions, 0)
+    weight = goal_weight(view) if candidate is not None else 0
+    if candidate is not None:
+        goal[candidate] = weight
+    if stable is not None:
+        goal[stable] = FULL - weight
+    return goal
+
+
+def advance(view: ServiceView) -> Decision | None:
+    """Return the step change that is due, or None while the current step is not done."""
+    candidate, rollout = view.memory.candidate, view.memory.rollout
+    if candidate is None or rollout is None:
+        return None
+    goal = goal_weight(view)
+    carried = view.weights.get(candidate, 0)
+    if goal == FULL and _is_last(view):
+        done = carried == FULL and ready_share(view, candidate) == FULL
+        return Promote(service=view.name, revision=candidate) if done else None
+    step = view.spec.rollout.steps[rollout.step]
+    match step:
+        case SetWeight():
+            reached = carried >= goal and view.is_serving(candidate)
+            return EnterStep(service=view.name, step=rollout.step + 1) if reached else None
+        case Pause(duration=duration):
+            if rollout.reached_at is None:
+                return ReachStep(service=view.name) if view.is_serving(candidate) else None
+            over = duration is not None and view.now - rollout.reached_at >= duration
+            return EnterStep(service=view.name, step=rollout.step + 1) if over else None
+
+
+def _is_last(view: ServiceView) -> bool:
+    rollout = view.memory.rollout
+    is_direct = rollout is None or rollout.is_fast or view.memory.stable is None
+    return is_direct or (rollout is not None and rollout.step >= len(view.spec.rollout.steps))
+
+
+def move(view: ServiceView) -> tuple[Decision, ...]:
+    """Return the moves of weights and replicas that the current goal asks for now."""
+    goal = goal_weights(view)
+    weights = next_weights(view, goal)
+    counts = {name: next_counts(view, name, goal, weights) for name in view.deployments}
+    return (*_route(view, weights), *_create(view, counts), *_resize(view, counts, goal))
+
+
+def route_as_is(view: ServiceView) -> tuple[Decision, ...]:
+    """Return only what keeps traffic right while everything is frozen: broken cells lose theirs."""
+    return _route(view, next_weights(view, view.weights))
+
+
+def _route(view: ServiceView, weights: Mapping[str, int]) -> tuple[Decision, ...]:
+    """Set the weights when they differ from what is routed, or when a cell has no lane yet."""
+    cells = [cell for revision in view.revisions for cell in view.cells_of(revision)]
+    wanted = {cell.name: weights.get(cell.revision, 0) for cell in cells}
+    routed = {cell.name: cell.lane.weight if cell.lane else None for cell in cells}
+    if wanted == routed and wanted == dict(view.memory.weights):
+        return ()
+    shares = ", ".join(f"{revision} {weight / 100:g}%" for revision, weight in weights.items() if weight)
+    return (SetWeights(service=view.name, route=view.spec.route, weights=wanted, message=shares or "none yet"),)
+
+
+def _create(view: ServiceView, counts: Mapping[str, Counts]) -> tuple[Decision, ...]:
+    """Create the candidate's cell as soon as each listed deployment has room for one replica."""
+    candidate = view.memory.candidate
+    if candidate is None or view.cells_of(candidate):
+        return ()
+    record = view.memory.revision(candidate)
+    if record is None:
+        return ()
+    first: dict[str, int] = {}
+    for deployment in record.deployments:
+        if deployment.scale is None:
+            continue
+        room = min(view.room(deployment.name), counts[deployment.name].goal.get(candidate, 1))
+        if room < 1:
+            return (_no_room(view, deployment.name),)
+        first[deployment.name] = room
+    key = CellKey(service=view.name, revision=candidate, generation=view.memory.generations.get(candidate, 0))
+    fixed = {name: count for name, count in first.items() if isinstance(view.scale(name), FixedScale)}
+    bounds = {name: first_bounds(view, name, count) for name, count in first.items() if name not in fixed}
+    return (StartRevision(service=view.name, cell=key, counts=fixed, bounds=bounds),)
+
+
+def _no_room(view: ServiceView, deployment: str) -> Hold:
+    budget = view.budget(deployment)
+    return Hold(
+        service=view.name,
+        reason=Reason.CAPACITY_BUDGET,
+        message=(
+            f"{deployment} has {view.live(deployment)} live replicas of at most {budget.ceiling} "
+            f"({budget.target} + surge {budget.surge}): waiting until some have stopped"
+        ),
+    )
+
+
+def _resize(view: ServiceView, counts: Mapping[str, Counts], goal: Mapping[str, int]) -> tuple[Decision, ...]:
+    """Command each deployment of each cell that Serve shows and that is to have another count."""
+    decisions: list[Decision] = []
+    for revision in view.revisions:
+        for cell in view.cells_of(revision):
+            for name in sorted(cell.deployments & counts.keys()):
+                if revision in counts[name].now:
+                    decisions += _command(view, cell, name, counts[name].now[revision], goal[revision])
+    return tuple(decisions)
+
+
+def _command(view: ServiceView, cell: CellView, name: str, count: int, share: int) -> tuple[Decision, ...]:
+    seen, key = cell.deployment(name), cell.memory.key
+    if seen is None:
+        return ()
+    if name in cell.memory.bounds:
+        bounds = next_bounds(view, cell, name, count, share)
+        if bounds is None or bounds == cell.memory.bounds[name]:
+            return ()
+        return (SetCapacity(service=view.name, cell=key, deployment=name, bounds=bounds),)
+    is_movable = cell.memory.is_externally_scaled or name in cell.memory.counts
+    if not is_movable or count == cell.memory.counts.get(name, seen.target):
+        return ()
+    return (SetCapacity(service=view.name, cell=key, deployment=name, count=count),)

@@ -1,0 +1,81 @@
+"""Weights: who gets which share of the requests (invariant I1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from policies.view import ServiceView
+from specs.routes import FULL
+
+
+def ready_share(view: ServiceView, revision: str | None) -> int:
+    """Return the largest share, in basis points, that a revision's ready replicas can carry.
+
+    That is its smallest ready count over its deployments relative to what all requests need,
+    `ready / (N - maxUnavailable)`, rounded down and at most `FULL`.
+    """
+    names = view.deployments_of(revision)
+    if not names:
+        return 0
+    return min(min(FULL, view.ready(revision, name) * FULL // view.budget(name).needed) for name in names)
+
+
+def next_weights(view: ServiceView, goal: Mapping[str, int]) -> Mapping[str, int]:
+    """Return the weights per revision to route now on the way to `goal` (both sum to `FULL`).
+
+    A raise is limited by the ready share; what cannot be raised yet stays where it is. A revision
+    that does not answer at all loses its requests at once to those that do, even if that overloads them.
+    """
+    current = view.weights
+    answering = {revision for revision in view.revisions if view.is_serving(revision)}
+    if not answering:
+        return current
+    if sum(current.values()) == 0:
+        return _first_weights(view, goal, answering)
+    alive = {revision: share for revision, share in current.items() if revision in answering}
+    if sum(alive.values()) < FULL:
+        return _without_broken(view, current, answering)
+    return _shifted(view, current, goal)
+
+
+def _first_weights(view: ServiceView, goal: Mapping[str, int], answering: set[str]) -> Mapping[str, int]:
+    """Route a service that has no share anywhere: all or nothing."""
+    zero = dict.fromkeys(view.revisions, 0)
+    stable, candidate = view.memory.stable, view.memory.candidate
+    if stable in answering:
+        return zero | {stable: FULL} if stable else zero
+    if stable is None and candidate is not None and goal.get(candidate) == FULL:
+        return zero | {candidate: FULL} if ready_share(view, candidate) == FULL else zero
+    return zero
+
+
+def _without_broken(view: ServiceView, current: Mapping[str, int], answering: set[str]) -> Mapping[str, int]:
+    """Give the share of revisions that do not answer to those that do.
+
+    They go by what they carry already; when none of them carries anything, stable first.
+    """
+    carried = {revision: current[revision] for revision in view.revisions if revision in answering}
+    total = sum(carried.values())
+    if total == 0:
+        heir = next(revision for revision in view.revisions if revision in answering)
+        return {revision: FULL if revision == heir else 0 for revision in view.revisions}
+    shares = {revision: carried.get(revision, 0) * FULL // total for revision in view.revisions}
+    largest = max(carried, key=lambda revision: carried[revision])
+    shares[largest] += FULL - sum(shares.values())
+    return shares
+
+
+def _shifted(view: ServiceView, current: Mapping[str, int], goal: Mapping[str, int]) -> Mapping[str, int]:
+    """Move towards `goal` as far as the receivers' ready shares allow; outgoing revisions give first."""
+    shares = dict(current)
+    freed = 0
+    for revision in view.revisions:
+        allowed = min(goal.get(revision, 0), max(current[revision], ready_share(view, revision)))
+        if allowed > current[revision]:
+            shares[revision] = allowed
+            freed += allowed - current[revision]
+    for revision in reversed(view.revisions):
+        given = min(freed, max(0, current[revision] - goal.get(revision, 0)))
+        shares[revision] -= given
+        freed -= given
+    return shares

@@ -1,0 +1,246 @@
+"""One service as the policies look at it: Memory, spec and observation side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from specs.desired import AutoScale, DesiredService, FixedScale, Revision, Scale
+from specs.memory import CellMemory, ServiceMemory
+from specs.observed import CellSeen, DeploymentSeen, LaneSeen, ReplicaState
+from specs.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellView:
+    """One cell: what we remember, what Serve shows (None: not seen) and its lane (None: none yet)."""
+
+    memory: CellMemory
+    seen: CellSeen | None
+    lane: LaneSeen | None
+    is_direct: bool
+
+    @property
+    def name(self) -> str:
+        """Return the Serve application's name."""
+        return self.memory.key.name
+
+    @property
+    def revision(self) -> str:
+        """Return the revision that the cell runs."""
+        return self.memory.key.revision
+
+    @property
+    def deployments(self) -> frozenset[str]:
+        """Return the names of its deployments: commanded and seen ones, listed in the spec or not."""
+        seen = {deployment.name for deployment in self.seen.deployments} if self.seen else set()
+        return frozenset(seen | set(self.memory.counts) | set(self.memory.bounds))
+
+    def deployment(self, name: str) -> DeploymentSeen | None:
+        """Return what Serve shows of one deployment, or None."""
+        return self.seen.deployment(name) if self.seen else None
+
+    def serving(self, deployment: str) -> tuple[str, ...]:
+        """Return the ids of replicas that answer now; the gateway's checks count at the ingress."""
+        seen = self.deployment(deployment)
+        if seen is None:
+            return ()
+        running = [replica.id for replica in seen.replicas if replica.state is ReplicaState.RUNNING]
+        if seen.is_ingress and self.is_direct:
+            up = self.lane.up if self.lane else frozenset()
+            return tuple(replica for replica in running if replica in up)
+        return tuple(running)
+
+    def commanded(self, deployment: str) -> int:
+        """Return the count that Serve is working towards on our word (0 once retired)."""
+        if self.memory.is_retired:
+            return 0
+        if deployment in self.memory.counts:
+            return self.memory.counts[deployment]
+        seen = self.deployment(deployment)
+        floor = self.memory.bounds[deployment].min_replicas if deployment in self.memory.bounds else 0
+        return max(floor, seen.target if seen else 0)
+
+    def projected(self, deployment: str) -> int:
+        """Return the live replicas once all that was commanded has started and nothing has yet stopped."""
+        seen = self.deployment(deployment)
+        if seen is None:
+            return self.commanded(deployment)
+        stopping = seen.count(ReplicaState.STOPPING)
+        return stopping + max(self.commanded(deployment), seen.live - stopping)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """One deployment's numbers: target N, surge S and unavailable U, in replicas."""
+
+    target: int
+    surge: int
+    unavailable: int
+
+    @property
+    def needed(self) -> int:
+        """Return N - U, at least 1: how many ready replicas carry all of the service's requests."""
+        return max(1, self.target - self.unavailable)
+
+    @property
+    def ceiling(self) -> int:
+        """Return the most replicas that may be live at any moment."""
+        return self.target + self.surge
+
+    @property
+    def stops_before_start(self) -> bool:
+        """Return whether a new revision fits only once the old one is gone (one replica, no surge)."""
+        return self.ceiling <= self.needed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceView:
+    """Everything that a policy may look at for one service."""
+
+    world: World
+    memory: ServiceMemory
+    spec: DesiredService
+    cells: tuple[CellView, ...]
+
+    @property
+    def now(self) -> datetime:
+        """Return the time of this look."""
+        return self.world.now
+
+    @property
+    def name(self) -> str:
+        """Return the service's name."""
+        return self.memory.name
+
+    @cached_property
+    def wanted(self) -> Revision:
+        """Return the revision to run: Git's, unless an operator rolled back from exactly that one."""
+        pin = self.memory.pin
+        if pin is not None and pin.against == self.spec.revision.id:
+            return self.memory.revision(pin.revision) or self.spec.revision
+        return self.spec.revision
+
+    def cells_of(self, revision: str | None) -> tuple[CellView, ...]:
+        """Return the cells of a revision that are not retired."""
+        return tuple(cell for cell in self.cells if cell.revision == revision and not cell.memory.is_retired)
+
+    @cached_property
+    def revisions(self) -> tuple[str, ...]:
+        """Return the revisions in threshold order: stable, candidate, then the outgoing ones."""
+        ordered = [self.memory.stable, self.memory.candidate, *(out.revision for out in self.memory.outgoing)]
+        return tuple(dict.fromkeys(revision for revision in ordered if revision is not None))
+
+    @cached_property
+    def deployments(self) -> tuple[str, ...]:
+        """Return the names of all deployments of all cells and of the wanted revision, sorted."""
+        names = {deployment.name for deployment in self.wanted.deployments if deployment.scale is not None}
+        return tuple(sorted(names.union(*(cell.deployments for cell in self.cells))))
+
+    def scale(self, deployment: str) -> Scale | None:
+        """Return how a deployment is scaled: as the spec says, else as the newest record that lists it."""
+        stable = self.memory.revision(self.memory.stable) if self.memory.stable else None
+        others = (stable, *reversed(self.memory.revisions)) if stable else tuple(reversed(self.memory.revisions))
+        records: tuple[Revision, ...] = (self.spec.revision, self.wanted, *others)
+        for record in records:
+            for listed in record.deployments:
+                if listed.name == deployment and listed.scale is not None:
+                    return listed.scale
+        return None
+
+    def budget(self, deployment: str) -> Budget:
+        """Return target, surge and unavailable of a deployment, counts summed over revisions."""
+        target = self._target(deployment)
+        rollout = self.spec.rollout
+        return Budget(
+            target=target,
+            surge=rollout.max_surge.round_up(target),
+            unavailable=min(target, rollout.max_unavailable.round_down(target)),
+        )
+
+    def _target(self, deployment: str) -> int:
+        match self.scale(deployment):
+            case FixedScale(replicas=replicas):
+                return replicas
+            case AutoScale() as auto:
+                return self._autoscaled_target(deployment, auto)
+            case None:
+                return self.memory.learned.get(deployment, 1)
+
+    def _autoscaled_target(self, deployment: str, auto: AutoScale) -> int:
+        """Return N of an autoscaled deployment: Serve's own targets, without the surge we added.
+
+        During a rollout N never falls below what it was at its start: the capacity that this costs is
+        given back at its end, while a fall in between could not be told from our own moves.
+        """
+        live = [cell for cell in self.cells if not cell.memory.is_retired]
+        total = sum(cell.commanded(deployment) for cell in live)
+        base = self.memory.base.get(deployment)
+        if base is not None:
+            surge = self.spec.rollout.max_surge.round_up(base)
+            total = max(base, total - surge)
+        return min(max(total, auto.min_replicas), auto.max_replicas)
+
+    def live(self, deployment: str) -> int:
+        """Return starting + running + stopping replicas over all cells, retired ones included."""
+        seen = (cell.deployment(deployment) for cell in self.cells)
+        return sum(deployment.live for deployment in seen if deployment is not None)
+
+    def room(self, deployment: str) -> int:
+        """Return how many more replicas the budget allows now; negative when above it."""
+        return self.budget(deployment).ceiling - sum(cell.projected(deployment) for cell in self.cells)
+
+    def serving(self, revision: str | None, deployment: str) -> int:
+        """Return how many replicas of a revision answer now."""
+        return sum(len(cell.serving(deployment)) for cell in self.cells_of(revision))
+
+    def ready(self, revision: str | None, deployment: str) -> int:
+        """Return how many replicas of a revision have answered for `minReady`."""
+        ids = [replica for cell in self.cells_of(revision) for replica in cell.serving(deployment)]
+        return sum(1 for replica in ids if self._is_ready(replica))
+
+    def _is_ready(self, replica: str) -> bool:
+        since = self.memory.ready_since.get(replica)
+        return since is not None and self.now - since >= self.spec.rollout.min_ready
+
+    def deployments_of(self, revision: str | None) -> frozenset[str]:
+        """Return the names of a revision's deployments, as commanded or seen."""
+        names: Iterable[str] = (name for cell in self.cells_of(revision) for name in cell.deployments)
+        return frozenset(names)
+
+    def is_serving(self, revision: str | None) -> bool:
+        """Return whether every deployment of a revision has a replica that answers."""
+        names = self.deployments_of(revision)
+        return bool(names) and all(self.serving(revision, name) > 0 for name in names)
+
+    @cached_property
+    def weights(self) -> Mapping[str, int]:
+        """Return the basis points per revision as the gateway routes them now."""
+        totals = dict.fromkeys(self.revisions, 0)
+        for cell in self.cells:
+            if cell.revision in totals and cell.lane is not None and not cell.memory.is_retired:
+                totals[cell.revision] += cell.lane.weight
+        return totals
+
+
+def view_of(world: World, name: str) -> ServiceView:
+    """Return the view of a service that Memory knows."""
+    memory = world.memory.services[name]
+    gateway = world.observed.gateway
+    cells = tuple(
+        CellView(
+            memory=cell,
+            seen=world.observed.cell(cell.key.name),
+            lane=gateway.lane(cell.key.name) if gateway else None,
+            is_direct=gateway is None or gateway.is_direct,
+        )
+        for cell in memory.cells
+    )
+    return ServiceView(world=world, memory=memory, spec=memory.wanted, cells=cells)
+
+
+def since_or_never(moment: datetime | None, now: datetime) -> timedelta:
+    """Return how long ago `moment` was; zero when it has not happened."""
+    return now - moment if moment is not None else timedelta(0)

@@ -1,0 +1,147 @@
+"""What people read afterwards: each decision as an event, each ended rollout as a line of history."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from specs.decisions import (
+    AdoptSpec,
+    Decision,
+    EnterStep,
+    ForgetService,
+    LatchFailure,
+    PauseRollout,
+    PinRevision,
+    Promote,
+    Quarantine,
+    Release,
+    Remove,
+    RestoreCell,
+    ResumeRollout,
+    Retire,
+    RollBack,
+    SetCapacity,
+    SetWeights,
+    StartRevision,
+    StartRollout,
+)
+from specs.desired import Commit
+from specs.memory import Event, HistoryEntry, Outcome, OutgoingCause, ServiceMemory
+
+
+def event_of(decision: Decision, at: datetime) -> Event | None:
+    """Return the event that tells of a decision, or None for those that only keep the books."""
+    told = _told(decision)
+    if told is None:
+        return None
+    kind, message, revision = told
+    warning = isinstance(decision, RollBack | Quarantine | LatchFailure) and kind != "Superseded"
+    by = getattr(decision, "by", "heliostat")
+    return Event(
+        at=at, service=decision.service, kind=kind, message=message, revision=revision, by=by, is_warning=warning
+    )
+
+
+def _told(decision: Decision) -> tuple[str, str, str] | None:
+    return _told_of_course(decision) or _told_of_moves(decision) or _told_of_people(decision)
+
+
+def _told_of_course(decision: Decision) -> tuple[str, str, str] | None:
+    match decision:
+        case StartRollout(revision=revision, is_fast=fast):
+            how = "straight back to a revision that was good" if fast else "a new revision"
+            return "RolloutStarted", f"{revision.id}: {how}", revision.id
+        case Promote(revision=revision):
+            return "Promoted", f"{revision} takes all requests", revision
+        case RollBack(revision=revision, cause=OutgoingCause.SUPERSEDED, message=message):
+            return "Superseded", f"{revision} is given up: {message}", revision
+        case RollBack(revision=revision, reason=reason, message=message):
+            return "RolledBack", f"{revision} ({reason}): {message}", revision
+        case Quarantine(revision=revision, reason=reason, message=message):
+            return "Quarantined", f"{revision} ({reason}): {message}", revision
+        case LatchFailure(cell=cell, failure=failure):
+            return "CellFailed", f"{cell.name} ({failure.reason}): {failure.message}", cell.revision
+        case _:
+            return None
+
+
+def _told_of_moves(decision: Decision) -> tuple[str, str, str] | None:
+    match decision:
+        case StartRevision(cell=cell, counts=counts, bounds=bounds):
+            sizes = [f"{name} {count}" for name, count in sorted(counts.items())]
+            sizes += [f"{name} {b.min_replicas}-{b.max_replicas}" for name, b in sorted(bounds.items())]
+            return "CellCreated", f"{cell.name} with {', '.join(sizes) or 'its code counts'}", cell.revision
+        case RestoreCell(cell=cell):
+            return "CellRestored", f"{cell.name} was missing in Serve", cell.revision
+        case SetCapacity(cell=cell, deployment=name, count=count, bounds=bounds):
+            size = f"{bounds.min_replicas}-{bounds.max_replicas}" if bounds else str(count)
+            return "Scaled", f"{name} of {cell.revision} to {size}", cell.revision
+        case SetWeights(message=message):
+            return "WeightsChanged", message, ""
+        case Retire(cell=cell):
+            return "CellRetired", cell.name, cell.revision
+        case Remove():
+            return "Removing", "it left the repository", ""
+        case _:
+            return None
+
+
+def _told_of_people(decision: Decision) -> tuple[str, str, str] | None:
+    match decision:
+        case EnterStep(step=step, by=by):
+            return "StepEntered", f"step {step + 1}{'' if by == 'heliostat' else f' by {by}'}", ""
+        case PauseRollout(by=by, why=why):
+            return "PausedByOperator", f"by {by}{': ' + why if why else ''}", ""
+        case ResumeRollout(by=by):
+            return "ResumedByOperator", f"by {by}", ""
+        case Release(revision=revision, by=by):
+            return "Released", f"{revision} may be tried again, says {by}", revision
+        case PinRevision(pin=pin, by=by):
+            text = f"{pin.revision} instead of {pin.against}" if pin else "Git decides again"
+            return "Pinned" if pin else "Unpinned", f"{text} (by {by})", pin.revision if pin else ""
+        case AdoptSpec(wanted=wanted):
+            return (
+                "SpecChanged",
+                f"{wanted.source.path}:{wanted.source.line} wants {wanted.revision.id}",
+                wanted.revision.id,
+            )
+        case _:
+            return None
+
+
+def history_of(
+    decision: Decision, before: ServiceMemory | None, at: datetime, commit: Commit | None
+) -> HistoryEntry | None:
+    """Return the line of history that a decision ends a rollout with, or None."""
+    ended = _ended(decision, before)
+    if ended is None:
+        return None
+    revision, outcome, message = ended
+    rollout = before.rollout if before else None
+    return HistoryEntry(
+        at=at,
+        service=decision.service,
+        revision=revision,
+        commit=str(commit) if commit else "",
+        outcome=outcome,
+        message=message,
+        started_at=rollout.started_at if rollout else None,
+        peak=before.peak if before else 0,
+    )
+
+
+def _ended(decision: Decision, before: ServiceMemory | None) -> tuple[str, Outcome, str] | None:
+    match decision:
+        case Promote(revision=revision):
+            first = before is None or before.stable is None
+            return revision, Outcome.DEPLOYED if first else Outcome.PROMOTED, ""
+        case RollBack(revision=revision, cause=OutgoingCause.SUPERSEDED, message=message):
+            return revision, Outcome.SUPERSEDED, message
+        case RollBack(revision=revision, reason=reason, message=message):
+            return revision, Outcome.ROLLED_BACK, f"{reason}: {message}"
+        case StartRollout(revision=revision) if before is not None and before.candidate is not None:
+            return before.candidate, Outcome.SUPERSEDED, f"{revision.id} is newer"
+        case Remove():
+            return (before.stable or "" if before else ""), Outcome.REMOVED, ""
+        case _:
+            return None

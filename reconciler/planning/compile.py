@@ -1,0 +1,186 @@
+"""From a Plan to Effects: the difference between what Memory says and what was observed.
+
+Effects are derived from state, not from the decisions of this tick: an effect that failed, or that a
+crash cut off after its intent was saved, is derived again at the next look.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from reconciler.planning.compose import with_counts, without_counts
+from reconciler.planning.plan import Plan
+from reconciler.planning.routing import is_routed, route_table
+from specs.desired import PackageRef
+from specs.effects import (
+    Effect,
+    PutServeConfig,
+    SaveMemory,
+    ScaleDeployment,
+    ServeApplication,
+    SetRoutes,
+    UploadPackage,
+)
+from specs.memory import CellMemory, Memory, ServiceMemory
+from specs.observed import CellSeen, CellStatus, Observed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """The effects in the order in which they are to be applied; `waiting` says why a PUT is put off ("" if not)."""
+
+    effects: tuple[Effect, ...]
+    memory: Memory
+    waiting: str = ""
+
+
+def compile_effects(plan: Plan, before: Memory) -> Compiled:
+    """Return the effects that make the world follow Memory, the saving of Memory first.
+
+    `before` is Memory as it is saved now. Without a complete observation only Memory is saved.
+    """
+    observed = plan.world.observed
+    if not observed.complete:
+        return Compiled(effects=_saved(plan, before, plan.memory), memory=plan.memory)
+    put, waiting = _put(plan, observed)
+    memory = _with_restarted_builds(plan, observed) if put is not None else plan.memory
+    effects = (
+        *_saved(plan, before, memory),
+        *_routes(plan, observed),
+        *_uploads(plan, observed, put),
+        *_scales(plan, observed),
+        *((put,) if put is not None else ()),
+    )
+    return Compiled(effects=effects, memory=memory, waiting=waiting)
+
+
+def _saved(plan: Plan, before: Memory, after: Memory) -> tuple[SaveMemory, ...]:
+    changed = tuple(service for name, service in sorted(after.services.items()) if before.services.get(name) != service)
+    forgotten = tuple(sorted(before.services.keys() - after.services.keys()))
+    if not changed and not forgotten and not plan.events and not plan.history:
+        return ()
+    return (SaveMemory(services=changed, forgotten=forgotten, events=plan.events, history=plan.history),)
+
+
+def _routes(plan: Plan, observed: Observed) -> tuple[SetRoutes, ...]:
+    """Route when the table changed, when the gateway shows another one, or when a route has moved."""
+    table = route_table(plan.memory)
+    was = route_table(plan.world.memory)
+    if observed.gateway is not None and table == was and is_routed(table, observed.gateway):
+        return ()
+    return (SetRoutes(table=table),)
+
+
+def _live(memory: Memory) -> Iterable[tuple[ServiceMemory, CellMemory]]:
+    for _, service in sorted(memory.services.items()):
+        for cell in service.cells:
+            yield service, cell
+
+
+def _scales(plan: Plan, observed: Observed) -> tuple[ScaleDeployment, ...]:
+    """Scale what Serve shows with another target; who built or restores a cell writes its counts in the PUT."""
+    scales = []
+    for service, cell in _live(plan.memory):
+        seen = observed.cell(cell.key.name)
+        if seen is None or cell.is_retired or not cell.is_externally_scaled or not _heals(plan, service):
+            continue
+        for deployment in seen.deployments:
+            target = cell.counts.get(deployment.name, deployment.target)
+            if target != deployment.target:
+                name = cell.key.name
+                scales.append(
+                    ScaleDeployment(service=service.name, application=name, deployment=deployment.name, target=target)
+                )
+    return tuple(scales)
+
+
+def _heals(plan: Plan, service: ServiceMemory) -> bool:
+    """With selfHeal off only what a rollout or a spec change moves is commanded, nothing put right on top."""
+    desired = plan.world.desired
+    if desired is None or desired.settings.self_heal:
+        return True
+    was = plan.world.memory.services.get(service.name)
+    moving = service.candidate is not None or bool(service.outgoing) or service.is_removed
+    return moving or was is None or was.cells != service.cells
+
+
+def _put(plan: Plan, observed: Observed) -> tuple[PutServeConfig | None, str]:
+    """Return the one PUT that creates, retires and adjusts what cannot be scaled, or why it has to wait."""
+    live = [(service, cell) for service, cell in _live(plan.memory) if not cell.is_retired]
+    retired = [(service, cell) for service, cell in _live(plan.memory) if cell.is_retired]
+    removed = frozenset(cell.key.name for _, cell in retired)
+    due = [cell for service, cell in live if _needs_put(plan, service, cell, observed.cell(cell.key.name))]
+    leaving = [cell for _, cell in retired if _is_present(observed.cell(cell.key.name))]
+    if not due and not leaving:
+        return None, ""
+    building = sorted(cell.name for cell in observed.cells if cell.is_building and cell.name not in removed)
+    urgent = any(cell.is_urgent for cell in leaving) or _restores(plan, due)
+    if building and not urgent:
+        return None, f"{', '.join(building)} is being built; a change of Serve's document now would start it anew"
+    applications = tuple(
+        ServeApplication(name=cell.key.name, config=with_counts(cell, observed.cell(cell.key.name)))
+        for _, cell in live
+        if _is_declared(plan, cell, observed)
+    )
+    return PutServeConfig(applications=applications, removed=removed, may_cut_builds=bool(building)), ""
+
+
+def _restores(plan: Plan, due: list[CellMemory]) -> bool:
+    """A cell that carried requests and is gone is put back at once, whatever is being built."""
+    weights = {name: weight for service in plan.memory.services.values() for name, weight in service.weights.items()}
+    return any(cell.was_ready and weights.get(cell.key.name, 0) > 0 for cell in due if cell.targets)
+
+
+def _is_declared(plan: Plan, cell: CellMemory, observed: Observed) -> bool:
+    """With selfHeal off a cell that somebody removed stays away."""
+    service = plan.memory.services[cell.key.service]
+    return observed.cell(cell.key.name) is not None or _heals(plan, service)
+
+
+def _is_present(seen: CellSeen | None) -> bool:
+    return seen is not None and seen.status is not CellStatus.DELETING
+
+
+def _needs_put(plan: Plan, service: ServiceMemory, cell: CellMemory, seen: CellSeen | None) -> bool:
+    if seen is None:
+        return _heals(plan, service)
+    if not _is_present(seen) or seen.config is None:
+        return _heals(plan, service)
+    if not _heals(plan, service) and not cell.bounds:
+        return False
+    entry = with_counts(cell, seen)
+    if without_counts(entry) != without_counts(seen.config):
+        return True
+    return not cell.is_externally_scaled and json.loads(entry) != json.loads(seen.config)
+
+
+def _uploads(plan: Plan, observed: Observed, put: PutServeConfig | None) -> tuple[UploadPackage, ...]:
+    """Packages are looked for before each growth: Ray drops those that nobody uses."""
+    needed: dict[str, tuple[str, PackageRef]] = {}
+    for service, cell in _live(plan.memory):
+        seen = observed.cell(cell.key.name)
+        grows = seen is not None and any(
+            cell.counts.get(deployment.name, 0) > deployment.target for deployment in seen.deployments
+        )
+        if cell.is_retired or not (grows or (put is not None and not _is_present(seen))):
+            continue
+        record = service.revision(cell.key.revision)
+        for package in record.packages if record else ():
+            needed[package.uri] = (service.name, package)
+    return tuple(UploadPackage(service=name, package=package) for _, (name, package) in sorted(needed.items()))
+
+
+def _with_restarted_builds(plan: Plan, observed: Observed) -> Memory:
+    """A build that this PUT cuts starts anew, and so does its deadline."""
+    cut = {cell.name for cell in observed.cells if cell.is_building}
+    services = dict(plan.memory.services)
+    for service, cell in _live(plan.memory):
+        if cell.key.name in cut and not cell.is_retired:
+            cells = tuple(
+                replace(other, building_since=plan.world.now) if other.key == cell.key else other
+                for other in services[service.name].cells
+            )
+            services[service.name] = replace(services[service.name], cells=cells)
+    return Memory(services=services)

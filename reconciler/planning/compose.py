@@ -1,0 +1,103 @@
+"""From a revision to the entry of Serve's document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from specs.canonical import canonical_json
+from specs.cells import CellKey
+from specs.desired import Revision
+from specs.memory import CellMemory
+from specs.observed import CellSeen
+
+GATEWAY_URL = "HELIOSTAT_GATEWAY_URL"
+"""How an application finds the other services."""
+
+PACKAGE_SCHEME = "package://"
+"""How a template names a folder of the commit; its content address takes its place."""
+
+
+def compose_config(revision: Revision, key: CellKey, gateway_url: str, *, autoscaled: bool) -> str:
+    """Return the canonical JSON of a cell's application, without counts and bounds.
+
+    The external scaler moves fixed-size deployments without a PUT; Serve refuses it together with
+    autoscaling in one application.
+    """
+    uris = {PACKAGE_SCHEME + package.tree: package.uri for package in revision.packages}
+    application: dict[str, Any] = _replace_packages(json.loads(revision.template), uris)
+    runtime_env = dict(application.get("runtime_env") or {})
+    runtime_env["env_vars"] = {**(runtime_env.get("env_vars") or {}), GATEWAY_URL: gateway_url}
+    application |= {
+        "name": key.name,
+        "route_prefix": key.route_prefix,
+        "runtime_env": runtime_env,
+        "external_scaler_enabled": not autoscaled,
+    }
+    return canonical_json(application)
+
+
+def recompose_config(revision: Revision, cell: CellMemory) -> str:
+    """Return a live cell's application with in-place settings of a newer spec.
+
+    The gateway's address stays what it was when the cell was made: another one would restart its replicas.
+    """
+    old = json.loads(cell.config)
+    gateway_url = old["runtime_env"]["env_vars"][GATEWAY_URL]
+    return compose_config(revision, cell.key, gateway_url, autoscaled=not old["external_scaler_enabled"])
+
+
+def _replace_packages(value: Any, uris: Mapping[str, str]) -> Any:
+    match value:
+        case dict():
+            return {key: _replace_packages(item, uris) for key, item in value.items()}
+        case list():
+            return [_replace_packages(item, uris) for item in value]
+        case str():
+            return uris.get(value, value)
+        case _:
+            return value
+
+
+def with_counts(cell: CellMemory, seen: CellSeen | None) -> str:
+    """Return a cell's whole entry: its config with the counts and bounds last commanded.
+
+    Only deployments that the template lists get counts. Zero replicas cannot be written down: the entry
+    then keeps what Serve's document says, which leaves the scaled count alone.
+    """
+    application = json.loads(cell.config)
+    written = _written_counts(seen)
+    for deployment in application.get("deployments") or []:
+        name = deployment["name"]
+        if name in cell.counts:
+            count = cell.counts[name] or written.get(name, 1)
+            deployment["num_replicas"] = count
+        if name in cell.bounds:
+            bounds = cell.bounds[name]
+            deployment["autoscaling_config"] = {
+                **(deployment.get("autoscaling_config") or {}),
+                "min_replicas": bounds.min_replicas,
+                "max_replicas": bounds.max_replicas,
+            }
+    return canonical_json(application)
+
+
+def _written_counts(seen: CellSeen | None) -> Mapping[str, int]:
+    if seen is None or seen.config is None:
+        return {}
+    listed = json.loads(seen.config).get("deployments") or []
+    return {entry["name"]: entry["num_replicas"] for entry in listed if isinstance(entry.get("num_replicas"), int)}
+
+
+def without_counts(config: str) -> str:
+    """Return a document entry without counts and bounds, to compare the rest."""
+    application = json.loads(config)
+    for deployment in application.get("deployments") or []:
+        deployment.pop("num_replicas", None)
+        auto = deployment.get("autoscaling_config")
+        if auto is not None:
+            deployment["autoscaling_config"] = {
+                key: value for key, value in auto.items() if key not in ("min_replicas", "max_replicas")
+            }
+    return canonical_json(application)

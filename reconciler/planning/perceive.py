@@ -1,0 +1,125 @@
+"""What an observation adds to Memory: facts that the next look could not tell any more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from policies.health import is_pausing
+from policies.view import CellView, ServiceView, view_of
+from specs.memory import CellMemory, Memory, Rollout, ServiceMemory
+from specs.observed import DeploymentSeen
+from specs.world import World
+
+IDLE_REFRESH = timedelta(seconds=10)
+"""A clock that stands still (a pause, blindness) is moved on this often: not at every look, each is a write."""
+
+
+def perceive(world: World) -> World:
+    """Return the world with its Memory brought up to what was observed."""
+    services = {name: _perceive_service(world, name) for name in sorted(world.memory.services)}
+    return replace(world, memory=Memory(services=services))
+
+
+def _perceive_service(world: World, name: str) -> ServiceMemory:
+    view = view_of(world, name)
+    memory = view.memory
+    if not world.observed.complete:
+        return replace(memory, rollout=_time_stands_still(view, memory.rollout))
+    cells = tuple(_perceive_cell(cell) for cell in view.cells)
+    memory = replace(
+        memory,
+        cells=cells,
+        ready_since=_ready_since(view),
+        learned=_learned(view, cells),
+        base=_base(view),
+        peak=max(memory.peak, sum(view.live(name) for name in view.deployments)) if _is_moving(memory) else memory.peak,
+    )
+    return replace(memory, rollout=_progressed(replace(view, memory=memory)))
+
+
+def _is_moving(memory: ServiceMemory) -> bool:
+    return memory.candidate is not None or bool(memory.outgoing)
+
+
+def _perceive_cell(cell: CellView) -> CellMemory:
+    if cell.seen is None or not cell.seen.deployments:
+        return cell.memory
+    memory, deployments = cell.memory, cell.seen.deployments
+    seen = dict(memory.seen)
+    for deployment in deployments:
+        seen |= {replica.id: replica.node or seen.get(replica.id, "") for replica in deployment.replicas}
+    fell = sum(max(0, memory.targets.get(found.name, 0) - found.target) for found in deployments)
+    return replace(
+        memory,
+        seen=seen,
+        targets={found.name: found.target for found in deployments},
+        code=memory.code or _code_counts(memory, deployments),
+        shrunk=memory.shrunk + fell,
+        was_ready=memory.was_ready or all(cell.serving(found.name) for found in deployments),
+    )
+
+
+def _code_counts(memory: CellMemory, deployments: tuple[DeploymentSeen, ...]) -> Mapping[str, int]:
+    """Return the counts of deployments that nobody commanded: at first sight they are the code's own."""
+    listed = memory.counts.keys() | memory.bounds.keys()
+    return {found.name: found.target for found in deployments if found.name not in listed}
+
+
+def _ready_since(view: ServiceView) -> Mapping[str, datetime]:
+    answering = [
+        replica
+        for cell in view.cells
+        for deployment in sorted(cell.deployments)
+        for replica in cell.serving(deployment)
+    ]
+    return {replica: view.memory.ready_since.get(replica, view.now) for replica in sorted(answering)}
+
+
+def _learned(view: ServiceView, cells: tuple[CellMemory, ...]) -> Mapping[str, int]:
+    """Learn the counts of unlisted deployments from the first cell that is seen with them."""
+    learned = dict(view.memory.learned)
+    for cell in cells:
+        learned = {**cell.code, **learned}
+    return learned
+
+
+def _base(view: ServiceView) -> Mapping[str, int]:
+    """Forget the rollout's autoscaling base once the revision that took over has grown to it."""
+    memory = view.memory
+    if not memory.base or memory.candidate is not None or any(view.weights[out.revision] for out in memory.outgoing):
+        return memory.base
+    regained = all(
+        sum(cell.commanded(name) for cell in view.cells_of(memory.stable)) >= min(count, view.budget(name).target)
+        for name, count in memory.base.items()
+    )
+    return {} if regained else memory.base
+
+
+def _progressed(view: ServiceView) -> Rollout | None:
+    rollout = view.memory.rollout
+    if rollout is None:
+        return None
+    mark = _mark(view)
+    if mark != rollout.progress:
+        return replace(rollout, progress=mark, progress_at=view.now)
+    waits_for_us = is_pausing(view) or not any(cell.seen for cell in view.cells_of(view.memory.candidate))
+    return _time_stands_still(view, rollout) if waits_for_us else rollout
+
+
+def _time_stands_still(view: ServiceView, rollout: Rollout | None) -> Rollout | None:
+    """Blindness, pauses and a Serve that may not be disturbed are nobody's lack of progress."""
+    if rollout is None or view.now - rollout.progress_at < IDLE_REFRESH:
+        return rollout
+    return replace(rollout, progress_at=view.now)
+
+
+def _mark(view: ServiceView) -> str:
+    """Return a text that changes whenever the candidate got further: a step, a weight, a ready replica."""
+    candidate = view.memory.candidate
+    rollout = view.memory.rollout
+    names = sorted(view.deployments_of(candidate))
+    ready = ",".join(f"{name}={view.ready(candidate, name)}" for name in names)
+    asked = ",".join(f"{name}={sum(c.commanded(name) for c in view.cells_of(candidate))}" for name in names)
+    return f"{rollout.step if rollout else 0}|{view.weights.get(candidate or '', 0)}|{ready}|{asked}"

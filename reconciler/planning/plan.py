@@ -1,0 +1,144 @@
+"""One World in, one Plan out. Every decision of a tick is made here, and none later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from policies.membership import adopt, limit_moving, moving, prune
+from policies.service import decide
+from policies.view import view_of
+from reconciler.planning.chronicle import event_of, history_of
+from reconciler.planning.perceive import perceive
+from reconciler.planning.remember import Moment, Surroundings, new_service, remember
+from specs.decisions import AdoptSpec, Decision, ForgetService, Hold, RestoreCell
+from specs.memory import Event, HistoryEntry, Memory, ServiceMemory
+from specs.reasons import Reason
+from specs.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one look at the world leads to.
+
+    `world` is the world with what was perceived; `decisions` are per service, the last one of each a
+    Hold that says why it stands where it stands; `memory` is Memory after all of them.
+    """
+
+    world: World
+    decisions: Mapping[str, tuple[Decision, ...]]
+    memory: Memory
+    events: tuple[Event, ...]
+    history: tuple[HistoryEntry, ...]
+
+    @property
+    def is_quiet(self) -> bool:
+        """Return whether there is nothing but Holds."""
+        return all(isinstance(decision, Hold) for group in self.decisions.values() for decision in group)
+
+
+def make_plan(
+    world: World, surroundings: Surroundings, orders: Mapping[str, tuple[Decision, ...]] | None = None
+) -> Plan:
+    """Return the plan for `world`; `orders` are decisions that operators asked for, by service.
+
+    Orders are carried out alone: the next look, a moment later, goes on from there.
+    """
+    draft = _Draft(world=perceive(world), surroundings=surroundings)
+    draft.adopt()
+    removals = prune(draft.world)
+    busy = moving(draft.world.memory.services)
+    limit = world.desired.settings.max_services_moving if world.desired else len(draft.services) + 1
+    for name in sorted(draft.services):
+        ordered = (orders or {}).get(name, ())
+        decisions = ordered or _decisions(draft.world, name, removals.get(name))
+        decisions = tuple(limit_moving(decision, busy, limit) for decision in decisions)
+        draft.take(name, decisions)
+        busy = moving(draft.services)
+    return draft.finished()
+
+
+def _decisions(world: World, name: str, removal: Decision | None) -> tuple[Decision, ...]:
+    """A service that left Git is removed, or goes on as it is with the reason on top."""
+    decided = decide(world, name)
+    if removal is None or not world.observed.complete:
+        return (*_restored(world, name), *decided)
+    if isinstance(removal, Hold):
+        return (*_restored(world, name), *(decision for decision in decided if not isinstance(decision, Hold)), removal)
+    return (removal,)
+
+
+def _restored(world: World, name: str) -> tuple[Decision, ...]:
+    """Tell of cells that were live and are gone from a complete observation."""
+    memory = world.memory.services[name]
+    heals = world.desired is None or world.desired.settings.self_heal
+    if not world.observed.complete or memory.is_removed:
+        return ()
+    lost = [
+        cell.key
+        for cell in memory.cells
+        if cell.targets and not cell.is_retired and world.observed.cell(cell.key.name) is None
+    ]
+    if lost and not heals:
+        text = f"{lost[0].name} is missing in Serve and selfHeal is off"
+        return (Hold(service=name, reason=Reason.SELF_HEAL_DISABLED, message=text),)
+    return tuple(RestoreCell(service=name, cell=key) for key in lost)
+
+
+class _Draft:
+    """A plan in the making: Memory as it becomes while decisions are taken one after the other."""
+
+    def __init__(self, *, world: World, surroundings: Surroundings) -> None:
+        self.world = world
+        self.surroundings = surroundings
+        self.services: dict[str, ServiceMemory] = dict(world.memory.services)
+        self.decisions: dict[str, tuple[Decision, ...]] = {}
+        self.events: list[Event] = []
+        self.history: list[HistoryEntry] = []
+
+    def adopt(self) -> None:
+        """Take the specs of the commit first: everything else is decided by them."""
+        for decision in adopt(self.world):
+            if decision.service not in self.services:
+                self.services[decision.service] = new_service(decision)
+            before = self.services[decision.service]
+            self.services[decision.service] = remember(before, decision, self._moment(None))
+            if decision.wanted.revision.id != before.wanted.revision.id or before.stable is None:
+                self._tell(decision, before)
+        self.world = replace(self.world, memory=Memory(services=dict(self.services)))
+
+    def take(self, name: str, decisions: tuple[Decision, ...]) -> None:
+        """Remember the decisions of one service, in order."""
+        moment = self._moment(name)
+        for decision in decisions:
+            before = self.services[name]
+            self.services[name] = remember(before, decision, moment)
+            self._tell(decision, before)
+        if any(isinstance(decision, ForgetService) for decision in decisions):
+            del self.services[name]
+        self.decisions[name] = decisions
+
+    def finished(self) -> Plan:
+        """Return the plan."""
+        return Plan(
+            world=self.world,
+            decisions=self.decisions,
+            memory=Memory(services=self.services),
+            events=tuple(self.events),
+            history=tuple(self.history),
+        )
+
+    def _moment(self, name: str | None) -> Moment:
+        view = view_of(self.world, name) if name is not None else None
+        return Moment(now=self.world.now, surroundings=self.surroundings, view=view)
+
+    def _tell(self, decision: Decision, before: ServiceMemory) -> None:
+        if isinstance(decision, AdoptSpec) and before.wanted == decision.wanted and before.stable is not None:
+            return
+        event = event_of(decision, self.world.now)
+        if event is not None:
+            self.events.append(event)
+        commit = self.world.desired.commit if self.world.desired else None
+        entry = history_of(decision, before, self.world.now, commit)
+        if entry is not None:
+            self.history.append(entry)

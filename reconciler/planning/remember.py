@@ -1,0 +1,298 @@
+"""What a decision changes in Memory. Saved before the effects that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from policies.view import ServiceView
+from reconciler.planning.compose import compose_config, recompose_config
+from specs.cells import CellKey
+from specs.decisions import (
+    AdoptSpec,
+    Decision,
+    Drain,
+    EndOutgoing,
+    EnterStep,
+    ForgetCell,
+    ForgetService,
+    Hold,
+    LatchFailure,
+    PauseRollout,
+    PinRevision,
+    Promote,
+    Quarantine,
+    ReachStep,
+    Release,
+    Remove,
+    RestoreCell,
+    ResumeRollout,
+    Retire,
+    RollBack,
+    SetCapacity,
+    SetWeights,
+    StartRevision,
+    StartRollout,
+)
+from specs.desired import AutoScale, Revision
+from specs.memory import (
+    CellMemory,
+    OperatorPause,
+    Outgoing,
+    OutgoingCause,
+    Quarantined,
+    Rollout,
+    ServiceMemory,
+)
+
+REVISIONS_KEPT = 5
+"""Good revisions that stay recreatable: enough for a way back, not a growing archive."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the planner must know of the daemon itself."""
+
+    gateway_url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """When, where, and on which service's view a decision is remembered."""
+
+    now: datetime
+    surroundings: Surroundings
+    view: ServiceView | None = None
+
+
+def new_service(decision: AdoptSpec) -> ServiceMemory:
+    """Return the memory of a service that was never seen before."""
+    return ServiceMemory(name=decision.service, wanted=decision.wanted)
+
+
+def remember(memory: ServiceMemory, decision: Decision, moment: Moment) -> ServiceMemory:
+    """Return `memory` after `decision`. Pure; a Hold or a Restore changes nothing."""
+    if isinstance(decision, Hold | RestoreCell | ForgetService):
+        return memory
+    change: Callable[[ServiceMemory, Any, Moment], ServiceMemory] = _CHANGES[type(decision)]
+    return change(memory, decision, moment)
+
+
+def _adopt(memory: ServiceMemory, decision: AdoptSpec, moment: Moment) -> ServiceMemory:
+    """Take the new spec; another wanted revision ends quarantines and an operator's pin."""
+    new = decision.wanted
+    changed = new.revision.id != memory.wanted.revision.id
+    revisions = tuple(new.revision if record.id == new.revision.id else record for record in memory.revisions)
+    cells = tuple(
+        replace(cell, config=recompose_config(new.revision, cell)) if cell.key.revision == new.revision.id else cell
+        for cell in memory.cells
+    )
+    return replace(
+        memory,
+        wanted=new,
+        revisions=revisions,
+        cells=cells,
+        quarantine=() if changed else memory.quarantine,
+        pin=None if changed else memory.pin,
+        is_removed=False,
+    )
+
+
+def _start_rollout(memory: ServiceMemory, decision: StartRollout, moment: Moment) -> ServiceMemory:
+    revision = decision.revision
+    outgoing = tuple(out for out in memory.outgoing if out.revision != revision.id)
+    if memory.candidate is not None:
+        outgoing = (*outgoing, Outgoing(revision=memory.candidate, since=moment.now, cause=decision.previous))
+    cells = tuple(_revived(cell) if cell.key.revision == revision.id else cell for cell in memory.cells)
+    return replace(
+        memory,
+        candidate=revision.id,
+        rollout=Rollout(started_at=moment.now, progress_at=moment.now, is_fast=decision.is_fast),
+        pause=None,
+        outgoing=outgoing,
+        cells=cells,
+        revisions=_with_record(memory, revision),
+        base=_autoscaling_base(memory, moment),
+        peak=0,
+    )
+
+
+def _revived(cell: CellMemory) -> CellMemory:
+    """A live cell is used again; one that failed goes, and a new generation takes its place."""
+    if cell.failure is not None:
+        return replace(cell, is_retired=True)
+    return cell if cell.is_retired else replace(cell, drain_since=None)
+
+
+def _with_record(memory: ServiceMemory, revision: Revision) -> tuple[Revision, ...]:
+    """Keep what is live, wanted or recently good; the oldest of the rest go."""
+    others = [record for record in memory.revisions if record.id != revision.id]
+    in_use = {cell.key.revision for cell in memory.cells} | {memory.stable, memory.candidate}
+    spare = [record for record in others if record.id not in in_use]
+    dropped = {record.id for record in spare[: max(0, len(spare) - REVISIONS_KEPT)]}
+    return (*(record for record in others if record.id not in dropped), revision)
+
+
+def _autoscaling_base(memory: ServiceMemory, moment: Moment) -> dict[str, int]:
+    view = moment.view
+    if view is None or memory.stable is None:
+        return {}
+    if memory.base:
+        return dict(memory.base)
+    autoscaled = [name for name in view.deployments if isinstance(view.scale(name), AutoScale)]
+    return {name: view.budget(name).target for name in autoscaled}
+
+
+def _start_revision(memory: ServiceMemory, decision: StartRevision, moment: Moment) -> ServiceMemory:
+    record = memory.revision(decision.cell.revision)
+    if record is None:
+        return memory
+    gateway_url = moment.surroundings.gateway_url
+    cell = CellMemory(
+        key=decision.cell,
+        config=compose_config(record, decision.cell, gateway_url, autoscaled=bool(decision.bounds)),
+        counts=decision.counts,
+        bounds=decision.bounds,
+        created_at=moment.now,
+        building_since=moment.now,
+    )
+    next_generation = decision.cell.generation + 1
+    return replace(
+        memory,
+        cells=(*memory.cells, cell),
+        generations={**memory.generations, decision.cell.revision: next_generation},
+    )
+
+
+def _set_capacity(memory: ServiceMemory, decision: SetCapacity, moment: Moment) -> ServiceMemory:
+    def changed(cell: CellMemory) -> CellMemory:
+        if decision.bounds is not None:
+            return replace(cell, bounds={**cell.bounds, decision.deployment: decision.bounds})
+        return replace(cell, counts={**cell.counts, decision.deployment: decision.count or 0})
+
+    return _with_cell(memory, decision.cell, changed)
+
+
+def _set_weights(memory: ServiceMemory, decision: SetWeights, moment: Moment) -> ServiceMemory:
+    return replace(memory, weights=dict(decision.weights))
+
+
+def _enter_step(memory: ServiceMemory, decision: EnterStep, moment: Moment) -> ServiceMemory:
+    if memory.rollout is None:
+        return memory
+    return replace(memory, rollout=replace(memory.rollout, step=decision.step, reached_at=None))
+
+
+def _reach_step(memory: ServiceMemory, decision: ReachStep, moment: Moment) -> ServiceMemory:
+    if memory.rollout is None:
+        return memory
+    return replace(memory, rollout=replace(memory.rollout, reached_at=moment.now))
+
+
+def _promote(memory: ServiceMemory, decision: Promote, moment: Moment) -> ServiceMemory:
+    """The candidate is stable now; the old one stays warm. Unlisted deployments take the new code's counts."""
+    outgoing = memory.outgoing
+    if memory.stable is not None and memory.stable != decision.revision:
+        outgoing = (*outgoing, Outgoing(revision=memory.stable, since=moment.now, cause=OutgoingCause.REPLACED))
+    learned = dict(memory.learned)
+    for cell in memory.cells_of(decision.revision):
+        learned |= cell.code
+    return replace(
+        memory, stable=decision.revision, candidate=None, rollout=None, pause=None, outgoing=outgoing, learned=learned
+    )
+
+
+def _roll_back(memory: ServiceMemory, decision: RollBack, moment: Moment) -> ServiceMemory:
+    outgoing = (*memory.outgoing, Outgoing(revision=decision.revision, since=moment.now, cause=decision.cause))
+    memory = replace(memory, candidate=None, rollout=None, pause=None, outgoing=outgoing)
+    if not decision.quarantine:
+        return memory
+    return _quarantined(memory, decision.revision, decision, moment)
+
+
+def _quarantine(memory: ServiceMemory, decision: Quarantine, moment: Moment) -> ServiceMemory:
+    return _quarantined(memory, decision.revision, decision, moment)
+
+
+def _quarantined(
+    memory: ServiceMemory, revision: str, decision: Quarantine | RollBack, moment: Moment
+) -> ServiceMemory:
+    entry = Quarantined(revision=revision, reason=decision.reason, message=decision.message, at=moment.now)
+    others = tuple(other for other in memory.quarantine if other.revision != revision)
+    return replace(memory, quarantine=(*others, entry))
+
+
+def _release(memory: ServiceMemory, decision: Release, moment: Moment) -> ServiceMemory:
+    return replace(memory, quarantine=tuple(q for q in memory.quarantine if q.revision != decision.revision))
+
+
+def _pin(memory: ServiceMemory, decision: PinRevision, moment: Moment) -> ServiceMemory:
+    return replace(memory, pin=decision.pin)
+
+
+def _pause(memory: ServiceMemory, decision: PauseRollout, moment: Moment) -> ServiceMemory:
+    return replace(memory, pause=OperatorPause(by=decision.by, why=decision.why, at=moment.now))
+
+
+def _resume(memory: ServiceMemory, decision: ResumeRollout, moment: Moment) -> ServiceMemory:
+    return replace(memory, pause=None)
+
+
+def _latch(memory: ServiceMemory, decision: LatchFailure, moment: Moment) -> ServiceMemory:
+    return _with_cell(memory, decision.cell, lambda cell: replace(cell, failure=decision.failure))
+
+
+def _drain(memory: ServiceMemory, decision: Drain, moment: Moment) -> ServiceMemory:
+    return _with_cell(memory, decision.cell, lambda cell: replace(cell, drain_since=moment.now))
+
+
+def _retire(memory: ServiceMemory, decision: Retire, moment: Moment) -> ServiceMemory:
+    return _with_cell(memory, decision.cell, lambda cell: replace(cell, is_retired=True, is_urgent=decision.is_urgent))
+
+
+def _forget_cell(memory: ServiceMemory, decision: ForgetCell, moment: Moment) -> ServiceMemory:
+    name = decision.cell.name
+    return replace(
+        memory,
+        cells=tuple(cell for cell in memory.cells if cell.key != decision.cell),
+        weights={cell: weight for cell, weight in memory.weights.items() if cell != name},
+    )
+
+
+def _end_outgoing(memory: ServiceMemory, decision: EndOutgoing, moment: Moment) -> ServiceMemory:
+    return replace(memory, outgoing=tuple(out for out in memory.outgoing if out.revision != decision.revision))
+
+
+def _remove(memory: ServiceMemory, decision: Remove, moment: Moment) -> ServiceMemory:
+    return replace(memory, is_removed=True, rollout=None, weights={})
+
+
+def _with_cell(memory: ServiceMemory, key: CellKey, change: Callable[[CellMemory], CellMemory]) -> ServiceMemory:
+    return replace(memory, cells=tuple(change(cell) if cell.key == key else cell for cell in memory.cells))
+
+
+_CHANGES: dict[type, Callable[[ServiceMemory, Any, Moment], ServiceMemory]] = {
+    AdoptSpec: _adopt,
+    StartRollout: _start_rollout,
+    StartRevision: _start_revision,
+    SetCapacity: _set_capacity,
+    SetWeights: _set_weights,
+    EnterStep: _enter_step,
+    ReachStep: _reach_step,
+    Promote: _promote,
+    RollBack: _roll_back,
+    Quarantine: _quarantine,
+    Release: _release,
+    PinRevision: _pin,
+    PauseRollout: _pause,
+    ResumeRollout: _resume,
+    LatchFailure: _latch,
+    Drain: _drain,
+    Retire: _retire,
+    ForgetCell: _forget_cell,
+    EndOutgoing: _end_outgoing,
+    Remove: _remove,
+}
+"""A table instead of a match of twenty arms; a unit test holds it complete against the Decision union."""

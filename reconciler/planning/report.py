@@ -1,0 +1,273 @@
+"""From a Plan to a Status: summarised once, from the state, never on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from policies.view import ServiceView, view_of
+from reconciler.planning.plan import Plan
+from specs.decisions import Hold
+from specs.desired import Pause, SetWeight, Step
+from specs.memory import Memory, OutgoingCause
+from specs.observed import TrafficSeen
+from specs.reasons import Reason
+from specs.routes import FULL
+from specs.status import (
+    CellState,
+    ClusterStatus,
+    Condition,
+    DeploymentStatus,
+    Health,
+    Phase,
+    ReplicaStatus,
+    ServiceStatus,
+    StepStatus,
+    Sync,
+    TrafficStatus,
+)
+
+BLIND = frozenset({Reason.RAY_UNREACHABLE, Reason.GATEWAY_UNREACHABLE})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What the report says besides the plan: who we are, and what went wrong with the effects.
+
+    `problems` are per service (or "" for all): why an effect could not be applied.
+    """
+
+    cluster: str
+    is_leader: bool
+    read_at: datetime | None = None
+    problems: Mapping[str, tuple[Reason, str]]
+
+
+def report(plan: Plan, memory: Memory, about: Circumstances, last: ClusterStatus | None) -> ClusterStatus:
+    """Return the status after a tick. `last` keeps the transition times of conditions that did not change."""
+    world = replace(plan.world, memory=memory)
+    before = {service.name: service for service in last.services} if last else {}
+    services = tuple(
+        _service(view_of(world, name), _hold(plan, name, about), before.get(name)) for name in sorted(memory.services)
+    )
+    desired = world.desired
+    problems = [world.observed.problem, world.desired_problem, *(text for _, text in about.problems.values())]
+    return ClusterStatus(
+        cluster=about.cluster,
+        commit=str(desired.commit) if desired else None,
+        observed_at=world.observed.at,
+        complete=world.observed.complete,
+        leader=about.is_leader,
+        problem="; ".join(dict.fromkeys(problem for problem in problems if problem)),
+        services=services,
+        errors=tuple(str(error) for error in desired.errors) if desired else (),
+        git_age_seconds=(world.now - about.read_at).total_seconds() if about.read_at else None,
+    )
+
+
+def _hold(plan: Plan, name: str, about: Circumstances) -> Hold:
+    """Return why a service stands where it stands: a failed effect first, then the plan's own reason."""
+    problem = about.problems.get(name) or about.problems.get("")
+    if problem is not None:
+        return Hold(service=name, reason=problem[0], message=problem[1])
+    holds = [decision for decision in plan.decisions.get(name, ()) if isinstance(decision, Hold)]
+    return holds[0] if holds else Hold(service=name, reason=Reason.PROGRESSING, message="moving")
+
+
+def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None) -> ServiceStatus:
+    memory, observed = view.memory, view.world.observed
+    health, phase = _health(view, hold), _phase(view, hold)
+    status = ServiceStatus(
+        name=view.name,
+        route=view.spec.route,
+        sync=_sync(view),
+        health=health,
+        phase=phase,
+        commit=_commit(view),
+        stable=memory.stable,
+        candidate=memory.candidate,
+        quarantined=tuple(entry.revision for entry in memory.quarantine),
+        step=_step(view, hold),
+        weights={revision: weight * 100 / FULL for revision, weight in view.weights.items() if weight},
+        replicas=_replicas(view),
+        cells=_cells(view),
+        traffic=_traffic(view, observed.gateway.traffic if observed.gateway else ()),
+        reason=hold.reason,
+        message=hold.message,
+        labels=view.spec.labels,
+        target=view.wanted.id,
+    )
+    return replace(status, conditions=_conditions(view, status, last))
+
+
+def _commit(view: ServiceView) -> str:
+    desired = view.world.desired
+    return str(desired.commit) if desired else ""
+
+
+def _sync(view: ServiceView) -> Sync:
+    memory = view.memory
+    if not view.world.observed.complete:
+        return Sync.UNKNOWN
+    is_wanted = memory.stable == view.wanted.id and memory.stable == view.spec.revision.id
+    is_settled = memory.candidate is None and not memory.is_removed and view.weights.get(memory.stable or "") == FULL
+    full = all(view.ready(memory.stable, name) >= view.budget(name).target for name in view.deployments)
+    return Sync.SYNCED if is_wanted and is_settled and full else Sync.OUT_OF_SYNC
+
+
+def _health(view: ServiceView, hold: Hold) -> Health:
+    memory = view.memory
+    if not view.world.observed.complete:
+        return Health.UNKNOWN
+    if view.spec.suspend:
+        return Health.SUSPENDED
+    if memory.candidate is not None:
+        paused = hold.reason in (Reason.PAUSING, Reason.PAUSED_BY_OPERATOR)
+        return Health.PAUSED if paused else Health.PROGRESSING
+    if memory.stable is None:
+        return Health.MISSING
+    if not view.is_serving(memory.stable):
+        return Health.DEGRADED
+    short = any(view.ready(memory.stable, name) < view.budget(name).needed for name in view.deployments)
+    if short or hold.reason is Reason.HEALTH_CHECK_FAILED:
+        return Health.DEGRADED
+    is_moving = _sync(view) is Sync.OUT_OF_SYNC and memory.quarantined(view.spec.revision.id) is None
+    return Health.PROGRESSING if is_moving and hold.reason is Reason.NOT_READY else Health.HEALTHY
+
+
+def _phase(view: ServiceView, hold: Hold) -> Phase:
+    memory = view.memory
+    if view.spec.suspend:
+        return Phase.SUSPENDED
+    if memory.candidate is not None:
+        return _rollout_phase(view, hold)
+    giving_back = [out for out in memory.outgoing if out.cause is not OutgoingCause.REPLACED]
+    if any(view.weights.get(out.revision, 0) for out in giving_back):
+        return Phase.ROLLING_BACK
+    blocked = hold.reason in BLIND or memory.quarantined(view.spec.revision.id) is not None
+    return Phase.BLOCKED if blocked else Phase.STEADY
+
+
+def _rollout_phase(view: ServiceView, hold: Hold) -> Phase:
+    if hold.reason in (Reason.PAUSING, Reason.PAUSED_BY_OPERATOR):
+        return Phase.PAUSED
+    if hold.reason in BLIND or hold.reason in (Reason.AUTO_ROLLBACK_DISABLED, Reason.PACKAGE_FAILED):
+        return Phase.BLOCKED
+    return Phase.DEPLOYING if view.memory.stable is None else Phase.PROGRESSING
+
+
+def step_text(step: Step) -> str:
+    """Return a step's spec form, such as `setWeight 10` or `pause 60s`."""
+    match step:
+        case SetWeight(weight=weight):
+            return f"setWeight {weight}"
+        case Pause(duration=None):
+            return "pause until promote"
+        case Pause(duration=timedelta() as duration):
+            return f"pause {duration.total_seconds():g}s"
+        case Pause():
+            return "pause"
+
+
+def _step(view: ServiceView, hold: Hold) -> StepStatus | None:
+    rollout, steps = view.memory.rollout, view.spec.rollout.steps
+    if rollout is None or view.memory.stable is None or rollout.is_fast:
+        return None
+    if rollout.step >= len(steps):
+        return StepStatus(index=len(steps), count=len(steps), text="setWeight 100")
+    until = hold.until if hold.reason is Reason.PAUSING else None
+    return StepStatus(index=rollout.step, count=len(steps), text=step_text(steps[rollout.step]), until=until)
+
+
+def _replicas(view: ServiceView) -> ReplicaStatus:
+    names = view.deployments
+    target = sum(view.budget(name).target for name in names)
+    live = sum(view.live(name) for name in names)
+    ready = sum(len(cell.serving(name)) for name in names for cell in view.cells)
+    over = sum(max(0, view.live(name) - view.budget(name).ceiling) for name in names)
+    return ReplicaStatus(target=target, live=live, ready=ready, peak=max(view.memory.peak, live), serve_surplus=over)
+
+
+def _cells(view: ServiceView) -> tuple[CellState, ...]:
+    return tuple(
+        CellState(
+            name=cell.name,
+            revision=cell.revision,
+            zone=cell.memory.key.zone,
+            market=cell.memory.key.market,
+            weight=(cell.lane.weight if cell.lane else 0) * 100 / FULL,
+            status=cell.seen.status.value if cell.seen else "MISSING",
+            deployments=tuple(
+                DeploymentStatus(name=name, target=cell.commanded(name), ready=len(cell.serving(name)))
+                for name in sorted(cell.deployments)
+            ),
+        )
+        for cell in view.cells
+    )
+
+
+def _traffic(view: ServiceView, seen: tuple[TrafficSeen, ...]) -> Mapping[str, TrafficStatus]:
+    by_cell = {entry.cell: entry for entry in seen}
+    traffic: dict[str, TrafficStatus] = {}
+    for cell in view.cells:
+        entry = by_cell.get(cell.name)
+        if entry is None:
+            continue
+        sofar = traffic.get(cell.revision, TrafficStatus())
+        traffic[cell.revision] = TrafficStatus(
+            requests=sofar.requests + entry.requests,
+            errors=sofar.errors + entry.errors,
+            aborted=sofar.aborted + entry.aborted,
+            unrouted=sofar.unrouted + entry.unrouted,
+            p50=_worst(sofar.p50, entry.p50),
+            p99=_worst(sofar.p99, entry.p99),
+        )
+    return traffic
+
+
+def _worst(known: float | None, seen: timedelta | None) -> float | None:
+    """Quantiles of several cells cannot be added; the worst of them is what a person wants to see."""
+    values = [value for value in (known, seen.total_seconds() if seen else None) if value is not None]
+    return max(values) if values else None
+
+
+def _conditions(view: ServiceView, status: ServiceStatus, last: ServiceStatus | None) -> tuple[Condition, ...]:
+    unknown = not view.world.observed.complete
+    spec_errors = view.world.desired.errors if view.world.desired else ()
+    mine = [str(error) for error in spec_errors if error.path == view.spec.source.path]
+    rolling_back = status.phase is Phase.ROLLING_BACK
+    quarantine = view.memory.quarantine[-1] if view.memory.quarantine else None
+    told = (status.reason.value, status.message)
+    facts = {
+        "Ready": (status.health in (Health.HEALTHY, Health.PAUSED) or view.is_serving(view.memory.stable), *told),
+        "Synced": (status.sync is Sync.SYNCED, *told),
+        "Progressing": (status.candidate is not None or rolling_back, *told),
+        "Paused": (status.phase is Phase.PAUSED, *told),
+        "RollbackInProgress": (rolling_back, *told),
+        "Quarantined": (bool(quarantine), *((quarantine.reason.value, quarantine.message) if quarantine else told)),
+        "Suspended": (view.spec.suspend, *told),
+        "SpecValid": (not mine, *((Reason.INVALID_SPEC.value, "; ".join(mine)) if mine else told)),
+    }
+    known = {condition.type: condition for condition in last.conditions} if last else {}
+    blind_to = ("Ready", "Synced")
+    return tuple(
+        _condition(
+            Condition(
+                type=kind,
+                status="Unknown" if unknown and kind in blind_to else str(is_true),
+                reason=reason,
+                message=message,
+                last_transition_time=view.now,
+            ),
+            known.get(kind),
+        )
+        for kind, (is_true, reason, message) in facts.items()
+    )
+
+
+def _condition(new: Condition, old: Condition | None) -> Condition:
+    """Keep the time of the last change of `status`; reason and message may change without being one."""
+    if old is None or old.status != new.status:
+        return new
+    return replace(new, last_transition_time=old.last_transition_time)

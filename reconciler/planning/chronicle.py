@@ -100,11 +100,10 @@ def _told_of_people(decision: Decision) -> tuple[str, str, str] | None:
             text = f"{pin.revision} instead of {pin.against}" if pin else "Git decides again"
             return "Pinned" if pin else "Unpinned", f"{text} (by {by})", pin.revision if pin else ""
         case AdoptSpec(wanted=wanted):
-            return (
-                "SpecChanged",
-                f"{wanted.source.path}:{wanted.source.line} wants {wanted.revision.id}",
-                wanted.revision.id,
-            )
+            where = f"{wanted.source.path}:{wanted.source.line}"
+            return "SpecChanged", f"{where} wants {wanted.revision.id}", wanted.revision.id
+        case ForgetService():
+            return "Removed", "nothing of it is left", ""
         case _:
             return None
 

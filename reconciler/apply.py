@@ -1,0 +1,104 @@
+"""Effects, done in order. There are no choices here but one: what must not happen after a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from reconciler.errors import PortError, Retry
+from reconciler.observe import Ports
+from specs.effects import (
+    Effect,
+    PutServeConfig,
+    SaveMemory,
+    ScaleDeployment,
+    SetRoutes,
+    UploadPackage,
+)
+from specs.reasons import Reason
+
+
+@dataclass(kw_only=True)
+class Results:
+    """What became of a tick's effects. `problems` are per service, or "" for all of them."""
+
+    problems: dict[str, tuple[Reason, str]] = field(default_factory=dict)
+    missing_packages: set[str] = field(default_factory=set)
+    done: list[Effect] = field(default_factory=list)
+    is_saved: bool = True
+    """False when Memory could not be saved: nothing after it was tried."""
+
+
+async def apply(ports: Ports, effects: Iterable[Effect], deployed: frozenset[str]) -> Results:
+    """Do the effects. `deployed` are the applications that Serve shows now.
+
+    A failed save ends it: an effect without its saved intent could not be found again. Any other
+    failure is that service's problem, tried again at the next look, and stops nobody else.
+    """
+    results = Results()
+    for effect in effects:
+        try:
+            await _do(ports, effect, deployed, results)
+            results.done.append(effect)
+        except PortError as error:
+            service, reason = _blame(effect, error)
+            results.problems[service] = (reason, error.reason)
+            if isinstance(effect, SaveMemory):
+                results.is_saved = False
+                return results
+    return results
+
+
+async def _do(ports: Ports, effect: Effect, deployed: frozenset[str], results: Results) -> None:
+    match effect:
+        case SaveMemory():
+            await ports.store.save(effect)
+        case UploadPackage():
+            await _upload(ports, effect, results)
+        case SetRoutes(table=table):
+            await ports.gateway.route(table)
+        case ScaleDeployment(application=application, deployment=deployment, target=target):
+            await ports.serve.scale(application, deployment, target)
+        case PutServeConfig():
+            change = _without_missing_packages(effect, deployed, results.missing_packages)
+            await ports.serve.put(change)
+        case _:
+            assert_never(effect)
+
+
+async def _upload(ports: Ports, effect: UploadPackage, results: Results) -> None:
+    uri = effect.package.uri
+    try:
+        if not await ports.packages.has(uri):
+            await ports.packages.upload(uri, await ports.source.package(effect.package))
+    except PortError:
+        results.missing_packages.add(uri)
+        raise
+
+
+def _without_missing_packages(change: PutServeConfig, deployed: frozenset[str], missing: set[str]) -> PutServeConfig:
+    """Leave out new applications whose code is not in the cluster: Serve would call their build failed."""
+    kept = tuple(
+        application
+        for application in change.applications
+        if application.name in deployed or not any(uri in application.config for uri in missing)
+    )
+    return replace(change, applications=kept)
+
+
+def _blame(effect: Effect, error: PortError) -> tuple[str, Reason]:
+    """Return whose problem a failed effect is, and what to call it."""
+    match effect:
+        case SaveMemory():
+            return "", Reason.STORE_FAILED
+        case UploadPackage(service=service):
+            return service, Reason.PACKAGE_FAILED
+        case SetRoutes():
+            return "", Reason.GATEWAY_UNREACHABLE
+        case ScaleDeployment(service=service):
+            return service, Reason.SERVE_BUSY if isinstance(error, Retry) else Reason.INVALID_DOCUMENT
+        case PutServeConfig():
+            return "", Reason.SERVE_BUSY if isinstance(error, Retry) else Reason.INVALID_DOCUMENT
+        case _:
+            assert_never(effect)

@@ -1,0 +1,258 @@
+"""The loop: observe, plan, act, report. Everything outside only wakes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from policies.operator import Refusal, obey
+from policies.view import view_of
+from reconciler.apply import Results, apply
+from reconciler.errors import PortError
+from reconciler.observe import Ports, endpoints_of, observe
+from reconciler.planning.compile import Compiled, compile_effects
+from reconciler.planning.plan import Plan, make_plan
+from reconciler.planning.remember import Surroundings
+from reconciler.planning.report import Circumstances, report
+from reconciler.planning.routing import route_table
+from reconciler.ports import Reading
+from specs.commands import Command
+from specs.decisions import Decision
+from specs.effects import PutServeConfig
+from specs.memory import Memory
+from specs.observed import Node
+from specs.reasons import Reason
+from specs.routes import RouteTable
+from specs.status import ClusterStatus
+from specs.world import World
+
+log = structlog.get_logger("heliostat")
+
+AT_REST = timedelta(seconds=2)
+"""Between looks when nothing is to be done: drift and dead replicas are seen this late."""
+
+MOVING = timedelta(seconds=1)
+"""Between looks while something moves: Serve itself takes longer to change anything."""
+
+AT_ONCE = timedelta(milliseconds=100)
+"""After decisions that only changed Memory: the next one may be due."""
+
+ENDPOINT_INTERVAL = timedelta(seconds=1)
+"""How late the gateway learns of new and stopping replicas."""
+
+
+class CommandRefused(Exception):
+    """An operator's command makes no sense now; the text says why."""
+
+
+class UnknownService(Exception):
+    """Nobody knows a service of that name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """One turn of the loop, for logs, metrics and traces."""
+
+    world: World
+    plan: Plan
+    compiled: Compiled
+    results: Results
+    status: ClusterStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    command: Command
+    answer: asyncio.Future[int]
+
+
+class Reconciler:
+    """Owns Memory and is its only writer. `ticked` is told of each turn."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        surroundings: Surroundings,
+        *,
+        cluster: str = "",
+        is_direct: bool = True,
+        ticked: Callable[[Tick], None] = lambda tick: None,
+    ) -> None:
+        """`cluster` is the name shown in status; `is_direct` whether replicas take requests themselves."""
+        self._ports = ports
+        self._surroundings = surroundings
+        self._cluster = cluster
+        self._is_direct = is_direct
+        self._ticked = ticked
+        self._memory = Memory()
+        self._reading = Reading(desired=None, read_at=None)
+        self._requests: list[_Request] = []
+        self._wake = asyncio.Event()
+        self._source_changed = True
+        self.status: ClusterStatus | None = None
+        self.nodes: tuple[Node, ...] = ()
+        self.table = RouteTable()
+
+    async def load(self) -> None:
+        """Read Memory back and hand the gateway the table it stands for."""
+        self._memory = await self._ports.store.load()
+        self.table = route_table(self._memory)
+
+    async def run(self) -> None:
+        """Turn until cancelled. A bug ends the process; its supervisor starts it again, and nothing is lost."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_source())
+            group.create_task(self._refresh_endpoints())
+            group.create_task(self._turn())
+
+    def wake(self) -> None:
+        """Look again now."""
+        self._wake.set()
+
+    async def command(self, command: Command) -> int:
+        """Carry a command out in the next turn; return the id of its event.
+
+        Raises UnknownService, or CommandRefused with the reason.
+        """
+        if command.service not in self._memory.services:
+            raise UnknownService(command.service)
+        request = _Request(command=command, answer=asyncio.get_running_loop().create_future())
+        self._requests.append(request)
+        self.wake()
+        return await request.answer
+
+    async def _watch_source(self) -> None:
+        while True:
+            await self._ports.source.changed()
+            self._source_changed = True
+            self.wake()
+
+    async def _refresh_endpoints(self) -> None:
+        """Tell the gateway where replicas are, on its own clock: a slow turn must not make traffic stale."""
+        while True:
+            try:
+                seen = await self._ports.serve.read()
+                await self._ports.gateway.refresh(endpoints_of(seen, is_direct=self._is_direct), complete=True)
+            except PortError as error:
+                log.debug("endpoints not refreshed", reason=error.reason)
+            await self._ports.clock.sleep(ENDPOINT_INTERVAL)
+
+    async def _turn(self) -> None:
+        while True:
+            self._wake.clear()
+            tick = await self.tick()
+            await self._pause(_interval(tick))
+
+    async def _pause(self, interval: timedelta) -> None:
+        """Wait for the interval or a wake-up, whichever comes first."""
+        sleep = asyncio.ensure_future(self._ports.clock.sleep(interval))
+        woken = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait((sleep, woken), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            woken.cancel()
+
+    async def tick(self) -> Tick:
+        """Take one turn: read, plan, act, report."""
+        await self._read_source()
+        world = await observe(self._ports, self._reading, self._memory)
+        requests, self._requests = self._requests, []
+        orders, accepted = self._orders(world, requests)
+        plan = make_plan(world, self._surroundings, orders)
+        compiled = compile_effects(plan, self._memory)
+        deployed = frozenset(cell.name for cell in world.observed.cells)
+        results = await apply(self._ports, compiled.effects, deployed)
+        if results.is_saved:
+            self._memory = compiled.memory
+            self.table = route_table(self._memory)
+        await self._answer(accepted, results)
+        self.nodes = world.observed.nodes or self.nodes
+        self.status = report(plan, self._memory, self._circumstances(compiled, results), self.status)
+        tick = Tick(world=world, plan=plan, compiled=compiled, results=results, status=self.status)
+        self._ticked(tick)
+        return tick
+
+    async def _read_source(self) -> None:
+        """Read Git only when it may answer anew, and again and again while it cannot answer."""
+        if not self._source_changed and not self._reading.problem:
+            return
+        self._source_changed = False
+        try:
+            self._reading = await self._ports.source.read()
+        except PortError as error:
+            self._reading = Reading(desired=self._reading.desired, read_at=self._reading.read_at, problem=error.reason)
+        if self._reading.desired is not None:
+            await self._keep_commits(self._reading.desired.commit.sha)
+
+    async def _keep_commits(self, newest: str) -> None:
+        """Keep what a live, warm or earlier revision was packaged from, even if the branch is rewritten."""
+        commits = {
+            package.commit
+            for service in self._memory.services.values()
+            for record in (*service.revisions, service.wanted.revision)
+            for package in record.packages
+        }
+        try:
+            await self._ports.source.keep(frozenset(commits | {newest}))
+        except PortError as error:
+            log.warning("commits not kept", reason=error.reason)
+
+    def _orders(self, world: World, requests: list[_Request]) -> tuple[dict[str, tuple[Decision, ...]], list[_Request]]:
+        """Turn commands into decisions; those that are refused get their answer here."""
+        orders: dict[str, tuple[Decision, ...]] = {}
+        accepted: list[_Request] = []
+        for request in requests:
+            name = request.command.service
+            if name in orders:
+                self._requests.append(request)
+                self.wake()
+                continue
+            if name not in world.memory.services:
+                request.answer.set_exception(UnknownService(name))
+                continue
+            outcome = obey(view_of(world, name), request.command)
+            if isinstance(outcome, Refusal):
+                request.answer.set_exception(CommandRefused(outcome.message))
+            else:
+                orders[name] = outcome
+                accepted.append(request)
+        return orders, accepted
+
+    async def _answer(self, accepted: list[_Request], results: Results) -> None:
+        for request in accepted:
+            if request.answer.done():
+                continue
+            if not results.is_saved:
+                request.answer.set_exception(CommandRefused(results.problems[""][1]))
+                continue
+            newest = await self._ports.store.events(service=request.command.service, limit=1)
+            request.answer.set_result(newest[-1].id if newest else 0)
+
+    def _circumstances(self, compiled: Compiled, results: Results) -> Circumstances:
+        problems = dict(results.problems)
+        if compiled.waiting:
+            for name in _waiting_for_serve(compiled.memory):
+                problems.setdefault(name, (Reason.SERVE_BUSY, compiled.waiting))
+        return Circumstances(cluster=self._cluster, is_leader=True, read_at=self._reading.read_at, problems=problems)
+
+
+def _waiting_for_serve(memory: Memory) -> tuple[str, ...]:
+    """Return the services whose candidate is not in Serve's document yet."""
+    return tuple(
+        name
+        for name, service in sorted(memory.services.items())
+        if any(not cell.targets and not cell.seen for cell in service.cells_of(service.candidate))
+    )
+
+
+def _interval(tick: Tick) -> timedelta:
+    """Return how long to wait before the next turn."""
+    if not tick.plan.is_quiet:
+        return MOVING if any(isinstance(done, PutServeConfig) for done in tick.results.done) else AT_ONCE
+    moving = any(service.candidate or service.outgoing for service in tick.compiled.memory.services.values())
+    return MOVING if moving or not tick.world.observed.complete else AT_REST

@@ -1,0 +1,71 @@
+"""One look at everything outside: what cannot be seen makes the look incomplete, never empty."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from reconciler.errors import PortError
+from reconciler.ports import Clock, Gateway, Nodes, Packages, Reading, Serve, ServeSeen, Source, Store
+from specs.memory import Memory
+from specs.observed import CellSeen, Endpoint, Observed
+from specs.world import World
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Every seam of the daemon."""
+
+    clock: Clock
+    source: Source
+    serve: Serve
+    nodes: Nodes
+    packages: Packages
+    gateway: Gateway
+    store: Store
+
+
+async def observe(ports: Ports, reading: Reading, memory: Memory) -> World:
+    """Return the world now. Never raises for what is unreachable: `observed.problem` says what is."""
+    serve, nodes, gateway = await asyncio.gather(
+        _attempt(ports.serve.read()), _attempt(ports.nodes.read()), _attempt(ports.gateway.observe())
+    )
+    problems = [answer for answer in (serve, nodes, gateway) if isinstance(answer, str)]
+    observed = Observed(
+        at=ports.clock.now(),
+        complete=not problems,
+        problem="; ".join(problems),
+        cells=serve.cells if not isinstance(serve, str) else (),
+        nodes=nodes if not isinstance(nodes, str) else (),
+        gateway=gateway if not isinstance(gateway, str) else None,
+        serve_running=serve.running if not isinstance(serve, str) else True,
+    )
+    return World(
+        now=observed.at,
+        desired=reading.desired,
+        desired_problem=reading.problem,
+        observed=observed,
+        memory=memory,
+    )
+
+
+async def _attempt(call: Awaitable[Answer]) -> Answer | str:
+    try:
+        return await call
+    except PortError as error:
+        return error.reason
+
+
+def endpoints_of(seen: ServeSeen, *, is_direct: bool) -> Mapping[str, tuple[Endpoint, ...]]:
+    """Return where each application's requests can be sent: its replicas, or Serve's own proxies."""
+    if is_direct:
+        return {cell.name: cell.endpoints for cell in seen.cells}
+    return {cell.name: seen.proxies for cell in seen.cells if _has_started(cell)}
+
+
+def _has_started(cell: CellSeen) -> bool:
+    return bool(cell.deployments)

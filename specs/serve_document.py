@@ -1,12 +1,14 @@
-"""Serve's document, the body of its REST PUT: how it is composed, and how Serve keeps what it is given."""
+"""Serve's document, the body of its REST PUT: how it is composed and checked, and how Serve keeps it."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from specs.canonical import canonical_json
+from specs.serve_schema import Application, Deployment, TopLevel, problems_of
 
 REDACTED = "<redacted>"
 """What Ray's dashboard puts in the place of secrets for clients that look like browsers."""
@@ -24,13 +26,18 @@ FLOAT_FIELDS = frozenset(
 
 FLOAT_ACTOR_OPTIONS = frozenset({"num_cpus", "num_gpus", "memory"})
 
+LOG_LEVEL_NAMES = {0: "NOTSET", 10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+
+APPLICATION_FIELDS = frozenset(Application.model_fields)
+DEPLOYMENT_FIELDS = frozenset(Deployment.model_fields)
+
 
 def deployed_form(application: Mapping[str, Any]) -> dict[str, Any]:
     """Return an application's config as Serve gives it back in `deployed_app_config`.
 
     What is declared and what is deployed are compared in this form: Serve turns some numbers into floats.
     """
-    form = dict(application)
+    form = {key: _deployed_logging(value) if key == "logging_config" else value for key, value in application.items()}
     if "deployments" in form:
         form["deployments"] = [_deployed_deployment(deployment) for deployment in form["deployments"]]
     return form
@@ -51,6 +58,36 @@ def compose(found: Mapping[str, Any], foreign: Iterable[Mapping[str, Any]], ours
     return {**{key: value for key, value in found.items() if value is not None}, "applications": applications}
 
 
+def check_document(document: Mapping[str, Any], *, accepted: frozenset[str] = frozenset()) -> list[str]:
+    """Return what Serve would refuse, or accept and then fail on. Empty when nothing is known to be wrong.
+
+    `accepted` names applications that Serve runs with this very config: only what they share with others is
+    checked. A foreign application that is broken already must not keep ours from moving.
+    """
+    problems = problems_of(TopLevel, dict(document), "document")
+    applications = document.get("applications")
+    if not isinstance(applications, list):
+        return [*problems, "document.applications: a list is wanted"]
+    for number, application in enumerate(applications):
+        if not (isinstance(application, Mapping) and application.get("name") in accepted):
+            problems += problems_of(Application, application, _where(application, number))
+    entries = [application for application in applications if isinstance(application, Mapping)]
+    problems += _shared((entry.get("name", "default") for entry in entries), "name")
+    problems += _shared((entry.get("route_prefix", "/") for entry in entries), "route_prefix")
+    return problems
+
+
+def unknown_fields(application: Mapping[str, Any]) -> list[str]:
+    """Return the fields that Serve drops without a word, so that they would never be seen deployed."""
+    found = [f"{name}: Serve does not know this field" for name in sorted(set(application) - APPLICATION_FIELDS)]
+    for deployment in application.get("deployments", ()):
+        label = f"deployments.{deployment.get('name', '?')}"
+        found += [
+            f"{label}.{name}: Serve does not know this field" for name in sorted(set(deployment) - DEPLOYMENT_FIELDS)
+        ]
+    return found
+
+
 def holds_redacted(value: Any) -> bool:
     """Return whether a masked secret stands anywhere in `value`."""
     if isinstance(value, Mapping):
@@ -58,6 +95,18 @@ def holds_redacted(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(holds_redacted(part) for part in value)
     return isinstance(value, str) and REDACTED in value
+
+
+def _where(application: Any, number: int) -> str:
+    name = application.get("name", "default") if isinstance(application, Mapping) else number
+    return f"application {name}"
+
+
+def _shared(values: Iterable[Any], field: str) -> list[str]:
+    counts = Counter(value for value in values if isinstance(value, str))
+    return [
+        f"{field} {value!r} is used by {count} applications" for value, count in sorted(counts.items()) if count > 1
+    ]
 
 
 def _parse(config: str) -> dict[str, Any]:
@@ -71,6 +120,8 @@ def _form_of(config: str) -> str:
 
 def _deployed_deployment(deployment: Mapping[str, Any]) -> dict[str, Any]:
     form = {key: _as_float(value) if key in FLOAT_FIELDS else value for key, value in deployment.items()}
+    if "logging_config" in form:
+        form["logging_config"] = _deployed_logging(form["logging_config"])
     options = form.get("ray_actor_options")
     if isinstance(options, Mapping):
         form["ray_actor_options"] = {
@@ -81,6 +132,18 @@ def _deployed_deployment(deployment: Mapping[str, Any]) -> dict[str, Any]:
         form["placement_group_bundles"] = [
             {resource: _as_float(amount) for resource, amount in bundle.items()} for bundle in bundles
         ]
+    return form
+
+
+def _deployed_logging(logging: Any) -> Any:
+    """Serve names levels given as numbers, and keeps the extra attributes as a set."""
+    if not isinstance(logging, Mapping):
+        return logging
+    form = dict(logging)
+    if "log_level" in form:
+        form["log_level"] = LOG_LEVEL_NAMES.get(form["log_level"], form["log_level"])
+    if isinstance(form.get("additional_log_standard_attrs"), list):
+        form["additional_log_standard_attrs"] = sorted(set(form["additional_log_standard_attrs"]))
     return form
 
 

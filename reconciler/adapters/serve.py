@@ -22,7 +22,7 @@ from reconciler.errors import PortError, Retry, Stalled
 from reconciler.ports import Nodes, ServeSeen
 from specs.canonical import canonical_json
 from specs.effects import PutServeConfig
-from specs.serve_document import compose, holds_redacted, same_application
+from specs.serve_document import check_document, compose, holds_redacted, same_application, unknown_fields
 
 APPLICATIONS = "/api/serve/applications/"
 
@@ -34,6 +34,9 @@ PUT_WITHIN = timedelta(seconds=60)
 
 READ_BACK_WITHIN = timedelta(seconds=5)
 READ_BACK_PAUSE = timedelta(milliseconds=200)
+
+MOST_PROBLEMS = 5
+"""How many problems of a document are told; more help nobody."""
 
 BUILD_PAUSE = timedelta(seconds=1)
 
@@ -155,7 +158,7 @@ class RayServe:
 
 def compose_document(details: ServeDetails, change: PutServeConfig, start: ServeStart) -> dict[str, Any]:
     """Return the whole document to PUT. Raises Stalled when Serve would refuse it or it holds masked secrets."""
-    ours = {application.name for application in change.applications}
+    ours = frozenset(application.name for application in change.applications)
     foreign = []
     for name, application in sorted(details.applications.items()):
         if name in ours or name in change.removed or not application.is_declarative or application.is_leaving:
@@ -169,7 +172,18 @@ def compose_document(details: ServeDetails, change: PutServeConfig, start: Serve
             "Ray's dashboard masks secrets (`<redacted>`) in the applications that it reports. Writing them back "
             "would destroy them. Reach the dashboard directly, not through a proxy that adds a browser's headers."
         )
+    _refuse_invalid(document, ours)
     return document
+
+
+def _refuse_invalid(document: Mapping[str, Any], ours: frozenset[str]) -> None:
+    accepted = frozenset(str(application.get("name")) for application in document["applications"]) - ours
+    problems = check_document(document, accepted=accepted)
+    for application in document["applications"]:
+        if application.get("name") in ours:
+            problems += [f"application {application['name']}: {problem}" for problem in unknown_fields(application)]
+    if problems:
+        raise Stalled(f"Ray Serve would not run the composed document: {'; '.join(problems[:MOST_PROBLEMS])}")
 
 
 def _top_level(details: ServeDetails, start: ServeStart) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from reconciler.errors import Retry
 from reconciler.ports import ServeSeen
 from specs.canonical import canonical_json
 from specs.observed import CellSeen, CellStatus, DeploymentSeen, Endpoint, Replica, ReplicaState
+from specs.serve_document import deployed_form
 
 REPLICA_PREFIX = "SERVE_REPLICA::"
 """Targets named otherwise are Serve's proxies or HAProxies: never replicas."""
@@ -165,7 +166,7 @@ def _to_cell(application: ApplicationDetails, endpoints: tuple[Endpoint, ...]) -
         message=application.message,
         route_prefix=application.route_prefix,
         is_declarative=application.is_declarative,
-        config=None if config is None else canonical_json(config),
+        config=None if config is None else canonical_json(deployed_form(config)),
         deployments=tuple(
             _to_deployment(deployment, is_ingress=name == ingress)
             for name, deployment in sorted(application.deployments.items())

@@ -1,0 +1,306 @@
+"""The Git source: services and code of the newest commit of one branch, always from the commit's own tree."""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+import random
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from specs.parse import is_spec_file, read_desired
+
+from reconciler.adapters.git_command import Failure, GitFailed, in_thread
+from reconciler.adapters.git_location import check_branch, locate
+from reconciler.adapters.git_mirror import Mirror
+from reconciler.adapters.git_packages import Packer
+from reconciler.adapters.git_refs import LocalRefs
+from reconciler.adapters.packaging import MAX_PACKAGE_BYTES
+from reconciler.errors import Retry, Stalled
+from reconciler.ports import Clock, Reading
+from specs.desired import Desired, PackageRef
+
+MAX_SPEC_BYTES = 64 * 1024 * 1024
+"""All YAML files together: more is data, and would be read into memory again at every commit."""
+
+_SPEC_SUFFIXES = (".yaml", ".yml")
+_FIRST_RETRY = timedelta(seconds=1)
+_STAMP_EVERY = timedelta(minutes=1)
+
+Count = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GitSettings:
+    """Which branch of which repository, and how patient to be."""
+
+    url: str
+    """A local path or a URL; may hold a name and password."""
+    state: Path
+    """The daemon's state folder; the mirror is `git` in it."""
+    branch: str = "main"
+    path: str = ""
+    """The folder (or file) with the specs; "" is the whole repository."""
+    interval: timedelta = timedelta(seconds=30)
+    """How often a URL is asked for its branch."""
+    query_limit: timedelta = timedelta(seconds=20)
+    fetch_limit: timedelta = timedelta(minutes=10)
+    max_package_bytes: int = MAX_PACKAGE_BYTES
+
+
+def _ignore(_kind: str, _outcome: str) -> None:
+    pass
+
+
+class GitSource:
+    """Implements `reconciler.ports.Source`."""
+
+    def __init__(self, settings: GitSettings, clock: Clock, count: Count = _ignore) -> None:
+        """`count` is told the kind and outcome of each request. Raises Stalled when the settings cannot be right."""
+        location = locate(settings.url)
+        self._settings = settings
+        self._clock = clock
+        self._count = count
+        self._shown = location.shown
+        self._path = _clean(settings.path)
+        self._mirror = Mirror(settings.state / "git", location, check_branch(settings.branch))
+        self._packer = Packer(self._mirror.objects, is_spec_file, settings.max_package_bytes)
+        self._refs = LocalRefs(location.folder, settings.branch) if location.folder else None
+        self._lock = asyncio.Lock()
+        self._specs: dict[str, bytes] = {}
+        self._desired: Desired | None = None
+        self._refused = ("", "")
+        self._looked_at: str | None = None
+        self._told: tuple[str | None, bool] = (None, False)
+        self._read_at: datetime | None = None
+        self._stamped_at: datetime | None = None
+        self._problem = ""
+        self._failures = 0
+        self._next_query: datetime | None = None
+
+    async def read(self) -> Reading:
+        """Return the newest commit's services; keeps and returns the last ones when Git fails."""
+        is_busy = self._lock.locked() and self._desired is not None
+        if not is_busy and await self._is_overdue():
+            await self._refresh()
+        self._told = self._outlook()
+        return self._reading()
+
+    async def changed(self) -> None:
+        """Return as soon as `read` may answer anew: a commit, trouble, or the end of trouble."""
+        if self._refs is None:
+            while self._outlook() == self._told:
+                await self._clock.sleep(self._until_query())
+                await self._refresh()
+            return
+        async with aclosing(self._refs.stirs(self._clock)) as stirs:
+            async for _ in stirs:
+                if await self._has_moved():
+                    await self._refresh()
+                if self._outlook() != self._told:
+                    return
+
+    async def package(self, ref: PackageRef) -> bytes:
+        """Return the deterministic zip of a folder at a commit. Raises Stalled when it cannot be packed."""
+        try:
+            return await in_thread(self._packer.package, ref)
+        except GitFailed as error:
+            self._count("package", error.failure.value)
+            text = f"cannot package {ref.path or '.'!r} of commit {ref.commit[:12]}: {error.text}"
+            if error.failure is Failure.TIMEOUT:
+                raise Retry(text, timedelta(seconds=5)) from error
+            raise Stalled(f"{text}; is the commit still in {self._shown}?") from error
+
+    async def keep(self, commits: frozenset[str]) -> None:
+        """Keep exactly these commits readable. Raises Stalled when one of them is gone for good."""
+        try:
+            await in_thread(self._mirror.prepare)
+            missing = await in_thread(self._mirror.keep, commits, self._settings.query_limit)
+        except (GitFailed, OSError) as error:
+            raise Retry(f"cannot keep commits in {self._settings.state / 'git'}: {error}") from error
+        if missing:
+            names = ", ".join(sha[:12] for sha in sorted(missing))
+            raise Stalled(f"commits {names} are neither in the mirror nor in {self._shown} any more: push them again")
+
+    def age(self) -> timedelta | None:
+        """Return how long ago the branch was last known to be at the commit that is served."""
+        return self._clock.now() - self._read_at if self._read_at else None
+
+    # -- when to look ------------------------------------------------------------------------------
+
+    async def _is_overdue(self) -> bool:
+        """Return whether `read` must look itself, because `changed` is not being awaited."""
+        if self._next_query is None:
+            return True
+        if self._refs is not None:
+            return await self._has_moved()
+        return self._clock.now() > self._next_query + self._settings.interval
+
+    async def _has_moved(self) -> bool:
+        """Return whether a local repository's branch moved since it was looked at, or trouble is due another try."""
+        if self._refs is None or self._next_query is None or (self._problem and self._clock.now() >= self._next_query):
+            return True
+        try:
+            tip = await in_thread(self._refs.tip)
+        except GitFailed:
+            return not self._problem
+        if tip == self._looked_at and not self._problem:
+            await self._confirm()
+        return tip != self._looked_at
+
+    def _until_query(self) -> timedelta:
+        return self._next_query - self._clock.now() if self._next_query else timedelta(0)
+
+    def _schedule(self) -> None:
+        """Set when to look again: after an interval, sooner while trouble is fresh, spread so that daemons differ."""
+        wait = self._settings.interval
+        if self._problem:
+            wait = min(wait, _FIRST_RETRY * 2 ** min(self._failures - 1, 16))
+        self._next_query = self._clock.now() + wait * random.uniform(0.9, 1.1)  # noqa: S311 (jitter, not a secret)
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        """Look once, and read the commit when it is a new one."""
+        async with self._lock:
+            try:
+                if self._next_query is None:
+                    await self._recover()
+                await self._look()
+            except (GitFailed, OSError) as error:
+                self._failures += 1
+                self._problem = error.text if isinstance(error, GitFailed) else str(error)
+            else:
+                self._failures = 0
+                self._problem = ""
+                await self._confirm()
+            self._schedule()
+
+    async def _recover(self) -> None:
+        """After a start: serve what an earlier run read, in case the repository cannot be reached now."""
+        await in_thread(self._mirror.prepare)
+        accepted = await in_thread(self._mirror.accepted)
+        if accepted is not None:
+            self._read_at = await in_thread(self._mirror.read_at)
+            self._desired = await in_thread(self._parse, accepted)
+
+    async def _look(self) -> None:
+        self._looked_at = None
+        self._looked_at = tip = await self._tip()
+        if self._desired is not None and tip == self._desired.commit.sha:
+            return
+        if tip == self._refused[0]:
+            raise GitFailed(Failure.OTHER, self._refused[1])
+        self._looked_at = tip = await self._fetch(tip)
+        try:
+            self._desired = await self._parse_whole(tip)
+        except GitFailed as error:
+            if error.failure is Failure.OTHER:
+                self._refused = (tip, error.text)
+            raise
+        await in_thread(self._mirror.accept, tip)
+
+    async def _parse_whole(self, tip: str) -> Desired:
+        """Parse a commit; bring all of its objects again when the mirror has lost some."""
+        try:
+            return await in_thread(self._parse, tip)
+        except GitFailed as error:
+            if error.failure is not Failure.CORRUPT:
+                raise
+        await self._counted("refetch", self._mirror.refetch, self._settings.fetch_limit)
+        return await in_thread(self._parse, tip)
+
+    async def _tip(self) -> str:
+        if self._refs is not None:
+            return await in_thread(self._refs.tip)
+        return await self._counted("query", self._mirror.remote_tip, self._settings.query_limit)
+
+    async def _fetch(self, tip: str) -> str:
+        if await in_thread(self._mirror.tip) == tip:
+            return tip
+        fetched = await self._counted("fetch", self._mirror.fetch, self._settings.fetch_limit)
+        try:
+            await in_thread(self._mirror.clean)
+        except GitFailed as error:
+            self._count("clean", error.failure.value)  # costs speed only; tried again after as many fetches
+        return fetched
+
+    async def _counted(self, kind: str, request: Callable[[timedelta], str], limit: timedelta) -> str:
+        try:
+            answer = await in_thread(request, limit)
+        except GitFailed as error:
+            self._count(kind, error.failure.value)
+            raise
+        self._count(kind, "ok")
+        return answer
+
+    def _parse(self, sha: str) -> Desired:
+        """Read every spec file of a commit, each blob only once over all commits."""
+        objects = self._mirror.objects
+        commit = objects.commit(sha, self._settings.branch)
+        if objects.kind(sha, self._path) is None:
+            raise GitFailed(Failure.OTHER, f"commit {sha[:12]} has no folder {self._path!r}: check --path")
+        entries = objects.files(sha, self._path)
+        if not entries:
+            raise GitFailed(Failure.OTHER, f"commit {sha[:12]} is empty: commit a file, if only a README")
+        specs = [entry for entry in entries if entry.is_file and self._is_spec_path(entry.path)]
+        total = sum(entry.size or 0 for entry in specs)
+        if total > MAX_SPEC_BYTES:
+            raise GitFailed(
+                Failure.OTHER, f"its YAML files are {total >> 20} MiB, too much to be specs: give --path FOLDER"
+            )
+        known = {entry.oid: self._specs[entry.oid] for entry in specs if entry.oid in self._specs}
+        self._specs = known | objects.blobs(entry.oid for entry in specs if entry.oid not in known)
+        files = {_printable(entry.path): self._specs[entry.oid] for entry in specs}
+        return read_desired(commit, files, self._packer.at(commit.sha))
+
+    def _is_spec_path(self, path: str) -> bool:
+        below = path.removeprefix(self._path).strip("/") if self._path else path
+        folders = below.split("/")[:-1]
+        return path.endswith(_SPEC_SUFFIXES) and not any(folder.startswith(".") for folder in folders)
+
+    async def _confirm(self) -> None:
+        """Note that the branch is at the commit that is served; now and then also for the next start."""
+        self._read_at = now = self._clock.now()
+        if self._stamped_at is None or now - self._stamped_at >= _STAMP_EVERY:
+            await in_thread(self._mirror.set_read_at, now)
+            self._stamped_at = now
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def _outlook(self) -> tuple[str | None, bool]:
+        return (self._desired.commit.sha if self._desired else None, bool(self._problem))
+
+    def _reading(self) -> Reading:
+        problem = f"{self._shown} branch {self._settings.branch}: {self._problem}; {self._since()}"
+        return Reading(desired=self._desired, read_at=self._read_at, problem=problem if self._problem else "")
+
+    def _since(self) -> str:
+        if self._desired is None:
+            return "no commit was read yet"
+        age = self.age()
+        ago = f"last seen {_spell(age)} ago" if age is not None else "of unknown age"
+        return f"holding to commit {self._desired.commit.sha[:12]}, {ago}"
+
+
+def _clean(path: str) -> str:
+    """Return a path filter as git names it: relative to the root, without dots and slashes around it."""
+    clean = posixpath.normpath(path.strip()).strip("/") if path.strip() else ""
+    if clean.startswith("../") or clean == "..":
+        raise Stalled(f"the path {path!r} leaves the repository: name a folder inside it")
+    return "" if clean == "." else clean
+
+
+def _printable(path: str) -> str:
+    return path.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _spell(age: timedelta) -> str:
+    seconds = max(round(age.total_seconds()), 0)
+    if seconds < 120:
+        return f"{seconds} s"
+    minutes = seconds // 60
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"

@@ -1,0 +1,243 @@
+"""Runs git: no prompts, no hooks, no transport that runs programs, a time limit on every call, no secret shown."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import ParamSpec, TypeVar, cast
+
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # else importing GitPython fails where git is not installed
+import git
+
+from reconciler.adapters.git_location import Location, mask
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LOCAL_LIMIT = timedelta(seconds=60)
+"""For calls that only read or write the mirror."""
+
+_SETTINGS = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.attributesFile=/dev/null",
+    "core.quotePath=false",
+    "transfer.fsckObjects=false",
+    "gc.auto=0",
+    "gc.autoDetach=false",
+    "maintenance.auto=false",
+    "advice.detachedHead=false",
+    "http.lowSpeedLimit=100",
+    "http.lowSpeedTime=30",
+    "submodule.recurse=false",
+)
+
+
+class Failure(StrEnum):
+    """What kind of trouble git met: decides the hint, not the control flow of the daemon."""
+
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    DENIED = "denied"
+    NOT_FOUND = "not_found"
+    NO_BRANCH = "no_branch"
+    OWNERSHIP = "ownership"
+    CORRUPT = "corrupt"
+    OTHER = "failed"
+
+
+class GitFailed(Exception):
+    """One git command did not do its work. Stays inside the Git adapter."""
+
+    def __init__(self, failure: Failure, text: str) -> None:
+        """`text` is for people and holds no secret."""
+        super().__init__(text)
+        self.failure = failure
+        self.text = text
+
+
+class _Call:
+    """The git processes of one call, so that a cancelled call ends them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_cancelled = False
+
+    @contextmanager
+    def holding(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        with self._lock:
+            self._running.add(process)
+            is_cancelled = self._is_cancelled
+        if is_cancelled:
+            end(process)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._is_cancelled = True
+            for process in self._running:
+                end(process)
+
+
+_CALL: ContextVar[_Call | None] = ContextVar("git_call", default=None)
+
+
+async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a blocking function that runs git; cancelling ends its git processes, so that nothing lingers."""
+    call = _Call()
+    token = _CALL.set(call)
+    try:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    finally:
+        _CALL.reset(token)
+
+
+class GitCommand:
+    """git on one bare repository, on behalf of one `Location`."""
+
+    def __init__(self, repository: Path, location: Location) -> None:
+        """`repository` need not exist yet."""
+        self.repository = repository
+        self._location = location
+
+    def run(
+        self,
+        *arguments: str,
+        stdin: bytes | None = None,
+        limit: timedelta = LOCAL_LIMIT,
+        environment: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Return what the command prints. Raises GitFailed when it fails or takes longer than `limit`."""
+        process = self._start(arguments, {**self._environment(), **(environment or {})})
+        with (_CALL.get() or _Call()).holding(process):
+            try:
+                out, errors = process.communicate(stdin, timeout=limit.total_seconds())
+            except subprocess.TimeoutExpired:
+                end(process)
+                process.communicate()
+                raise GitFailed(Failure.TIMEOUT, f"no answer within {limit.total_seconds():g} s") from None
+        if process.returncode != 0:
+            raise self._explain(errors.decode(errors="replace"), process.returncode)
+        return out
+
+    def _start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        options = [option for setting in _SETTINGS for option in ("-c", setting)]
+        command = [git.Git.GIT_PYTHON_GIT_EXECUTABLE or "git", f"--git-dir={self.repository}", *options, *arguments]
+        try:
+            handle = git.Git().execute(
+                command, istream=subprocess.PIPE, as_process=True, env=environment, start_new_session=True
+            )
+        except git.GitCommandNotFound:
+            raise GitFailed(Failure.OTHER, "git is not installed or not on PATH") from None
+        process, handle.proc = cast("subprocess.Popen[bytes]", handle.proc), None  # else the handle's end kills git
+        return process
+
+    def _environment(self) -> dict[str, str]:
+        """Return what differs from the daemon's environment, which may come from a hook or a git alias."""
+        environment = {
+            "GIT_DIR": str(self.repository),
+            "GIT_OBJECT_DIRECTORY": str(self.repository / "objects"),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": "",
+            "GIT_NAMESPACE": "",
+            "GIT_ATTR_NOSYSTEM": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_TRACE": "0",
+            "GIT_TRACE_CURL": "0",
+            "GIT_CURL_VERBOSE": "0",
+            "SSH_ASKPASS_REQUIRE": "never",
+        }
+        if not os.environ.get("GIT_SSH_COMMAND") and not os.environ.get("GIT_SSH"):
+            environment["GIT_SSH_COMMAND"] = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10"
+        return environment | self._login_environment()
+
+    def _login_environment(self) -> dict[str, str]:
+        """Return a credential helper that reads the URL's password from the environment, not from arguments."""
+        login = self._location.login
+        if login is None:
+            return {}
+        count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+        helper = '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" "$HELIOSTAT_GIT_USERNAME" \
+"$HELIOSTAT_GIT_PASSWORD"; }; f'
+        return {
+            "GIT_CONFIG_COUNT": str(count + 1),
+            f"GIT_CONFIG_KEY_{count}": f"credential.{login.scope}.helper",
+            f"GIT_CONFIG_VALUE_{count}": helper,
+            "HELIOSTAT_GIT_USERNAME": login.username,
+            "HELIOSTAT_GIT_PASSWORD": login.password,
+        }
+
+    def _explain(self, errors: str, status: int) -> GitFailed:
+        secrets = (self._location.login.password,) if self._location.login else ()
+        text = mask(errors, *secrets)
+        failure, hint = next(
+            ((failure, hint) for pattern, failure, hint in _HINTS if re.search(pattern, text)), (Failure.OTHER, "")
+        )
+        said = _essence(text) or f"git ended with status {status}"
+        return GitFailed(failure, f"{said} ({hint})" if hint else said)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a git process with its own children (ssh, remote helpers, index-pack)."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _essence(errors: str) -> str:
+    """Return the lines in which git says what is wrong, or the last one that says anything."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    telling = [line for line in lines if re.match(r"fatal:|error:|remote: (?!$)|ssh:|.*Permission denied", line)]
+    chosen = telling[:3] or lines[-1:]
+    return "; ".join(re.sub(r"^(fatal|error): ", "", line) for line in chosen)[:500]
+
+
+_HINTS = (
+    (
+        r"dubious ownership|unsafe repository",
+        Failure.OWNERSHIP,
+        "the repository belongs to another user; if you trust it, run: git config --global --add safe.directory PATH",
+    ),
+    (
+        r"Host key verification failed",
+        Failure.DENIED,
+        "the SSH host key is unknown: connect once by hand, or add it to known_hosts with ssh-keyscan",
+    ),
+    (
+        r"Permission denied \(|Authentication failed|could not read Username|could not read Password|"
+        r"terminal prompts disabled|The requested URL returned error: 40[13]",
+        Failure.DENIED,
+        "give the daemon an SSH key or a git credential helper that may read this repository",
+    ),
+    (r"[Cc]ouldn't find remote ref|[Rr]emote branch .* not found", Failure.NO_BRANCH, ""),
+    (
+        r"[Rr]epository.*not found|does not appear to be a git repository|does not exist|returned error: 404",
+        Failure.NOT_FOUND,
+        "check the address, and that this user may read it",
+    ),
+    (
+        r"[Cc]ould not resolve host|Name or service not known|Connection refused|Failed to connect|"
+        r"Connection timed out|Operation too slow|No route to host|unable to access|early EOF|hung up",
+        Failure.UNREACHABLE,
+        "",
+    ),
+    (r"bad object|corrupt|unable to read|missing blob|missing tree|inflate|not a valid object", Failure.CORRUPT, ""),
+)

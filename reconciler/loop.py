@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -13,13 +13,13 @@ from policies.operator import Refusal, obey
 from policies.view import view_of
 from reconciler.apply import Results, apply
 from reconciler.errors import PortError
-from reconciler.observe import Ports, endpoints_of, observe
+from reconciler.observe import Ports, endpoints_of, is_direct, observe
 from reconciler.planning.compile import Compiled, compile_effects
 from reconciler.planning.plan import Plan, make_plan
 from reconciler.planning.remember import Surroundings
 from reconciler.planning.report import Circumstances, report
 from reconciler.planning.routing import route_table
-from reconciler.ports import Reading
+from reconciler.ports import Reading, ServeSeen
 from specs.commands import Command
 from specs.decisions import Decision
 from specs.effects import PutServeConfig
@@ -51,6 +51,14 @@ class CommandRefused(Exception):
 
 class UnknownService(Exception):
     """Nobody knows a service of that name."""
+
+
+class WrongMode(Exception):
+    """Replicas take requests themselves though the gateway was told otherwise, or the other way round."""
+
+
+MODE_DOUBT = timedelta(seconds=15)
+"""A replica's own port may be listed later than its state: only a lasting contradiction counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +141,24 @@ class Reconciler:
 
     async def _refresh_endpoints(self) -> None:
         """Tell the gateway where replicas are, on its own clock: a slow turn must not make traffic stale."""
+        doubted_since: datetime | None = None
         while True:
             try:
                 seen = await self._ports.serve.read()
+                doubted_since = self._doubt(seen, doubted_since)
                 await self._ports.gateway.refresh(endpoints_of(seen, is_direct=self._is_direct), complete=True)
             except PortError as error:
                 log.debug("endpoints not refreshed", reason=error.reason)
             await self._ports.clock.sleep(ENDPOINT_INTERVAL)
+
+    def _doubt(self, seen: ServeSeen, since: datetime | None) -> datetime | None:
+        """Return since when the cluster contradicts the mode we run in. Raises WrongMode when it lasts."""
+        if is_direct(seen) in (None, self._is_direct):
+            return None
+        now = self._ports.clock.now()
+        if since is not None and now - since >= MODE_DOUBT:
+            raise WrongMode
+        return since or now
 
     async def _turn(self) -> None:
         while True:

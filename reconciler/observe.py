@@ -10,7 +10,7 @@ from typing import TypeVar
 from reconciler.errors import PortError
 from reconciler.ports import Clock, Gateway, Nodes, Packages, Reading, Serve, ServeSeen, Source, Store
 from specs.memory import Memory
-from specs.observed import CellSeen, Endpoint, Observed
+from specs.observed import CellSeen, Endpoint, Observed, ReplicaState
 from specs.world import World
 
 Answer = TypeVar("Answer")
@@ -69,3 +69,15 @@ def endpoints_of(seen: ServeSeen, *, is_direct: bool) -> Mapping[str, tuple[Endp
 
 def _has_started(cell: CellSeen) -> bool:
     return bool(cell.deployments)
+
+
+def is_direct(seen: ServeSeen) -> bool | None:
+    """Return whether replicas have their own HTTP ports; None when no running application can tell."""
+    running = [
+        cell
+        for cell in seen.cells
+        if any(found.is_ingress and found.count(ReplicaState.RUNNING) > 0 for found in cell.deployments)
+    ]
+    if not running:
+        return None
+    return any(cell.endpoints for cell in running)

@@ -1,0 +1,179 @@
+"""The daemon: every adapter made from the settings, wired to the loop, and run until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from reconciler.adapters import state_folder
+from reconciler.adapters.clock import SystemClock
+from reconciler.adapters.git import GitSettings, GitSource
+from reconciler.adapters.lease import FileLease
+from reconciler.adapters.nodes import RayNodes
+from reconciler.adapters.packages import RayPackages
+from reconciler.adapters.ray_rest import RayRest
+from reconciler.adapters.serve import RayServe, ServeStart
+from reconciler.adapters.store import SqliteStore
+from reconciler.api.app import make_app
+from reconciler.api.guard import Access
+from reconciler.api.server import ApiServer
+from reconciler.desk import Desk
+from reconciler.errors import PortError
+from reconciler.gateway import GatewaySettings, HAProxyGateway
+from reconciler.loop import Reconciler, Tick, WrongMode
+from reconciler.observe import Ports, is_direct
+from reconciler.planning.remember import Surroundings
+from reconciler.settings import GatewayMode, Secret, Settings
+from reconciler.telemetry import Metrics, setup_logging, setup_tracing
+
+log = structlog.get_logger("heliostat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fittings:
+    """What lives as long as the process, whichever way requests reach the replicas."""
+
+    settings: Settings
+    clock: SystemClock
+    rest: RayRest
+    serve: RayServe
+    store: SqliteStore
+    source: GitSource
+    metrics: Metrics
+    desk: Desk
+
+
+async def serve(settings: Settings) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Raises Stalled when it cannot even start.
+
+    When it ends, HAProxy goes on serving the last routes; the next daemon on the same state takes it over.
+    """
+    setup_logging(settings)
+    state_folder.prepare(settings.state)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(FileLease(settings.state))
+        api = ApiServer(settings.listen)
+        stack.callback(api.close)
+        fittings = await stack.enter_async_context(_fitted(settings))
+        state_folder.announce(settings.state, settings.server, state_folder.default_folder(os.environ))
+        access = Access(token=Secret(state_folder.api_token(settings.state)), hosts=settings.allowed_hosts)
+        app = make_app(fittings.desk, access, fittings.clock)
+        log.info("started", repo=settings.repo_shown, branch=settings.branch, ray=settings.ray, page=settings.server)
+        await _until_told(_run(fittings, api.serve(app)))
+        log.info("stopped; the gateway goes on with the last routes")
+
+
+async def _until_told(work: Coroutine[object, object, None]) -> None:
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
+    clock, metrics = SystemClock(), Metrics()
+    token = settings.ray_token.reveal() if settings.ray_token else None
+    async with RayRest(settings.ray, token=token) as rest:
+        store = SqliteStore(settings.state)
+        git = GitSettings(
+            url=settings.repo,
+            state=settings.state,
+            branch=settings.branch,
+            path=settings.path,
+            interval=settings.git_interval,
+        )
+        serve = RayServe(rest, nodes=RayNodes(rest), start=ServeStart(host=settings.serve_host))
+        try:
+            yield _Fittings(
+                settings=settings,
+                clock=clock,
+                rest=rest,
+                serve=serve,
+                store=store,
+                source=GitSource(git, clock, metrics.count_git_request),
+                metrics=metrics,
+                desk=Desk(store, settings.cluster, metrics.render),
+            )
+        finally:
+            await store.close()
+
+
+async def _run(fittings: _Fittings, api: Coroutine[object, object, None]) -> None:
+    """Run the API for as long as the process lives, and below it the gateway and the loop."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(api)
+        direct = await _is_direct(fittings)
+        while True:
+            try:
+                await _reconcile(fittings, direct=direct)
+            except* WrongMode:
+                direct = not direct
+                log.warning("the cluster routes differently than assumed", direct_ingress=direct)
+
+
+async def _is_direct(fittings: _Fittings) -> bool:
+    """Return whether replicas take requests themselves; assumed until an application shows otherwise."""
+    mode = fittings.settings.gateway_mode
+    if mode is not GatewayMode.AUTO:
+        return mode is GatewayMode.DIRECT
+    try:
+        seen = await fittings.serve.read()
+    except PortError:
+        return True
+    return is_direct(seen) is not False
+
+
+async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
+    settings = fittings.settings
+    gateway = HAProxyGateway(_gateway_settings(settings, direct=direct), fittings.clock)
+    tracer = setup_tracing()
+
+    def ticked(tick: Tick) -> None:
+        fittings.desk.ticked(tick)
+        fittings.metrics.observe_tick(tick, gateway)
+        tracer(tick)
+
+    async with gateway.running():
+        reconciler = Reconciler(
+            Ports(
+                clock=fittings.clock,
+                source=fittings.source,
+                serve=fittings.serve,
+                nodes=RayNodes(fittings.rest),
+                packages=RayPackages(fittings.rest),
+                gateway=gateway,
+                store=fittings.store,
+            ),
+            Surroundings(gateway_url=settings.public_url),
+            cluster=settings.cluster,
+            is_direct=direct,
+            ticked=ticked,
+        )
+        await reconciler.load()
+        fittings.desk.serve(reconciler)
+        await reconciler.run()
+
+
+def _gateway_settings(settings: Settings, *, direct: bool) -> GatewaySettings:
+    return GatewaySettings(
+        folder=settings.state / "gateway",
+        host=settings.gateway.host,
+        port=settings.gateway.port,
+        tls_pem=settings.gateway_tls,
+        is_direct=direct,
+        lanes=settings.gateway_lanes,
+    )

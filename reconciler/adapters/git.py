@@ -6,7 +6,7 @@ import asyncio
 import posixpath
 import random
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -266,7 +266,8 @@ class GitSource:
         """Note that the branch is at the commit that is served; now and then also for the next start."""
         self._read_at = now = self._clock.now()
         if self._stamped_at is None or now - self._stamped_at >= _STAMP_EVERY:
-            await in_thread(self._mirror.set_read_at, now)
+            with suppress(OSError):  # a wrong age after the next start is not worth a problem now
+                await in_thread(self._mirror.set_read_at, now)
             self._stamped_at = now
 
     # -- telling -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ SCHEMES = frozenset({"file", "http", "https", "ssh", "git"})
 """Transports that only move objects. Others, such as `ext::`, run whatever the URL says."""
 
 _SCP_LIKE = re.compile(r"(?P<user>[\w.+-]+@)?(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\]):(?!//)(?P<path>.+)")
-_USERINFO = re.compile(r"(?:(?<=\bssh://)[^/@\s:]*:|(?<!\bssh)(?<=://))[^/@\s]*@")
+_USERINFO = re.compile(r"(?:(?<=\bssh://)[^/@\s:]*:|(?<!\bssh://)(?<=://))[^/@\s]*@")
 """An SSH login name alone, as in `ssh://git@host`, is no secret; in any other URL it may be a token."""
 _SECRET_ARGUMENT = re.compile(r"(?i)([?&](?:access_token|private_token|job_token|token|password)=)[^&\s'\"]+")
 _BRANCH_FORBIDDEN = re.compile(r"[\x00-\x20~^:?*\[\\\x7f]|\.\.|@\{|//|/\.|^[-./]|[./]$|\.lock(/|$)|^@$")

@@ -17,7 +17,8 @@ import pytest
 from reconciler.adapters.nodes import RayNodes
 from reconciler.adapters.packages import RayPackages
 from reconciler.adapters.ray_rest import RayRest
-from reconciler.adapters.serve import RayServe, ServeStart
+from reconciler.adapters.serve import RayServe
+from reconciler.adapters.serve_put import ServeStart
 from reconciler.embedded import EmbeddedCluster
 
 ZONES = ("a", "b", "c")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from reconciler.errors import PortError, Retry
-from reconciler.observe import Ports
+from reconciler.ports import Ports
 from specs.effects import (
     Effect,
     PutServeConfig,

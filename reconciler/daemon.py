@@ -27,8 +27,9 @@ from reconciler.desk import Desk
 from reconciler.errors import PortError
 from reconciler.gateway import GatewaySettings, HAProxyGateway
 from reconciler.loop import Reconciler, Tick, WrongMode
-from reconciler.observe import Ports, is_direct
+from reconciler.observe import is_direct
 from reconciler.planning.remember import Surroundings
+from reconciler.ports import Ports
 from reconciler.settings import GatewayMode, Secret, Settings
 from reconciler.telemetry import Metrics, setup_logging, setup_tracing
 

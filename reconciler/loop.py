@@ -13,13 +13,13 @@ from policies.operator import Refusal, obey
 from policies.view import view_of
 from reconciler.apply import Results, apply
 from reconciler.errors import PortError
-from reconciler.observe import Ports, endpoints_of, is_direct, observe
+from reconciler.observe import endpoints_of, is_direct, observe
 from reconciler.planning.compile import Compiled, compile_effects
 from reconciler.planning.plan import Plan, make_plan
 from reconciler.planning.remember import Surroundings
 from reconciler.planning.report import Circumstances, report
 from reconciler.planning.routing import route_table
-from reconciler.ports import Reading, ServeSeen
+from reconciler.ports import Ports, Reading, ServeSeen
 from specs.commands import Command
 from specs.decisions import Decision
 from specs.effects import PutServeConfig

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 from reconciler.errors import PortError
-from reconciler.ports import Clock, Gateway, Nodes, Packages, Reading, Serve, ServeSeen, Source, Store
+from reconciler.ports import Ports, Reading, ServeSeen
 from specs.memory import Memory
 from specs.observed import CellSeen, Endpoint, Observed, ReplicaState
 from specs.world import World
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ports:
-    """Every seam of the daemon."""
-
-    clock: Clock
-    source: Source
-    serve: Serve
-    nodes: Nodes
-    packages: Packages
-    gateway: Gateway
-    store: Store
 
 
 async def observe(ports: Ports, reading: Reading, memory: Memory) -> World:

@@ -128,3 +128,16 @@ class Store(Protocol):
 
     async def history(self, service: str) -> tuple[HistoryEntry, ...]:
         """Return a service's ended rollouts, newest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Every seam of the daemon."""
+
+    clock: Clock
+    source: Source
+    serve: Serve
+    nodes: Nodes
+    packages: Packages
+    gateway: Gateway
+    store: Store

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from specs.durations import parse_duration
+
 PREFIX = "HELIOSTAT_"
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 _CLUSTER = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
@@ -144,17 +145,6 @@ class Settings:
         return f"Settings({', '.join(f'{name}={value!s}' for name, value in shown.items())})"
 
 
-def parse_duration(text: object) -> timedelta:
-    """Read a Go-style duration such as `30s` or `1h30m`; a plain number counts seconds."""
-    if isinstance(text, int | float) and not isinstance(text, bool):
-        return timedelta(seconds=text)
-    match = _DURATION.fullmatch(str(text))
-    if not match or not any(match.groups()):
-        raise ValueError("write a duration such as 30s, 5m or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
-
-
 def parse_address(text: object) -> Address:
     """Read `host:port`; an IPv6 host stands in brackets."""
     host, _, port = str(text).rpartition(":")
@@ -188,7 +178,7 @@ def _parse_hosts(text: object) -> tuple[str, ...]:
 
 
 def _parse_interval(text: object) -> timedelta:
-    interval = parse_duration(text)
+    interval = parse_duration(f"{text}s" if isinstance(text, int | float) else str(text))
     if interval < timedelta(seconds=1):
         raise ValueError("write at least 1s: the repository's host is asked this often")
     return interval

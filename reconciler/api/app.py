@@ -1,0 +1,66 @@
+"""The daemon's web application: routes, error documents, guards."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from reconciler.api import acts, page, reads, streams
+from reconciler.api.backend import Backend
+from reconciler.api.guard import Access, Guard
+from reconciler.api.problems import HANDLERS
+from reconciler.ports import Clock
+from specs.commands import Verb
+
+V1 = "/api/v1"
+SERVICE = f"{V1}/services/{{name}}"
+STATIC = Path(__file__).parent / "static"
+
+
+def make_app(backend: Backend, access: Access, clock: Clock) -> Starlette:
+    """Return the application. Set `app.state.closing` to end its long polls and streams."""
+    app = Starlette(
+        routes=[*_pages(), *_reads(), *_acts()],
+        middleware=[Middleware(Guard, hosts=access.hosts)],
+        exception_handlers=HANDLERS,
+    )
+    app.state.backend = backend
+    app.state.access = access
+    app.state.clock = clock
+    app.state.closing = asyncio.Event()
+    app.state.streams = 0
+    return app
+
+
+def _pages() -> list[BaseRoute]:
+    return [
+        Route("/", page.index),
+        Route("/fragment", page.fragment),
+        Mount("/static", StaticFiles(directory=STATIC)),
+        Route("/healthz", reads.healthz),
+        Route("/readyz", reads.readyz),
+        Route("/metrics", reads.metrics),
+    ]
+
+
+def _reads() -> list[BaseRoute]:
+    return [
+        Route(f"{V1}/status", reads.status),
+        Route(SERVICE, reads.service),
+        Route(f"{SERVICE}/history", reads.history),
+        Route(f"{SERVICE}/events", reads.events),
+        Route(f"{V1}/nodes", reads.nodes),
+        Route(f"{V1}/events", reads.events),
+        Route(f"{V1}/events/stream", streams.stream),
+        Route(f"{V1}/routes", reads.routes),
+    ]
+
+
+def _acts() -> list[BaseRoute]:
+    return [Route(f"{SERVICE}/{verb.value}", partial(acts.act, verb), methods=["POST"]) for verb in Verb]

@@ -12,7 +12,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined, Template
 
 from reconciler.gateway.lanes import lane_name
-from reconciler.gateway.rows import FIRST_SHARE, MAX_DEPTH, MAX_SHARES, Row
+from reconciler.gateway.rows import FIRST_SHARE, MAX_SHARES, STRIPS, Row
 from specs.routes import FULL
 
 ROUTES_MAP = "./routes.map"
@@ -85,7 +85,7 @@ def render_config(process: Process, content: Content) -> str:
         full=FULL,
         first=FIRST_SHARE,
         shares=range(FIRST_SHARE, FIRST_SHARE + 2 * MAX_SHARES, 2),
-        depths=range(1, MAX_DEPTH + 1),
+        strips=STRIPS,
         busy_rate=BUSY_RATE,
         sample=SAMPLE,
         problems=_PROBLEMS,

@@ -17,8 +17,10 @@ from specs.routes import FULL, ServiceRoute
 MAX_SHARES = 12
 """How many lanes of one service may have a weight at once: the generic rules are written for so many."""
 
-MAX_DEPTH = 8
-"""How many path segments a public route may have: the rewriting rules are written for so many."""
+STRIPS = (1, 2, 4, 8, 16, 32, 64)
+"""Path segments that one rewriting rule takes away; together they take any number up to MAX_DEPTH."""
+
+MAX_DEPTH = sum(STRIPS)
 
 FIRST_SHARE = 4
 """The word at which the first threshold stands, counted from 1."""

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from reconciler.api.wording import span
 from specs.memory import Event
-from specs.status import CellState, ClusterStatus, Condition, Health, ServiceStatus, Sync, TrafficStatus
+from specs.status import CellState, ClusterStatus, Condition, Health, Phase, ServiceStatus, Sync, TrafficStatus
 
 STALE = timedelta(seconds=30)
 """An observation this old is worth a warning: the daemon looks every few seconds."""
@@ -140,7 +140,7 @@ def service_view(status: ServiceStatus) -> ServiceView:
     """Return one service's card."""
     quarantine = _condition(status, "Quarantined", "True") if status.quarantined else None
     invalid = _condition(status, "SpecValid", "False")
-    tone = TONES[status.health]
+    tone = "busy" if _is_first_deployment(status) else TONES[status.health]
     return ServiceView(
         status=status,
         tone="bad" if tone == "good" and (quarantine or invalid) else tone,
@@ -173,6 +173,11 @@ def excerpt(message: str) -> Excerpt:
     is_traceback = any(line.lstrip().startswith("Traceback ") for line in lines)
     telling = (lines[-1] if is_traceback else lines[0]).strip()
     return Excerpt(line=telling if len(telling) <= 240 else telling[:239] + "…", rest=message.strip())
+
+
+def _is_first_deployment(status: ServiceStatus) -> bool:
+    """Return whether nothing serves because nothing ever did: no reason for alarm."""
+    return status.health is Health.MISSING and status.phase is Phase.DEPLOYING
 
 
 def _shares(status: ServiceStatus) -> tuple[Share, ...]:

@@ -1,0 +1,283 @@
+"""From the spec files of one commit to what it wants: services, policy, and every problem with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from specs.application import application_packages, application_problems, rollout_problems
+from specs.cluster_policy import ClusterPolicy
+from specs.desired import (
+    ClusterSettings,
+    Commit,
+    Desired,
+    DesiredService,
+    PackageRef,
+    Pause,
+    RolloutSettings,
+    SetWeight,
+    SourceRef,
+    SpecError,
+    Step,
+)
+from specs.problems import Problem, describe, did_you_mean, validate
+from specs.revision import make_revision
+from specs.runtime_env import Folders, PackageIndex
+from specs.service import API_VERSION, GROUP, RolloutSpec, Service, StepSpec
+from specs.yaml_marks import Document, Mark, Node, YamlProblem, read_yaml
+
+__all__ = ["PackageIndex", "is_spec_file", "read_desired"]
+
+KINDS = ("Service", "ClusterPolicy")
+
+_OUR_LINE = re.compile(rb"^(?:---)?[ \t]*\{?[ \t]*[\"']?apiVersion[\"']?[ \t]*:[^\n]*heliostat\.dev", re.M | re.I)
+"""Tells whose file it is when it cannot be read as YAML."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    """A name or route that a document takes, valid or not."""
+
+    kind: str
+    value: str
+    service: str
+    path: str
+    mark: Mark
+
+    @property
+    def place(self) -> str:
+        return f"{self.path}:{self.mark[0]}:{self.mark[1]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """What one document, or one file, or all of them say."""
+
+    services: tuple[DesiredService, ...] = ()
+    policies: tuple[tuple[str, Mark, ClusterSettings], ...] = ()
+    claims: tuple[_Claim, ...] = ()
+    errors: tuple[SpecError, ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Iterable[_Read]) -> _Read:
+        known = tuple(parts)
+        return cls(
+            services=tuple(service for part in known for service in part.services),
+            policies=tuple(policy for part in known for policy in part.policies),
+            claims=tuple(claim for part in known for claim in part.claims),
+            errors=tuple(error for part in known for error in part.errors),
+        )
+
+
+def read_desired(commit: Commit, files: Mapping[str, bytes], packages: PackageIndex) -> Desired:
+    """Read all YAML files of a commit, by their path in the repository.
+
+    A file with an error gives no services: they are held where they are. Services that take the same name
+    or route are held, all of them. Never raises because of what the files say.
+    """
+    read = _Read.joined(
+        _read_file(content, Folders(commit=commit.sha, file=path, index=packages))
+        for path, content in sorted(files.items())
+    )
+    doubles, disputed = _doubles(read.claims)
+    settings, policy_errors = _settings(read.policies)
+    services = (service for service in read.services if service.name not in disputed)
+    return Desired(
+        commit=commit,
+        services=tuple(sorted(services, key=lambda service: service.name)),
+        errors=tuple(sorted({*read.errors, *doubles, *policy_errors})),
+        settings=settings,
+    )
+
+
+def is_spec_file(content: bytes) -> bool:
+    """Return whether a YAML file has a document for Heliostat, right or wrong."""
+    if GROUP.encode() not in content:
+        return False
+    file = read_yaml(content)
+    if any(_is_ours(document.root) for document in file.documents):
+        return True
+    return bool(file.problems) and _OUR_LINE.search(content) is not None
+
+
+def _is_ours(root: Node) -> bool:
+    return any(
+        key.casefold() == "apiversion" and isinstance(value.content, str) and value.content.partition("/")[0] == GROUP
+        for key, value in (root.content.items() if isinstance(root.content, dict) else ())
+    )
+
+
+def _read_file(content: bytes, folders: Folders) -> _Read:
+    if GROUP.encode() not in content:
+        return _Read()
+    file = read_yaml(content)
+    ours = [document for document in file.documents if _is_ours(document.root)]
+    broken = file.problems if ours or _OUR_LINE.search(content) else ()
+    read = _Read.joined(
+        [*(_read_document(document, folders) for document in ours), _Read(errors=_yaml_errors(broken, folders.file))]
+    )
+    if read.errors:
+        return _Read(policies=read.policies, claims=read.claims, errors=read.errors)
+    return read
+
+
+def _yaml_errors(problems: Iterable[YamlProblem], path: str) -> tuple[SpecError, ...]:
+    return tuple(
+        SpecError(path=path, line=problem.line, column=problem.column, message=problem.message) for problem in problems
+    )
+
+
+def _read_document(document: Document, folders: Folders) -> _Read:
+    root = document.root
+    value = root.plain()
+    problems = list(_header_problems(value))
+    read = _Read()
+    if not problems and value["kind"] == "Service":
+        read, problems = _read_service(value, root, folders)
+    elif not problems:
+        read, problems = _read_policy(value, root, folders.file)
+    errors = _yaml_errors(document.problems, folders.file)
+    taken = {(error.line, error.column) for error in errors}
+    located = (_locate(problem, root, folders.file) for problem in problems)
+    errors += tuple(error for error in located if (error.line, error.column) not in taken)
+    return _Read(services=read.services, policies=read.policies, claims=read.claims, errors=errors)
+
+
+def _locate(problem: Problem, root: Node, path: str) -> SpecError:
+    line, column = root.locate(problem.path, at_key=problem.at_key)
+    return SpecError(path=path, line=line, column=column, message=problem.message)
+
+
+def _header_problems(value: dict[str, Any]) -> Iterator[Problem]:
+    """A document of another version or kind is not looked into: its fields are not known."""
+    written = next(key for key in value if key.casefold() == "apiversion")
+    if "apiVersion" not in value:
+        yield Problem(path=(written,), message=f'write "apiVersion" instead of "{written}"', at_key=True)
+    elif value["apiVersion"] != API_VERSION:
+        message = f"{describe(value['apiVersion'])} is not known here: write {API_VERSION}"
+        yield Problem(path=("apiVersion",), message=message)
+    kind = value.get("kind")
+    if kind is None:
+        message = f"the kind is missing: add kind: {' or kind: '.join(KINDS)}"
+        yield Problem(path=("kind",), message=message, at_key=True)
+    elif kind not in KINDS:
+        near = did_you_mean(str(kind), KINDS)
+        message = f"{describe(kind)} is not known here: write {near or ' or '.join(KINDS)}"
+        yield Problem(path=("kind",), message=message)
+
+
+def _read_service(value: dict[str, Any], root: Node, folders: Folders) -> tuple[_Read, list[Problem]]:
+    model, found = validate(Service, value)
+    spec = value["spec"] if isinstance(value.get("spec"), dict) else {}
+    application = spec.get("application")
+    rollout = _sound_part(spec.get("rollout", {}))
+    packages, missing = application_packages(application, folders)
+    between = [*application_problems(application), *missing]
+    between += rollout_problems(rollout, application)
+    known = {problem.path for problem in between}
+    problems = [*between, *(problem for problem in found if problem.path not in known)]
+    claims = tuple(_claims(value, spec, root, folders.file))
+    if model is None or problems:
+        return _Read(claims=claims), problems
+    source = SourceRef(path=folders.file, line=root.mark[0])
+    return _Read(services=(_service(model, packages, source),), claims=claims), []
+
+
+def _sound_part(rollout: Any) -> RolloutSpec:
+    """Return a rollout without its malformed fields, so that rules between the others still speak up."""
+    model, problems = validate(RolloutSpec, rollout)
+    if model is None and isinstance(rollout, dict):
+        wrong = {problem.path[0] for problem in problems if problem.path}
+        model, _ = validate(RolloutSpec, {key: value for key, value in rollout.items() if key not in wrong})
+    return model or RolloutSpec()
+
+
+def _read_policy(value: dict[str, Any], root: Node, path: str) -> tuple[_Read, list[Problem]]:
+    model, problems = validate(ClusterPolicy, value)
+    settings = model.settings() if model is not None else ClusterSettings()
+    return _Read(policies=((path, root.locate(("kind",)), settings),)), problems
+
+
+def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef) -> DesiredService:
+    spec = model.spec
+    return DesiredService(
+        name=model.metadata.name,
+        route=spec.route or f"/{model.metadata.name}",
+        suspend=spec.suspend,
+        labels=dict(sorted(model.metadata.labels.items())),
+        revision=make_revision(spec.application, packages, spec.max_request_duration),
+        rollout=_rollout(spec.rollout),
+        source=source,
+    )
+
+
+def _rollout(rollout: RolloutSpec) -> RolloutSettings:
+    return RolloutSettings(
+        steps=tuple(_step(step) for step in rollout.steps),
+        max_surge=rollout.max_surge,
+        max_unavailable=rollout.max_unavailable,
+        min_ready=rollout.min_ready,
+        progress_deadline=rollout.progress_deadline,
+        scale_down_delay=rollout.scale_down_delay,
+        auto_rollback=rollout.auto_rollback,
+    )
+
+
+def _step(step: StepSpec) -> Step:
+    if step.set_weight is not None:
+        return SetWeight(weight=step.set_weight)
+    return Pause(duration=step.pause.duration if step.pause is not None else None)
+
+
+def _claims(value: dict[str, Any], spec: dict[str, Any], root: Node, path: str) -> Iterator[_Claim]:
+    metadata = value["metadata"] if isinstance(value.get("metadata"), dict) else {}
+    name = metadata.get("name")
+    if not isinstance(name, str):
+        return
+    mark = root.locate(("metadata", "name"))
+    yield _Claim(kind="name", value=name, service=name, path=path, mark=mark)
+    route = spec.get("route")
+    is_written = isinstance(route, str)
+    route_mark = root.locate(("spec", "route")) if is_written else mark
+    written = str(route) if is_written else f"/{name}"
+    yield _Claim(kind="route", value=written, service=name, path=path, mark=route_mark)
+
+
+def _doubles(claims: Iterable[_Claim]) -> tuple[list[SpecError], frozenset[str]]:
+    """Return an error at each place of a name or route taken twice, and the services involved."""
+    takers: dict[tuple[str, str], list[_Claim]] = {}
+    for claim in claims:
+        takers.setdefault((claim.kind, claim.value), []).append(claim)
+    errors, disputed = [], set()
+    for (kind, value), rivals in takers.items():
+        is_same_name = kind == "route" and len({rival.service for rival in rivals}) == 1
+        if len(rivals) < 2 or is_same_name:
+            continue
+        for rival in rivals:
+            others = ", ".join(other.place for other in rivals if other is not rival)
+            message = f'the {kind} "{value}" is also taken at {others}: give each service its own {kind}'
+            errors.append(SpecError(path=rival.path, line=rival.mark[0], column=rival.mark[1], message=message))
+            disputed.add(rival.service)
+    return errors, frozenset(disputed)
+
+
+def _settings(policies: tuple[tuple[str, Mark, ClusterSettings], ...]) -> tuple[ClusterSettings, list[SpecError]]:
+    """Return the one policy of the cluster. With several, none counts: the defaults remove nothing."""
+    if not policies:
+        return ClusterSettings(), []
+    if len(policies) == 1:
+        return policies[0][2], []
+    places = [f"{path}:{line}:{column}" for path, (line, column), _ in policies]
+    return ClusterSettings(), [
+        SpecError(
+            path=path,
+            line=mark[0],
+            column=mark[1],
+            message="a repository has at most one ClusterPolicy, there are more at "
+            + ", ".join(other for other in places if other != place)
+            + ": keep one of them",
+        )
+        for (path, mark, _), place in zip(policies, places, strict=True)
+    ]

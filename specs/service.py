@@ -1,0 +1,197 @@
+"""The Service of a spec file: what users write, field by field."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from specs.amount import Amount
+from specs.serve_application import Application
+from specs.strict import CamelModel, CountOrShare, Duration
+
+GROUP = "heliostat.dev"
+API_VERSION = "heliostat.dev/v1alpha1"
+
+MAX_NAME = 40
+"""A cell's name holds the service's name, revision, zone, market and generation."""
+
+MAX_ROUTE = 200
+MAX_STEPS = 100
+LONGEST_REQUEST = timedelta(days=20)
+"""Time-outs of the gateway count milliseconds in 31 bits."""
+
+NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+ROUTE = r"^/$|^(/[A-Za-z0-9._~-]+)+$"
+RESERVED_SEGMENTS = ("_", "-")
+"""First segments of routes that the gateway and Serve keep for themselves."""
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(NAME, value) or len(value) > MAX_NAME:
+        raise ValueError(
+            f"{value!r} is not a DNS label of at most {MAX_NAME} characters: write lower-case letters, digits and "
+            "dashes, starting and ending with a letter or digit"
+        )
+    return value
+
+
+def _labels(value: dict[str, str]) -> dict[str, str]:
+    for key, text in value.items():
+        if not key or len(key) > 253 or len(text) > 253:
+            raise ValueError(f"the label {key[:40]!r} is empty or longer than 253 characters: write a shorter one")
+    return value
+
+
+def route_problem(route: str) -> str | None:
+    """Return why `route` cannot be a public path prefix and what to write instead; None when it can."""
+    segments = route.split("/")[1:]
+    if not route.startswith("/"):
+        return f'the route {route!r} does not start with "/": write "/{route[:MAX_ROUTE]}"'
+    if "?" in route or "#" in route:
+        return f"the route {route!r} holds a query or fragment: write the path only"
+    if route != "/" and route.endswith("/"):
+        return f'the route {route!r} ends in "/": write "{route.rstrip("/") or "/"}"'
+    if any(segment in (".", "..") for segment in segments):
+        return f"the route {route!r} holds a dot segment: write the path that it stands for"
+    if segments[0] in RESERVED_SEGMENTS:
+        return f'routes under "/{segments[0]}" are reserved for Heliostat and Serve: write another first segment'
+    if not re.fullmatch(ROUTE, route) or len(route) > MAX_ROUTE:
+        return (
+            f"the route {route[:MAX_ROUTE]!r} is not a plain path of at most {MAX_ROUTE} characters: write segments of "
+            'letters, digits, ".", "_", "~" and "-", such as "/chat" or "/v1/chat"'
+        )
+    return None
+
+
+def _route(value: str) -> str:
+    if problem := route_problem(value):
+        raise ValueError(problem)
+    return value
+
+
+def _request_duration(value: timedelta) -> timedelta:
+    if not timedelta(seconds=1) <= value <= LONGEST_REQUEST:
+        raise ValueError("maxRequestDuration must be between 1s and 480h: write for instance 10m")
+    return value
+
+
+def _positive(value: timedelta) -> timedelta:
+    if not value:
+        raise ValueError("this must be longer than 0: write for instance 10m")
+    return value
+
+
+def _share_of_target(value: Amount) -> Amount:
+    if value.is_percent and value.value > 100:
+        raise ValueError(f"{value} is more than everything: write at most 100%")
+    return value
+
+
+class Metadata(CamelModel):
+    """What a service is called."""
+
+    refused: ClassVar[dict[str, str]] = {
+        "namespace": "a service belongs to the cluster whose daemon reads this repository: leave it out",
+        "annotations": "write labels",
+    }
+
+    name: Annotated[str, AfterValidator(_name)] = Field(
+        description="The service's name, unique in the cluster: a DNS label of at most 40 characters.",
+        json_schema_extra={"pattern": NAME, "maxLength": MAX_NAME},
+    )
+    labels: Annotated[dict[str, str], AfterValidator(_labels)] = Field(
+        default_factory=dict, description="Free labels, shown in status."
+    )
+
+
+class PauseStep(CamelModel):
+    """How long a pause takes."""
+
+    duration: Duration | None = Field(
+        default=None, description="How long to wait; without it, until `heliostat promote`."
+    )
+
+
+class StepSpec(CamelModel):
+    """One step of a rollout: exactly one of `setWeight` and `pause`."""
+
+    set_weight: int | None = Field(
+        default=None, ge=1, le=100, description="Percent of the requests that the new revision gets."
+    )
+    pause: PauseStep | None = Field(default=None, description="Wait: {} until `promote`, or {duration: 60s}.")
+
+
+DEFAULT_STEPS = tuple(
+    step
+    for weight in (10, 25, 50)
+    for step in (StepSpec(setWeight=weight), StepSpec(pause=PauseStep(duration=timedelta(seconds=60))))
+)
+
+
+class RolloutSpec(CamelModel):
+    """How a new revision replaces the old one."""
+
+    steps: tuple[StepSpec, ...] = Field(
+        default=DEFAULT_STEPS,
+        strict=False,
+        max_length=MAX_STEPS,
+        description="Steps on the way to 100%. Default: 10, 25 and 50 percent with a minute after each.",
+    )
+    max_surge: CountOrShare = Field(
+        default=Amount(value=25, is_percent=True),
+        description="Live replicas above the target at any moment, stopping ones included. Percentages round up.",
+    )
+    max_unavailable: Annotated[CountOrShare, AfterValidator(_share_of_target)] = Field(
+        default=Amount(value=0),
+        description="Serving replicas below the target at any moment. Percentages round down.",
+    )
+    min_ready: Duration = Field(
+        default=timedelta(seconds=10), description="A replica counts as ready after being ready for this long."
+    )
+    progress_deadline: Annotated[Duration, AfterValidator(_positive)] = Field(
+        default=timedelta(minutes=10), description="No progress for this long means failed; pauses do not count."
+    )
+    scale_down_delay: Duration = Field(
+        default=timedelta(seconds=30), description="The old revision stays warm for this long after 100%."
+    )
+    auto_rollback: bool = Field(default=True, description="false: freeze and report instead of rolling back.")
+
+
+class ServiceSpec(CamelModel):
+    """What a service is to be."""
+
+    refused: ClassVar[dict[str, str]] = {
+        "name": "write metadata.name",
+        "labels": "write metadata.labels",
+        "route_prefix": "write route",
+        "steps": "write rollout.steps",
+    }
+
+    route: Annotated[str, AfterValidator(_route)] | None = Field(
+        default=None,
+        description='The public path prefix, unique in the cluster. Default: "/" and the service\'s name.',
+        json_schema_extra={"pattern": ROUTE, "maxLength": MAX_ROUTE},
+    )
+    suspend: bool = Field(default=False, description="true: freeze capacity and weights as they are.")
+    max_request_duration: Annotated[Duration, AfterValidator(_request_duration)] = Field(
+        default=timedelta(minutes=10),
+        description="The longest request that is never cut by a move (streams and WebSockets included).",
+    )
+    application: Application = Field(
+        description="A Ray Serve application as in a Serve config file, without name and route_prefix."
+    )
+    rollout: RolloutSpec = Field(default=RolloutSpec(), description="How a new revision replaces the old one.")
+
+
+class Service(CamelModel):
+    """One Ray Serve application that Heliostat rolls out."""
+
+    refused: ClassVar[dict[str, str]] = {"status": "status is reported, never written: leave it out"}
+
+    api_version: Literal["heliostat.dev/v1alpha1"] = Field(description="The version of this schema.")
+    kind: Literal["Service"]
+    metadata: Metadata
+    spec: ServiceSpec

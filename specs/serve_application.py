@@ -12,15 +12,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from specs.strict import Number, StrictModel
+from specs.strict import StrictModel
 
-NonNegative = Annotated[Number, Field(ge=0)]
-Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 IMPORT_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 ATTRIBUTE_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*([.:][A-Za-z_][A-Za-z0-9_]*)$"
-DEPLOYMENT_NAME = r"^[^\s#/?%\\\"'\x00-\x1f]{1,100}$"
+DEPLOYMENT_NAME = r"^[^\s#/?%\\\"']{1,100}$"
 """Serve writes `APP#DEPLOYMENT#ID` into replica ids, and the scale call carries the name in its path."""
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
@@ -87,7 +87,7 @@ def _queue_limit(value: int) -> int:
 
 
 Selector = Annotated[dict[str, str], AfterValidator(_selector)]
-AttributePath = Annotated[str, AfterValidator(_attribute_path)]
+AttributePath = Annotated[str, AfterValidator(_attribute_path), Field(json_schema_extra={"pattern": ATTRIBUTE_PATH})]
 LogLevel = Annotated[str, BeforeValidator(_log_level), WithJsonSchema({"enum": sorted(LOG_LEVELS)})]
 
 
@@ -205,7 +205,9 @@ class Deployment(StrictModel):
         "runtime_env": "write ray_actor_options: {runtime_env: ...}",
     }
 
-    name: Annotated[str, AfterValidator(_deployment_name)] = Field(description="As in the code.")
+    name: Annotated[str, AfterValidator(_deployment_name)] = Field(
+        description="As in the code.", json_schema_extra={"pattern": DEPLOYMENT_NAME}
+    )
     num_replicas: Count | None = Field(default=None, description="A fixed number of replicas.")
     autoscaling_config: Autoscaling | None = Field(default=None, description="Bounds between which Serve scales.")
     max_ongoing_requests: Count | None = Field(default=None, description="Requests that a replica handles at once.")
@@ -227,7 +229,7 @@ class Deployment(StrictModel):
     logging_config: Logging | None = None
     request_router_config: RequestRouter | None = None
     deployment_actors: list[DeploymentActor] | None = None
-    rolling_update_percentage: Annotated[Number, Field(gt=0, le=1)] | None = None
+    rolling_update_percentage: Annotated[float, Field(gt=0, le=1)] | None = None
     max_surge_percent: Annotated[int, Field(ge=0, le=100)] | None = None
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from specs.amount import Amount
@@ -52,12 +51,6 @@ def _amount(value: Any) -> Amount:
     return Amount(value=int(number), is_percent=True)
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("a finite number is expected")
-    return value
-
-
 MAX_COUNT = 100_000
 """More replicas than any cluster holds: a larger number is a typing error."""
 
@@ -80,5 +73,3 @@ CountOrShare = Annotated[
         }
     ),
 ]
-
-Number = Annotated[float, AfterValidator(_finite)]

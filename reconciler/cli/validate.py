@@ -1,0 +1,141 @@
+"""`heliostat validate`: check spec files offline, from the working copy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from specs.desired import Commit, Desired, SpecError
+from specs.parse import is_spec_file, read_desired
+
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkingCopy:
+    """Folders as they are on disk, for `specs.parse.PackageIndex`.
+
+    The hashes stand for names, not content: they tell folders apart, and never leave this command.
+    """
+
+    root: Path
+
+    def package_id(self, path: str, *, keep_folder: bool) -> str | None:
+        """Return a stand-in for the content hash of a folder that holds at least one file, else None."""
+        folder = self.root / path
+        if not folder.is_dir() or not any(file.is_file() for file in folder.rglob("*")):
+            return None  # Git knows no empty folders.
+        return hashlib.sha256(f"{path}:{keep_folder}".encode()).hexdigest()[:40]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What was checked and found. Paths are as a terminal in the current folder links them."""
+
+    files: int
+    services: tuple[str, ...]
+    errors: tuple[SpecError, ...]
+    without_specs: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON that `-o json` prints."""
+        return {
+            "valid": not self.errors,
+            "files": self.files,
+            "services": list(self.services),
+            "errors": [
+                {"path": error.path, "line": error.line, "column": error.column, "message": error.message}
+                for error in self.errors
+            ],
+        }
+
+    def summary(self) -> str:
+        """Return one line for people."""
+        counted = f"{_plural(self.files, 'spec file')}, {_plural(len(self.services), 'service')}"
+        if self.errors:
+            return f"{_plural(len(self.errors), 'problem')} in {counted}"
+        return f"{counted}: no problems"
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result.")
+def validate(paths: tuple[Path, ...], output: str) -> None:
+    """Check spec files offline.
+
+    PATHS are files or folders; of a folder all YAML files below are checked, dot-folders left out. Prints one
+    `file:line:column: message` per problem; exits with 0 when there are none, 1 otherwise.
+    """
+    verdict = check(paths)
+    if output == "json":
+        click.echo(json.dumps(verdict.document(), indent=2))
+    else:
+        for error in verdict.errors:
+            click.echo(str(error))
+    for name in verdict.without_specs:
+        click.echo(f"{name}: no Heliostat document here (apiVersion: heliostat.dev/v1alpha1)", err=True)
+    click.echo(verdict.summary(), err=True)
+    if verdict.errors:
+        raise click.exceptions.Exit(1)
+
+
+def check(paths: Sequence[Path]) -> Verdict:
+    """Check files and folders; each is read relative to the repository, or else the folder, that holds it."""
+    by_root: dict[Path, dict[str, bytes]] = {}
+    without_specs = []
+    for path in paths:
+        root = repository_of(path)
+        for file in yaml_files(path):
+            content = file.read_bytes()
+            if is_spec_file(content):
+                by_root.setdefault(root, {})[file.resolve().relative_to(root).as_posix()] = content
+            elif file == path:
+                without_specs.append(str(path))
+    wanted = {root: read_desired(_WORKING_COPY, files, WorkingCopy(root=root)) for root, files in by_root.items()}
+    return Verdict(
+        files=sum(len(files) for files in by_root.values()),
+        services=tuple(sorted(service.name for desired in wanted.values() for service in desired.services)),
+        errors=tuple(sorted(error for root, desired in wanted.items() for error in _errors_from_here(root, desired))),
+        without_specs=tuple(without_specs),
+    )
+
+
+def repository_of(path: Path) -> Path:
+    """Return the root of the Git working copy around `path`; without one the folder itself, or the file's."""
+    resolved = path.resolve()
+    folder = resolved if resolved.is_dir() else resolved.parent
+    return next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), folder)
+
+
+def yaml_files(path: Path) -> Iterator[Path]:
+    """Yield `path` itself when it is a file, else all YAML files below it outside of dot-folders, in order."""
+    if not path.is_dir():
+        yield path
+        return
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder) / name for name in sorted(files) if name.endswith(SUFFIXES))
+
+
+def _errors_from_here(root: Path, desired: Desired) -> Iterator[SpecError]:
+    for error in desired.errors:
+        path = os.path.relpath(root / error.path)
+        yield SpecError(path=path, line=error.line, column=error.column, message=error.message)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+_WORKING_COPY = Commit(
+    sha="0" * 40, branch="", author="", subject="the working copy", committed_at=datetime(1970, 1, 1, tzinfo=UTC)
+)
+"""There is no commit yet."""

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from specs.parse import is_spec_file, read_desired
-
 from reconciler.adapters.git_command import Failure, GitFailed, in_thread
 from reconciler.adapters.git_location import check_branch, locate
 from reconciler.adapters.git_mirror import Mirror
@@ -22,6 +20,7 @@ from reconciler.adapters.packaging import MAX_PACKAGE_BYTES
 from reconciler.errors import Retry, Stalled
 from reconciler.ports import Clock, Reading
 from specs.desired import Desired, PackageRef
+from specs.parse import is_spec_file, read_desired
 
 MAX_SPEC_BYTES = 64 * 1024 * 1024
 """All YAML files together: more is data, and would be read into memory again at every commit."""

@@ -42,6 +42,20 @@ _SETTINGS = (
     "submodule.recurse=false",
 )
 
+_OF_ANOTHER_REPOSITORY = (
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+)
+"""Set when the daemon is started from a hook or a git alias: git would read that repository instead of ours."""
+
 
 class Failure(StrEnum):
     """What kind of trouble git met: decides the hint, not the control flow of the daemon."""
@@ -140,7 +154,14 @@ class GitCommand:
 
     def _start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         options = [option for setting in _SETTINGS for option in ("-c", setting)]
-        command = [git.Git.GIT_PYTHON_GIT_EXECUTABLE or "git", f"--git-dir={self.repository}", *options, *arguments]
+        foreign = [
+            option
+            for name in _OF_ANOTHER_REPOSITORY
+            if name in os.environ.keys() - environment
+            for option in ("-u", name)
+        ]
+        program = [*(["env", *foreign] if foreign else []), git.Git.GIT_PYTHON_GIT_EXECUTABLE or "git"]
+        command = [*program, f"--git-dir={self.repository}", *options, *arguments]
         try:
             handle = git.Git().execute(
                 command, istream=subprocess.PIPE, as_process=True, env=environment, start_new_session=True
@@ -151,19 +172,14 @@ class GitCommand:
         return process
 
     def _environment(self) -> dict[str, str]:
-        """Return what differs from the daemon's environment, which may come from a hook or a git alias."""
+        """Return what differs from the daemon's own environment."""
         environment = {
             "GIT_DIR": str(self.repository),
-            "GIT_OBJECT_DIRECTORY": str(self.repository / "objects"),
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": "",
-            "GIT_NAMESPACE": "",
             "GIT_ATTR_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
             "GIT_OPTIONAL_LOCKS": "0",
-            "GIT_TRACE": "0",
-            "GIT_TRACE_CURL": "0",
-            "GIT_CURL_VERBOSE": "0",
+            "GIT_TRACE_REDACT": "1",
             "SSH_ASKPASS_REQUIRE": "never",
         }
         if not os.environ.get("GIT_SSH_COMMAND") and not os.environ.get("GIT_SSH"):

@@ -36,7 +36,7 @@ class LocalRefs:
 
     def _open(self) -> git.Repo:
         try:
-            return git.Repo(self._folder)
+            return git.Repo(self._folder, expand_vars=False)
         except git.NoSuchPathError:
             raise GitFailed(Failure.NOT_FOUND, "the folder does not exist") from None
         except (git.InvalidGitRepositoryError, OSError):

@@ -29,9 +29,7 @@ class Book:
         self.reloads = saved.reloads
         self.ledger = Ledger(saved.ledger)
         self.stats: dict[str, LaneStat] = {}
-        """The current process's lanes as last read."""
-        self.in_flight: dict[str, int] = {}
-        """Requests per lane over all processes."""
+        """The lanes in use, as last read."""
         self._told: Mapping[str, tuple[Endpoint, ...]] = {}
         self._latency: dict[str, Latency] = {}
 
@@ -136,7 +134,7 @@ class Book:
                 cell=lease.cell,
                 weight=weights.get(lease.lane, 0),
                 up=self._up(lease) if is_direct else frozenset(),
-                in_flight=self.in_flight.get(lease.lane, 0),
+                in_flight=self.stats[lease.lane].in_flight if lease.lane in self.stats else 0,
             )
             for lease in held
         )

@@ -22,10 +22,13 @@ LANES_MAP = "./lanes.map"
 NO_PREFIX = "-"
 """A free lane's entry in the lanes map: `set map` changes entries but makes none."""
 
-SERVER_OPTIONS = "check inter 1s fastinter 250ms downinter 1s fall 2 rise 1 pool-purge-delay 1s"
-"""A replica that begins to stop answers 503 on its health check: it is left within 1.25 s, of 30 s that
-it goes on serving. Idle connections go within seconds, long before uvicorn's keep-alive ends (90 s), so
-that no request is sent into a closing connection."""
+SERVER_OPTIONS = (
+    "check inter 1s fastinter 250ms downinter 1s fall 2 rise 1"
+    " observe layer4 error-limit 2 on-error mark-down pool-purge-delay 1s"
+)
+"""A replica that begins to stop answers 503 on its health check: it is left within 1.25 s, of 30 s that it
+goes on serving; a dead one at the second connection that it refuses. Idle connections go within seconds,
+long before uvicorn's keep-alive ends (90 s), so that no request is sent into a closing connection."""
 
 BUSY_RATE = 300
 """Requests a second above which only some log lines are sent: reading one costs the daemon some 20 us."""

@@ -12,15 +12,28 @@ from datetime import timedelta
 
 from reconciler.errors import Stalled
 from reconciler.gateway import listening
-from reconciler.gateway.admin import AdminError, AdminSocket, parse_info
-from reconciler.gateway.config import Content, Process, render_config, render_lanes, render_routes, version
+from reconciler.gateway.admin import AdminError, AdminSocket, parse_info, parse_map
+from reconciler.gateway.config import LANES_MAP, Content, Process, render_config, render_lanes, render_routes, version
 from reconciler.gateway.folder import Folder
-from reconciler.gateway.process import HAProxyProcess, admin_name, adopt, find_binary, spawn, why_it_ended
+from reconciler.gateway.process import (
+    HAProxyProcess,
+    admin_name,
+    adopt,
+    find_binary,
+    generation_of,
+    spawn,
+    start_time,
+    trim_log,
+    why_it_ended,
+)
 from reconciler.gateway.settings import GatewaySettings, sensible_threads
 from reconciler.gateway.state import Running
 
 START_SECONDS = 10.0
 MAX_CONNECTIONS = 20_000
+UNKNOWN = ""
+"""The version of a process whose configuration is not known: it is replaced."""
+
 SPARE_DESCRIPTORS = 400
 """Descriptors for checks, sockets and libraries, beside two per connection."""
 
@@ -48,17 +61,19 @@ class Fleet:
         """Return a process's admin socket."""
         return AdminSocket(path=self._folder.socket_path(process.admin))
 
-    async def ask(self, commands: Sequence[str]) -> tuple[str, ...]:
-        """Run commands on the current process. Raises AdminError."""
+    def serving(self) -> HAProxyProcess:
+        """Return the current process. Raises AdminError before there is one."""
         if self.current is None:
             raise AdminError("HAProxy is being started")
-        return await self.admin(self.current).ask(commands)
+        return self.current
+
+    async def ask(self, commands: Sequence[str]) -> tuple[str, ...]:
+        """Run commands on the current process. Raises AdminError."""
+        return await self.admin(self.serving()).ask(commands)
 
     async def tell(self, commands: Sequence[str]) -> None:
         """Run commands that answer nothing. Raises AdminError with the first that was refused."""
-        if self.current is None:
-            raise AdminError("HAProxy is being started")
-        await self.admin(self.current).tell(commands)
+        await self.admin(self.serving()).tell(commands)
 
     async def find(self, running: Running | None) -> bool:
         """Adopt the HAProxy that a former daemon left; return whether it can stay as it is.
@@ -77,6 +92,25 @@ class Fleet:
         self._listener = self._recovered(process)
         fits = self._listener is not None and running.lanes == self.lanes
         return fits and running.version == version(self._describe(0))
+
+    async def discover(self) -> Running | None:
+        """Return the HAProxy that listens on one of the folder's admin sockets, newest first, or None.
+
+        For a daemon without a readable state: the folder is ours alone, so is what answers in it.
+        """
+        generations = {generation_of(path.name) for path in self._folder.path.glob("admin.*.sock")}
+        for generation in sorted(generations, reverse=True):
+            admin = AdminSocket(path=self._folder.socket_path(admin_name(generation)))
+            try:
+                info, lanes = await admin.ask(["show info", f"show map {LANES_MAP}"])
+            except AdminError:
+                continue
+            pid = int(parse_info(info)["Pid"])
+            started = start_time(pid)
+            if started is not None:
+                size = len(parse_map(lanes))
+                return Running(pid=pid, started=started, generation=generation, version=UNKNOWN, lanes=size)
+        return None
 
     def _recovered(self, process: HAProxyProcess) -> socket.socket | None:
         listener = listening.recover(self._folder.socket_path(process.admin))
@@ -152,8 +186,9 @@ class Fleet:
             lanes=self.lanes,
         )
 
-    def forget_ended(self) -> None:
-        """Drop former processes that have ended, and their sockets."""
+    def tidy(self) -> None:
+        """Drop former processes that have ended, with their sockets, and keep HAProxy's own log short."""
+        trim_log(self._folder.path)
         for process in [process for process in self.former if not process.is_alive()]:
             self.former.remove(process)
             self._unlink(process)

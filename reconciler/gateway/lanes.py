@@ -27,6 +27,8 @@ class Lease:
     phase: Phase
     since: datetime
     patience: timedelta
+    is_cut: bool = False
+    """Its last requests had their time and are cut."""
 
 
 class LanePool:
@@ -41,6 +43,11 @@ class LanePool:
     def leases(self) -> tuple[Lease, ...]:
         """Return the lanes in use, by name."""
         return tuple(sorted(self._leases.values(), key=lambda lease: lane_number(lease.lane)))
+
+    @property
+    def least_size(self) -> int:
+        """Return how many lanes there must be for those in use to exist."""
+        return max((lane_number(name) + 1 for name in self._leases), default=1)
 
     def lane_of(self, cell: str) -> Lease | None:
         """Return the lane that answers or lately answered for a cell; never a cooling one."""
@@ -81,9 +88,9 @@ class LanePool:
             self._enter(lease, Phase.DRAINING, now)
         return tuple(leaving)
 
-    def cool(self, lane: str, now: datetime) -> None:
-        """Take a drained lane apart from now on."""
-        self._enter(self._leases[lane], Phase.COOLING, now)
+    def cool(self, lane: str, now: datetime, *, is_cut: bool = False) -> None:
+        """Take a drained lane apart from now on; `is_cut`: also what is still in flight."""
+        self._enter(replace(self._leases[lane], is_cut=is_cut), Phase.COOLING, now)
 
     def free(self, lane: str) -> None:
         """Give a cooled lane back to the pool."""

@@ -9,11 +9,13 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from reconciler.errors import Stalled
 
 LOG = "haproxy.log"
+MAX_LOG = 1 << 20
 POLL_SECONDS = 0.1
 
 
@@ -107,6 +109,12 @@ def admin_name(generation: int) -> str:
     return f"admin.{generation}.sock"
 
 
+def generation_of(name: str) -> int:
+    """Return the generation in an admin socket's file name; 0 when it has none."""
+    digits = name.split(".")[1]
+    return int(digits) if digits.isdecimal() else 0
+
+
 def adopt(pid: int, generation: int) -> HAProxyProcess | None:
     """Return a running process that another daemon started, or None when it is gone."""
     started = start_time(pid)
@@ -134,6 +142,13 @@ def spawn(binary: Path, folder: Path, *, listen_fd: int, generation: int) -> HAP
         except OSError as error:
             raise Stalled(f"HAProxy at {binary} cannot be started: {error.strerror}") from error
     return HAProxyProcess(pid=child.pid, started=start_time(child.pid) or 0, generation=generation, child=child)
+
+
+def trim_log(folder: Path) -> None:
+    """Empty HAProxy's own log when it has grown: it writes a line whenever a server comes or goes."""
+    with suppress(FileNotFoundError):
+        if (folder / LOG).stat().st_size > MAX_LOG:
+            os.truncate(folder / LOG, 0)
 
 
 def why_it_ended(folder: Path) -> str:

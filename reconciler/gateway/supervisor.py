@@ -18,10 +18,11 @@ from reconciler.gateway.fleet import Fleet
 from reconciler.gateway.folder import Folder
 from reconciler.gateway.lanes import Lease
 from reconciler.gateway.process import HAProxyProcess
+from reconciler.gateway.recollect import recollect
 from reconciler.gateway.rows import Row, check_routes, parse_row
 from reconciler.gateway.settings import GatewaySettings
 from reconciler.gateway.signals import Answer, LogReader
-from reconciler.gateway.state import load, save
+from reconciler.gateway.state import Saved, load, save
 from reconciler.gateway.traffic import CellHistogram
 from reconciler.gateway.upkeep import Upkeep, next_rest
 from reconciler.ports import Clock
@@ -50,16 +51,19 @@ class HAProxyGateway:
         self._settings = settings
         self._clock = clock
         self._folder = Folder(settings.folder)
-        self._saved = load(self._folder)
         self._fleet = Fleet(settings, self._folder)
-        self._book = Book(settings.lanes, self._saved)
-        self._upkeep = Upkeep(settings, self._fleet, self._book)
+        self._open(load(self._folder))
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._ready = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._watches: set[asyncio.Task[None]] = set()
         self._is_stopping = False
+
+    def _open(self, saved: Saved) -> None:
+        self._former = saved.running
+        self._book = Book(self._settings.lanes, saved)
+        self._upkeep = Upkeep(self._settings, self._fleet, self._book)
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -97,21 +101,30 @@ class HAProxyGateway:
         self._save()
 
     async def _begin(self) -> None:
-        if await self._fleet.find(self._saved.running):
-            await self._read_back()
-            _log.info("adopted the running HAProxy", pid=self._saved.running.pid if self._saved.running else None)
-            return
+        """Adopt the HAProxy that is there, replace it, or start one; no live route is ever without its row."""
+        running = self._former or await self._fleet.discover()
+        fits = await self._fleet.find(running)
+        if self._fleet.current is not None and self._former is None:
+            self._open(await recollect(self._fleet, self._clock.now()))
+        self._book.pool.size = max(self._fleet.lanes, self._book.pool.least_size)
+        if fits:
+            await self._upkeep.read()
+            # Between the save and the command a daemon may die: then a lane still lacks its prefix.
+            await self._fleet.tell(lease_commands(self._book.pool.leases))
+            _log.info("adopted the running HAProxy", pid=self._fleet.serving().pid)
+        else:
+            await self._start_anew()
+        self._save()
+
+    async def _start_anew(self) -> None:
         replaced = self._fleet.current is not None
-        self._book.pool.size = max(self._book.pool.size, self._fleet.lanes, len(self._book.pool.leases))
+        if replaced:
+            await self._upkeep.read()
         ready = await self._upkeep.ready_endpoints()
         content = replace(self._book.content(), servers=self._book.assume_up(ready))
         await self._fleet.start(content, self._book.pool.size)
         self._book.reloads += replaced
-        self._save()
-
-    async def _read_back(self) -> None:
-        """After an adoption HAProxy's own rows and leases are the truth; the daemon commands anew from there."""
-        self._book.pool.size = self._fleet.lanes
+        _log.info("started HAProxy", pid=self._fleet.serving().pid, replaced=replaced)
 
     def _watch_all(self) -> None:
         watched = {task.get_name() for task in self._watches}
@@ -134,7 +147,7 @@ class HAProxyGateway:
             except Stalled as error:
                 _log.error("HAProxy cannot be started", why=error.reason)
                 await self._clock.sleep(RESTART_REST)
-        self._fleet.forget_ended()
+        self._fleet.tidy()
         self._watch_all()
         self._wake.set()
 
@@ -164,10 +177,14 @@ class HAProxyGateway:
             await self._upkeep.read()
             verdicts = await self._upkeep.probe()
             async with self._lock:
+                leases = self._book.pool.leases
                 pending = await self._upkeep.advance(verdicts, self._clock.now())
+                if leases != self._book.pool.leases:
+                    self._save()
         except AdminError as error:
             _log.warning("HAProxy is not to be asked", why=str(error))
             return True
+        self._fleet.tidy()
         return pending
 
     def _count(self, answer: Answer) -> None:
@@ -201,33 +218,30 @@ class HAProxyGateway:
         self._wake.set()
 
     async def _route(self, table: RouteTable) -> None:
-        (current,) = await self._fleet.ask([f"show map {ROUTES_MAP}"])
         now = self._clock.now()
-        cells = {cell.cell for service in table.services for cell in service.cells}
-        size = self._size_for(self._book.pool.shortage(cells))
-        grows = size > self._book.pool.size
-        self._book.pool.size = size
+        await self._grow(self._book.pool.shortage(cell.cell for service in table.services for cell in service.cells))
         fresh = self._book.lease(table, now)
-        self._save()
-        if grows:
-            await self._grow()
-        else:
-            await self._fleet.tell(lease_commands(fresh))
-            await self._fleet.tell(row_commands(parse_map(current), self._book.rows()))
-        self._book.release(now)
-        self._save()
+        self._save()  # Before HAProxy knows: a lane that it serves must never be taken for a free one.
+        await self._fleet.tell(lease_commands(fresh))
+        (current,) = await self._fleet.ask([f"show map {ROUTES_MAP}"])
+        await self._fleet.tell(row_commands(parse_map(current), self._book.rows()))
+        if self._book.release(now):
+            self._save()
 
-    def _size_for(self, shortage: int) -> int:
-        size = self._book.pool.size
-        while size < self._book.pool.size + shortage:
+    async def _grow(self, shortage: int) -> None:
+        """Start a HAProxy with twice the lanes when there are too few: the only change that needs a new process."""
+        size = wanted = self._book.pool.size
+        while size < wanted + shortage:
             size *= 2
+        if size == wanted:
+            return
         if size > MAX_LANES:
             raise Stalled(f"the gateway holds at most {MAX_LANES} cells at once; remove services or split the cluster")
-        return size
-
-    async def _grow(self) -> None:
-        await self._fleet.start(self._book.content(), self._book.pool.size)
+        await self._upkeep.read()
+        await self._fleet.start(self._book.content(), size)
+        self._book.pool.size = size
         self._book.reloads += 1
+        self._save()
         self._watch_all()
 
     async def refresh(self, endpoints: Mapping[str, tuple[Endpoint, ...]], *, complete: bool) -> None:

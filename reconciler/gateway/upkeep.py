@@ -8,13 +8,12 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from reconciler.gateway.admin import AdminError, LaneStat, ServerStat, parse_stat, parse_table
+from reconciler.gateway.admin import ServerStat, parse_stat, parse_table
 from reconciler.gateway.book import Book, prefix
 from reconciler.gateway.config import LANES_MAP, NO_PREFIX, SERVER_OPTIONS
 from reconciler.gateway.fleet import Fleet
 from reconciler.gateway.lanes import Lease, Phase
 from reconciler.gateway.probe import probe
-from reconciler.gateway.process import HAProxyProcess
 from reconciler.gateway.servers import (
     Verdict,
     add_commands,
@@ -44,39 +43,34 @@ class Upkeep:
         self._settings = settings
         self._fleet = fleet
         self._book = book
+        self._reading = asyncio.Lock()
+        self._idle: set[str] = set()
 
     async def read(self) -> None:
-        """Read lanes and counters of all processes. Raises AdminError when the current one is silent."""
-        book = self._book
-        leases = book.pool.leases
-        in_flight = {lease.lane: 0 for lease in leases}
-        for process in self._fleet.processes:
-            try:
-                stats, unrouted = await self._read_process(process, leases)
-            except AdminError:
-                if process is self._fleet.current:
-                    raise
-                continue
-            if process is self._fleet.current:
-                book.stats = stats
-            for lease in leases:
-                in_flight[lease.lane] += stats[lease.lane].in_flight
-                book.ledger.credit(lease.cell, process.generation, lease.lane, stats[lease.lane].counts)
-            book.credit_unrouted(process.generation, unrouted)
-        book.in_flight = in_flight
+        """Read lanes and counters. Raises AdminError when HAProxy is silent.
 
-    async def _read_process(
-        self, process: HAProxyProcess, leases: tuple[Lease, ...]
-    ) -> tuple[dict[str, LaneStat], dict[str, int]]:
-        commands = [*(f"show stat {lease.lane} 6 -1" for lease in leases), "show table unrouted"]
-        *texts, table = await self._fleet.admin(process).ask(commands)
-        stats = {lease.lane: parse_stat(text) for lease, text in zip(leases, texts, strict=True)}
-        return stats, parse_table(table)
+        What a replaced process still finishes is not seen: its admin socket closes when it stops listening.
+        """
+        async with self._reading:
+            process, book = self._fleet.serving(), self._book
+            leases = book.pool.leases
+            commands = [*(f"show stat {lease.lane} 6 -1" for lease in leases), "show table unrouted"]
+            *texts, table = await self._fleet.admin(process).ask(commands)
+            book.stats = {lease.lane: parse_stat(text) for lease, text in zip(leases, texts, strict=True)}
+            for lease in leases:
+                counts = book.stats[lease.lane].counts
+                book.ledger.credit(lease.cell, process.generation, lease.lane, counts)
+            book.credit_unrouted(process.generation, parse_table(table))
+            book.ledger.keep(book.cells(), {process.generation})
+            # Drained when nothing was in flight *after* the row had left the lane out.
+            self._idle = {
+                lease.lane
+                for lease in leases
+                if lease.phase is Phase.DRAINING and book.stats[lease.lane].in_flight == 0
+            }
 
     async def probe(self) -> Verdicts:
         """Probe endpoints that should become servers, and servers that Serve does not list any more."""
-        if not self._settings.is_direct:
-            pass
         wanted = [
             (lease, endpoint)
             for lease in self._book.pool.leases
@@ -125,16 +119,15 @@ class Upkeep:
                     pending |= await self._serve(lease, verdicts)
                 case Phase.DRAINING:
                     pending |= await self._serve(lease, verdicts)
-                    if self._is_drained(lease, now):
+                    if lease.lane in self._idle:
                         self._book.pool.cool(lease.lane, now)
+                    elif now - lease.since >= lease.patience:
+                        self._book.pool.cool(lease.lane, now, is_cut=True)
                     pending = True
                 case Phase.COOLING:
                     await self._cool(lease, now)
                     pending = True
         return pending
-
-    def _is_drained(self, lease: Lease, now: datetime) -> bool:
-        return self._book.in_flight.get(lease.lane, 0) == 0 or now - lease.since >= lease.patience
 
     async def _serve(self, lease: Lease, verdicts: Verdicts) -> bool:
         """Bring the servers of a lane to what is known of its endpoints; return whether some are awaited."""
@@ -186,9 +179,9 @@ class Upkeep:
         """Take a lane's servers away; when none is left and its last counts are read, it is free."""
         present = self._present(lease.lane)
         for stat in present.values():
-            await self._remove(lease, stat, is_overdue=True)
+            await self._remove(lease, stat, is_overdue=lease.is_cut)
         if not present and now - lease.since >= self._settings.cooling:
-            await self._fleet.ask([f"set map {LANES_MAP} {lease.lane} {NO_PREFIX}"])
+            await self._fleet.tell([f"set map {LANES_MAP} {lease.lane} {NO_PREFIX}"])
             self._book.pool.free(lease.lane)
             self._book.forget_cell(lease.cell)
 

@@ -52,6 +52,7 @@ class Host:
                 "dashboard_host": self.dashboard_host,
                 "dashboard_port": request["dashboard_port"],
                 "object_store_memory": OBJECT_STORE_BYTES,
+                "runtime_env_dir_name": _packages_folder(request["ip"]),
                 "no_monitor": True,
                 "include_log_monitor": False,
             },
@@ -68,6 +69,7 @@ class Host:
             labels=request["labels"],
             resources=request["resources"],
             object_store_memory=OBJECT_STORE_BYTES,
+            runtime_env_dir_name=_packages_folder(request["ip"]),
         )
         self.nodes[request["ip"]] = node
         return {"node": node.node_id}
@@ -96,6 +98,15 @@ class Host:
                 return self.kill(request)
             case other:
                 raise ValueError(f"unknown request {other!r}")
+
+
+def _packages_folder(ip: str) -> str:
+    """Name a node's own folder for unpacked packages.
+
+    Nodes of one machine share it by default, and each deletes a package before it unpacks it: under the
+    running replicas of the others.
+    """
+    return f"runtime_resources_{ip}"
 
 
 def _answer_channel() -> TextIO:

@@ -39,6 +39,7 @@ class FakeGateway:
         delay: timedelta = timedelta(seconds=1),
         healthy: Callable[[str, Endpoint], bool] = always,
         is_direct: bool = True,
+        unseen: timedelta = GatewaySettings.unseen,
     ) -> None:
         self.in_flight: dict[str, int] = {}
         self.traffic: dict[str, TrafficSeen] = {}
@@ -49,6 +50,7 @@ class FakeGateway:
         self._delay = delay
         self._healthy = healthy
         self._is_direct = is_direct
+        self._unseen = unseen
         self._book = Book(LANES, Saved())
         self._told_at: dict[tuple[str, str], datetime] = {}
 
@@ -87,7 +89,7 @@ class FakeGateway:
     async def refresh(self, endpoints: Mapping[str, tuple[Endpoint, ...]], *, complete: bool) -> None:
         self._check()
         now = self._clock.now()
-        self._book.tell(endpoints, complete=complete, now=now, unseen=GatewaySettings.unseen)
+        self._book.tell(endpoints, complete=complete, now=now, unseen=self._unseen)
         for lease in self._book.pool.leases:
             self._note(lease.cell, now)
 

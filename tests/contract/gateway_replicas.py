@@ -1,0 +1,160 @@
+"""What the gateway talks to in tests: small servers that behave at HTTP as Serve's direct-ingress replicas do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import WSMsgType, web
+
+from specs.observed import Endpoint
+
+CHUNK = b"x" * 65536
+
+
+def free_port() -> int:
+    """Return a port that nobody had a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ReplicaDouble:
+    """One replica of one cell: it answers below its own prefix, and names it at `/-/routes`."""
+
+    def __init__(self, cell: str, replica: str) -> None:
+        self.cell = cell
+        self.replica = replica
+        self.is_draining = False
+        self.executed: list[str] = []
+        """`METHOD REST` of every request that reached the application."""
+        self.headers: dict[str, str] = {}
+        """Of the last request."""
+        self.release = asyncio.Event()
+        """Lets `/hold` and `/stream` end."""
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def prefix(self) -> str:
+        return f"/_/{self.cell}"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(ip="127.0.0.1", port=self.port, replica=self.replica)
+
+    async def start(self, port: int = 0) -> None:
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_get("/-/healthz", self._health)
+        app.router.add_get("/-/routes", self._routes)
+        app.router.add_route("*", "/{rest:.*}", self._answer)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Die: connections are cut, new ones are refused."""
+        self.release.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response(status=503, text="DRAINING") if self.is_draining else web.Response(text="success")
+
+    async def _routes(self, request: web.Request) -> web.Response:
+        if self.is_draining:
+            return web.Response(status=503, text="DRAINING")
+        body = json.dumps({self.prefix: self.cell}, separators=(",", ":"))
+        return web.Response(text=body, content_type="application/json")
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        if not path.startswith(self.prefix):
+            return web.Response(status=404, text=f"Path '{path}' not found.")
+        rest = path.removeprefix(self.prefix)
+        self.executed.append(f"{request.method} {rest}")
+        self.headers = dict(request.headers)
+        handler = {
+            "/hold": self._hold,
+            "/stream": self._stream,
+            "/ws": self._socket,
+            "/upload": self._upload,
+            "/download": self._download,
+            "/crash": self._crash,
+            "/redirect": self._redirect,
+        }.get(rest, self._echo)
+        return await handler(request)
+
+    async def _echo(self, request: web.Request) -> web.Response:
+        status = int(request.query.get("status", "200"))
+        body = {"cell": self.cell, "replica": self.replica, "path": request.raw_path}
+        return web.json_response(body, status=status)
+
+    async def _hold(self, request: web.Request) -> web.Response:
+        await self.release.wait()
+        return web.Response(text="held")
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        count = 0
+        while not self.release.is_set():
+            await response.write(f"data: {count}\n\n".encode())
+            count += 1
+            await asyncio.sleep(0.05)
+        await response.write(b"data: end\n\n")
+        return response
+
+    async def _socket(self, request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        async for message in ws:
+            if message.type is WSMsgType.TEXT:
+                await ws.send_str(f"{self.replica}:{message.data}")
+        return ws
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        size = 0
+        async for chunk in request.content.iter_chunked(1 << 20):
+            size += len(chunk)
+        return web.Response(text=str(size))
+
+    async def _download(self, request: web.Request) -> web.StreamResponse:
+        size = int(request.query["size"])
+        response = web.StreamResponse(headers={"Content-Length": str(size)})
+        await response.prepare(request)
+        for _ in range(size // len(CHUNK)):
+            await response.write(CHUNK)
+        return response
+
+    async def _crash(self, request: web.Request) -> web.Response:
+        """Do the work, then lose the connection before the answer."""
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async def _redirect(self, request: web.Request) -> web.Response:
+        location = request.query["to"].replace("PREFIX", self.prefix)
+        headers = {"Location": location}
+        if "cookie" in request.query:
+            headers["Set-Cookie"] = request.query["cookie"].replace("PREFIX", self.prefix)
+        return web.Response(status=307, headers=headers)
+
+
+@asynccontextmanager
+async def replicas(*names: tuple[str, str]) -> AsyncIterator[list[ReplicaDouble]]:
+    """Run a replica per (cell, replica id)."""
+    doubles = [ReplicaDouble(cell, replica) for cell, replica in names]
+    try:
+        for double in doubles:
+            await double.start()
+        yield doubles
+    finally:
+        for double in doubles:
+            await double.stop()

@@ -1,0 +1,90 @@
+"""Where to look, whether the story went as told, and what to try next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.demo.options import HOST
+from reconciler.demo.repository import APP, MISSING_FILE, SERVICE, SPEC
+from reconciler.demo.screen import BOLD, GREEN, RED, Screen
+
+DEFAULT_SERVER = f"http://{HOST}:8484"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Addresses and folders of a demo."""
+
+    page: str
+    service: str
+    ray: str
+    repository: Path
+    log: Path
+
+
+def where(places: Places) -> tuple[str, ...]:
+    """Return the lines that say where everything is."""
+    rows = (
+        ("status page", places.page),
+        ("the service", f"{places.service}  (once v1 is live)"),
+        ("Ray", places.ray),
+        ("repository", str(places.repository)),
+        ("daemon's log", str(places.log)),
+    )
+    return tuple(f"{'':9}{name:13} {value}" for name, value in rows)
+
+
+def verdict(differences: Sequence[str], screen: Screen) -> str:
+    """Return one line when all went well, else what differed."""
+    if not differences:
+        return screen.colour("The story went as told: no request failed.", BOLD, GREEN)
+    head = screen.colour("The story did not go as told:", BOLD, RED)
+    return "\n".join([head, *(f"- {difference}" for difference in differences)])
+
+
+def next_steps(places: Places, screen: Screen) -> tuple[str, ...]:
+    """Return what a user can try now, as commands that work when pasted into another terminal."""
+    heliostat = command_name()
+    server = "" if places.page == DEFAULT_SERVER else f"export HELIOSTAT_SERVER={places.page}"
+    repository = shlex.quote(str(places.repository))
+    commands = (
+        ("Watch, in a second terminal:", (*filter(None, (server,)), f"{heliostat} status {SERVICE} --watch")),
+        (
+            "Mend v3 by committing the file it misses, in a third one:",
+            (
+                f"cd {repository}",
+                f"echo Hello > services/{SERVICE}/{MISSING_FILE}",
+                "git add . && git commit -m 'Commit the greeting, too'",
+            ),
+        ),
+        (
+            "Push a change of yours:",
+            (f'sed -i \'s/"v3"/"v4"/\' {APP}', "git commit -am 'Greet from v4'"),
+        ),
+        (
+            "Scale, which needs no rollout:",
+            (f"sed -i 's/num_replicas: 3/num_replicas: 4/' {SPEC}", "git commit -am Scale"),
+        ),
+        ("Ask for it:", (f"curl {places.service}",)),
+    )
+    lines = ["", screen.colour("Your turn. Everything stays up and the load goes on until Ctrl-C.", BOLD)]
+    lines += [f"  Open {places.page} in a browser."]
+    for text, typed in commands:
+        lines += [f"  {text}", *(f"    {command}" for command in typed)]
+    return (*lines, "")
+
+
+def command_name() -> str:
+    """Return how the user can call the command line from another terminal."""
+    script = Path(sys.argv[0])
+    if shutil.which("heliostat"):
+        return "heliostat"
+    beside = Path(sys.executable).with_name("heliostat")
+    found = script if script.name == "heliostat" else beside
+    return shlex.quote(os.path.abspath(found))

@@ -1,0 +1,246 @@
+"""Sets the stage, plays the story, and clears everything away again."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+
+from reconciler.adapters.clock import SystemClock
+from reconciler.adapters.serve_put import ServeStart
+from reconciler.demo import farewell
+from reconciler.demo.background import Daemon
+from reconciler.demo.narrator import Narrator
+from reconciler.demo.options import HOST, Options, Ports, claim, free_port
+from reconciler.demo.repository import ROUTE, SERVICE, SampleRepository
+from reconciler.demo.screen import Names, Screen
+from reconciler.demo.story import Story
+from reconciler.demo.table import render
+from reconciler.demo.traffic import Load
+from reconciler.demo.witness import StoryBroke, Witness
+from reconciler.embedded import EmbeddedCluster
+from reconciler.errors import Stalled
+
+ZONES = ("a", "b", "c")
+CPUS_PER_NODE = 2.0
+"""What Ray is told: the replicas ask for a fifth each, and two real cores are enough."""
+
+SERVE_STARTS_WITHIN = 60.0
+DAEMON_STARTS_WITHIN = timedelta(seconds=30)
+
+INTERRUPTED = 128
+"""Shells add the signal's number to this."""
+
+
+@dataclass(kw_only=True)
+class Demo:
+    """One run of the demo."""
+
+    options: Options
+    ports: Ports
+    folder: Path
+    screen: Screen
+    names: Names = field(default_factory=Names)
+    differences: list[str] = field(default_factory=list)
+    is_told: bool = False
+    """The story is over and its table printed: an interrupt from now on is the user's ordinary way out."""
+
+    @property
+    def places(self) -> farewell.Places:
+        """Return where everything is."""
+        return farewell.Places(
+            page=f"http://{HOST}:{self.ports.page}",
+            service=f"http://{HOST}:{self.ports.gateway}{ROUTE}/",
+            ray=f"http://{HOST}:{self.ports.ray}",
+            repository=self.folder / "repo",
+            log=self.folder / "daemon.log",
+        )
+
+    async def run(self) -> None:
+        """Set the stage, play, and stay if asked to. Raises Stalled when the stage cannot be set."""
+        places = self.places
+        repository = SampleRepository(places.repository)
+        repository.create()
+        daemon = Daemon(repository=places.repository, state=self.folder / "state", log=places.log, ports=self.ports)
+        self.screen.title("Setting the stage")
+        self.screen.say("Starting a Ray cluster on this machine: a head and three workers in zones a, b and c.")
+        async with _cluster(self.ports) as cluster:
+            self.screen.say(f"Ray is up after {cluster.started_in.total_seconds():.0f} s; starting Serve on it.")
+            await _start_serve(cluster.dashboard_url)
+            with daemon:
+                await self._play(repository, daemon)
+                self.screen.end_live()
+                if not self.is_told:
+                    self.screen.quote(daemon.tail())
+            self.screen.say("Ending the daemon, the gateway and Ray.")
+
+    async def _play(self, repository: SampleRepository, daemon: Daemon) -> None:
+        places = self.places
+        witness = Witness(page_url=places.page, ray_url=places.ray, service=SERVICE)
+        load = Load(places.service, self.options.rate)
+        narrator = Narrator(screen=self.screen, names=self.names, tally=load.tally)
+        witness.on_sight, witness.on_event = narrator.saw, narrator.heard
+        try:
+            async with asyncio.TaskGroup() as group:
+                guard = group.create_task(_guard(daemon))
+                await _answering(places.page)
+                self.screen.say("The daemon and the gateway are up (`heliostat run`, as you would run it).")
+                for line in farewell.where(places):
+                    self.screen.plain(line)
+                watching = group.create_task(witness.run())
+                loads: list[asyncio.Task[None]] = []
+                story = Story(
+                    repository=repository,
+                    witness=witness,
+                    load=load,
+                    screen=self.screen,
+                    names=self.names,
+                    start_load=lambda: loads.append(group.create_task(load.run())),
+                )
+                await self._tell(story, loads)
+                if self.options.stay:
+                    await self._stay(narrator)
+                for task in (guard, watching, *loads):
+                    task.cancel()
+        except* (StoryBroke, Stalled) as broke:
+            self.differences += [str(error) for error in broke.exceptions]
+
+    async def _tell(self, story: Story, loads: list[asyncio.Task[None]]) -> None:
+        began = time.monotonic()
+        broke: StoryBroke | None = None
+        try:
+            await story.play()
+        except StoryBroke as error:
+            broke = error
+        total = timedelta(seconds=time.monotonic() - began)
+        if broke is not None or not self.options.stay:
+            await _end(loads)
+        story.look_back()
+        self.differences += story.differences
+        self.screen.end_live()
+        table = render(story.stages, story.load.tally, story.witness.peak, total)
+        print(f"\n{table}\n", flush=True)
+        if broke is not None:
+            raise broke
+        self.is_told = True
+        print(farewell.verdict(self.differences, self.screen), flush=True)
+
+    async def _stay(self, narrator: Narrator) -> None:
+        narrator.is_open = True
+        for line in farewell.next_steps(self.places, self.screen):
+            self.screen.plain(line)
+        await asyncio.get_running_loop().create_future()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _guard(daemon: Daemon) -> None:
+    await daemon.watch()
+    raise StoryBroke(f"the daemon ended by itself. Its log ends with:\n{daemon.tail()}")
+
+
+@asynccontextmanager
+async def _cluster(ports: Ports) -> AsyncIterator[EmbeddedCluster]:
+    async with EmbeddedCluster(zones=ZONES, cpus_per_node=CPUS_PER_NODE, dashboard_port=ports.ray) as cluster:
+        yield cluster
+
+
+async def _start_serve(ray_url: str) -> None:
+    """Start Serve with one proxy on a free port: nobody asks the proxies here, and each costs memory."""
+    start = ServeStart(port=free_port(), proxy_location="HeadOnly")
+    async with httpx.AsyncClient(trust_env=False, timeout=SERVE_STARTS_WITHIN) as client:
+        try:
+            answer = await client.put(
+                f"{ray_url}/api/serve/applications/", json={**start.document(), "applications": []}
+            )
+        except httpx.HTTPError as error:
+            raise Stalled(f"Serve did not start on the local Ray cluster ({type(error).__name__})") from error
+    if answer.is_error:
+        raise Stalled(f"Serve did not start on the local Ray cluster: {answer.text[-500:]}")
+
+
+async def _answering(page: str) -> None:
+    clock = SystemClock()
+    try:
+        async with asyncio.timeout(DAEMON_STARTS_WITHIN.total_seconds()), httpx.AsyncClient(trust_env=False) as client:
+            while not await _is_ready(client, page):
+                await clock.sleep(timedelta(milliseconds=100))
+    except TimeoutError:
+        raise StoryBroke(f"the daemon was not ready within {DAEMON_STARTS_WITHIN.total_seconds():g} s") from None
+
+
+async def _is_ready(client: httpx.AsyncClient, page: str) -> bool:
+    try:
+        return (await client.get(f"{page}/readyz")).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def _working_folder(options: Options) -> Iterator[Path]:
+    """Lend the folder that was asked for, or a temporary one. Raises Stalled."""
+    if options.folder is not None:
+        folder = options.folder.expanduser().resolve()
+        with suppress(FileNotFoundError):
+            if any(folder.iterdir()):
+                raise Stalled(f"{folder} is not empty: give an empty or a new folder, or leave --dir out")
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    folder = Path(tempfile.mkdtemp(prefix="heliostat-demo-"))
+    try:
+        yield folder
+    finally:
+        if not options.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_demo(options: Options, screen: Screen) -> int:
+    """Run the demo; return the process's exit status. Raises Stalled when it cannot even begin."""
+    ports = claim(options.ports)
+    with _working_folder(options) as folder:
+        status = asyncio.run(_until_told(Demo(options=options, ports=ports, folder=folder, screen=screen)))
+    if options.keep or options.folder is not None:
+        screen.say(f"Kept: {folder}")
+    return status
+
+
+async def _until_told(demo: Demo) -> int:
+    """Run until the end or a signal; a second signal does not cut the clearing up short."""
+    task, told = asyncio.ensure_future(demo.run()), list[signal.Signals]()
+
+    def stop(number: signal.Signals) -> None:
+        demo.screen.end_live()
+        demo.screen.say("Clearing up; this takes some seconds." if told else f"{number.name}: clearing up.")
+        if not told:
+            task.cancel()
+        told.append(number)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not told:
+            raise
+    if demo.is_told:
+        return 1 if demo.differences else 0
+    if told:
+        return INTERRUPTED + told[0]
+    print(farewell.verdict(demo.differences, demo.screen), file=sys.stdout, flush=True)
+    return 1

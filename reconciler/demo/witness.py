@@ -1,0 +1,143 @@
+"""What the demo sees of the daemon and of Ray, from outside, through their public HTTP APIs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+from reconciler.adapters.clock import SystemClock
+
+LOOK_EVERY = timedelta(milliseconds=250)
+LIVE_STATES = frozenset({"STARTING", "UPDATING", "RECOVERING", "RUNNING", "STOPPING", "PENDING_MIGRATION"})
+
+
+class StoryBroke(Exception):
+    """The story did not go as told; the text says what differed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """The sample service as the daemon reports it. `weights` are percent per revision."""
+
+    phase: str
+    health: str
+    sync: str
+    stable: str | None
+    candidate: str | None
+    target: str | None
+    quarantined: tuple[str, ...]
+    weights: Mapping[str, float]
+    revisions: frozenset[str]
+    """Revisions that still have a cell."""
+    live: int
+    ready: int
+    reason: str
+    message: str
+    quarantine: str
+    """Why the last revision was quarantined, with Ray's own words."""
+
+
+def read_sight(service: Mapping[str, Any]) -> Sight:
+    """Read one service of `GET /api/v1/status`."""
+    quarantine = next((entry for entry in service["conditions"] if entry["type"] == "Quarantined"), None)
+    return Sight(
+        phase=service["phase"],
+        health=service["health"],
+        sync=service["sync"],
+        stable=service["stable"],
+        candidate=service["candidate"],
+        target=service["target"],
+        quarantined=tuple(service["quarantined"]),
+        weights=service["weights"],
+        revisions=frozenset(cell["revision"] for cell in service["cells"]),
+        live=service["replicas"]["live"],
+        ready=service["replicas"]["ready"],
+        reason=service["reason"],
+        message=service["message"],
+        quarantine=quarantine["message"] if quarantine and service["quarantined"] else "",
+    )
+
+
+@dataclass(kw_only=True)
+class Witness:
+    """Looks several times a second. `deployed_at` is when Serve took each application, by its own clock."""
+
+    page_url: str
+    ray_url: str
+    service: str
+    sight: Sight | None = None
+    problem: str = ""
+    peak: int = 0
+    """The highest number of live replicas that Ray itself has shown, stopping ones included."""
+    deployed_at: dict[str, datetime] = field(default_factory=dict)
+    last_event: int = 0
+    on_sight: Callable[[Sight], None] = lambda sight: None
+    on_event: Callable[[Mapping[str, Any]], None] = lambda event: None
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        clock = SystemClock()
+        async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+            while True:
+                await self._look_at_daemon(client)
+                await self._look_at_ray(client)
+                self._news.set()
+                await clock.sleep(LOOK_EVERY)
+
+    async def until(self, holds: Callable[[Sight], bool], *, within: timedelta, what: str) -> Sight:
+        """Return the first sight for which `holds`. Raises StoryBroke when that takes longer than `within`."""
+        try:
+            async with asyncio.timeout(within.total_seconds()):
+                while self.sight is None or not holds(self.sight):
+                    self._news.clear()
+                    await self._news.wait()
+                return self.sight
+        except TimeoutError:
+            last = f"{self.sight.phase}, {self.sight.reason}: {self.sight.message}" if self.sight else self.problem
+            raise StoryBroke(f"{what}: not within {within.total_seconds():g} s. Last seen: {last}") from None
+
+    async def _look_at_daemon(self, client: httpx.AsyncClient) -> None:
+        try:
+            status = (await client.get(f"{self.page_url}/api/v1/status")).raise_for_status().json()
+            await self._read_events(client)
+        except httpx.HTTPError as error:
+            self.problem = f"the daemon does not answer ({type(error).__name__})"
+            return
+        self.problem = status["problem"]
+        for service in status["services"]:
+            if service["name"] == self.service:
+                self.sight = read_sight(service)
+                self.on_sight(self.sight)
+
+    async def _read_events(self, client: httpx.AsyncClient) -> None:
+        url = f"{self.page_url}/api/v1/events"
+        answer = (await client.get(url, params={"since": self.last_event})).raise_for_status().json()
+        for event in answer["events"]:
+            if event["id"] > self.last_event:
+                self.last_event = event["id"]
+                self.on_event(event)
+
+    async def _look_at_ray(self, client: httpx.AsyncClient) -> None:
+        """Count replicas at the source: the budget is not judged by the word of the one who keeps it."""
+        try:
+            seen = (await client.get(f"{self.ray_url}/api/serve/applications/")).raise_for_status().json()
+        except httpx.HTTPError:
+            return
+        applications = {
+            name: found for name, found in seen["applications"].items() if name.startswith(f"{self.service}.")
+        }
+        for name, found in applications.items():
+            revision = name.split(".")[1]
+            self.deployed_at.setdefault(revision, datetime.fromtimestamp(found["last_deployed_time_s"], tz=UTC))
+        self.peak = max(self.peak, sum(_live(found) for found in applications.values()))
+
+
+def _live(application: Mapping[str, Any]) -> int:
+    replicas = (replica for found in application["deployments"].values() for replica in found["replicas"])
+    return sum(1 for replica in replicas if replica["state"] in LIVE_STATES)

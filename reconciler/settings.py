@@ -229,7 +229,11 @@ because everybody on a machine can read command lines."""
 
 
 def load_settings(
-    flags: Mapping[str, object], environ: Mapping[str, str] = os.environ, *, default_state: Path
+    flags: Mapping[str, object],
+    environ: Mapping[str, str] = os.environ,
+    *,
+    default_state: Path,
+    needs_repo: bool = True,
 ) -> Settings:
     """Read the settings. Raises SettingsError that lists every wrong one.
 
@@ -246,6 +250,10 @@ def load_settings(
     for source in reversed(sources):
         merged |= source
     _resolve_token_file(merged, sources)
+    if not needs_repo:
+        merged.setdefault("repo", ("", "the default"))
+    elif not merged.get("repo", ("", ""))[0]:
+        raise SettingsError(f"no repository: give --repo URL, {PREFIX}REPO or `repo` in the file given by --config")
     return _checked(merged)
 
 
@@ -257,8 +265,6 @@ def _checked(merged: Mapping[str, tuple[object, str]]) -> Settings:
             values[name] = PARSERS[name](raw)
         except ValueError as error:
             problems.append(f"{where}: {error}")
-    if not values.get("repo"):
-        problems.append(f"no repository: give --repo URL, {PREFIX}REPO or `repo` in the file given by --config")
     if problems:
         raise SettingsError("\n".join(problems))
     return Settings(**values)

@@ -132,7 +132,7 @@ def page_view(cluster: ClusterStatus, events: tuple[Event, ...], now: datetime) 
         services=tuple(by_urgency),
         events=events,
         tally=tuple((health.value, TONES[health], healths.count(health)) for health in Health if health in healths),
-        warnings=_warnings(cluster, now),
+        warnings=warnings(cluster, now),
     )
 
 
@@ -218,17 +218,17 @@ def _condition(status: ServiceStatus, kind: str, value: str) -> Condition | None
     return next((entry for entry in status.conditions if entry.type == kind and entry.status == value), None)
 
 
-def _warnings(cluster: ClusterStatus, now: datetime) -> tuple[str, ...]:
+def warnings(cluster: ClusterStatus, now: datetime) -> tuple[str, ...]:
     """Return what is wrong with the daemon's own view, with its age."""
-    warnings = [cluster.problem] if cluster.problem else []
+    found = [cluster.problem] if cluster.problem else []
     if cluster.observed_at is None:
-        warnings.append("Ray has not been seen yet")
+        found.append("Ray has not been seen yet")
     elif now - cluster.observed_at > STALE:
-        warnings.append(f"Ray was last seen {span(now - cluster.observed_at)} ago; what is shown may be out of date")
+        found.append(f"Ray was last seen {span(now - cluster.observed_at)} ago; what is shown may be out of date")
     elif not cluster.complete and not cluster.problem:
-        warnings.append("the last look at Ray was not complete; nothing is raised or removed until one is")
+        found.append("the last look at Ray was not complete; nothing is raised or removed until one is")
     if cluster.commit is None:
-        warnings.append("no commit has been read yet")
+        found.append("no commit has been read yet")
     if not cluster.leader:
-        warnings.append("another daemon acts on this cluster; this one only watches")
-    return tuple(warnings)
+        found.append("another daemon acts on this cluster; this one only watches")
+    return tuple(found)

@@ -1,0 +1,194 @@
+"""Statuses, histories, events and nodes as text for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from reconciler.api import views
+from reconciler.api.wording import ago, count, percent, seconds, short_commit, span
+from reconciler.cli.terminal import clean, indented, room, shortened, table, toned
+from specs.memory import Event, HistoryEntry, Outcome
+from specs.observed import Node
+from specs.status import ClusterStatus, ServiceStatus
+
+OUTCOME_TONES = {
+    Outcome.DEPLOYED: "good",
+    Outcome.PROMOTED: "good",
+    Outcome.ROLLED_BACK: "bad",
+    Outcome.SUPERSEDED: "quiet",
+    Outcome.REMOVED: "quiet",
+}
+
+
+def cluster_text(cluster: ClusterStatus, now: datetime) -> str:
+    """Return one line per service, below what is wrong with the view as a whole."""
+    parts = [_head(cluster, now), *_troubles(cluster, now)]
+    if not cluster.services:
+        return "\n".join([*parts, "", "no services yet: commit a file with `kind: Service` to the watched branch"])
+    rows = [
+        [
+            toned(service.name, "", bold=True),
+            toned(service.health.value, views.TONES[service.health]),
+            _shares(service),
+            f"{service.replicas.ready}/{service.replicas.target}",
+            why_text(service),
+        ]
+        for service in cluster.services
+    ]
+    return "\n".join([*parts, "", table(["SERVICE", "HEALTH", "REVISIONS", "READY", "WHY"], rows)])
+
+
+def service_text(cluster: ClusterStatus, service: ServiceStatus, now: datetime) -> str:
+    """Return everything about one service."""
+    view = views.service_view(service)
+    badges = " · ".join(
+        [
+            toned(service.health.value, view.health_tone, bold=True),
+            toned(service.sync.value, view.sync_tone),
+            service.phase.value,
+        ]
+    )
+    parts = [
+        f"{toned(service.name, '', bold=True)}  {service.route}  {badges}",
+        f"{toned(service.reason.value, view.tone)}: {clean(view.message.line)}",
+        *_troubles(cluster, now),
+        "",
+        *_facts(service, now),
+    ]
+    if view.shares:
+        parts += ["", _traffic(view.shares)]
+    if view.cells:
+        parts += ["", _cells(view)]
+    if view.quarantine is not None:
+        parts += ["", *_quarantine(service, view.quarantine.reason, view.quarantine.message)]
+    return "\n".join(parts)
+
+
+def history_text(entries: tuple[HistoryEntry, ...]) -> str:
+    """Return one line per ended rollout."""
+    rows = [
+        [
+            entry.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            entry.revision,
+            toned(entry.outcome.value, OUTCOME_TONES[entry.outcome]),
+            span(entry.at - entry.started_at) if entry.started_at else "",
+            clean(views.excerpt(entry.message).line),
+        ]
+        for entry in entries
+    ]
+    return table(["ENDED", "REVISION", "OUTCOME", "TOOK", "MESSAGE"], rows)
+
+
+def event_text(event: Event, *, service_width: int = 12) -> str:
+    """Return one event as one line (its message may be cut: `-o json` has all of it)."""
+    stamp = toned(event.at.astimezone().strftime("%m-%d %H:%M:%S"), "quiet")
+    kind = toned(event.kind, "bad" if event.is_warning else "busy")
+    by = "" if event.by == "heliostat" else f" (by {clean(event.by)})"
+    message = clean(views.excerpt(event.message).line) + by
+    start = f"{event.service or 'cluster':<{service_width}}"
+    width = room()
+    if width is not None:
+        message = shortened(message, max(20, width - 14 - 2 - service_width - 2 - len(event.kind) - 2))
+    return f"{stamp}  {toned(start, '', bold=True)}  {kind}  {message}".rstrip()
+
+
+def nodes_text(nodes: tuple[Node, ...]) -> str:
+    """Return one line per node."""
+    rows = [
+        [
+            node.ip,
+            _node_state(node),
+            node.zone or "-",
+            node.labels.get("ray.io/market-type", "-"),
+            *(f"{node.resources.get(kind, 0):g}" for kind in ("CPU", "GPU")),
+            node.id[:12],
+        ]
+        for node in sorted(nodes, key=lambda node: (not node.is_head, node.zone or "", node.ip))
+    ]
+    return table(["ADDRESS", "STATE", "ZONE", "MARKET", "CPU", "GPU", "ID"], rows, right=frozenset({4, 5}))
+
+
+def _head(cluster: ClusterStatus, now: datetime) -> str:
+    commit = short_commit(cluster.commit) if cluster.commit else "no commit yet"
+    seen = f"Ray seen {ago(cluster.observed_at, now)}" if cluster.observed_at else "Ray not seen yet"
+    read = f" (read {span(timedelta(seconds=cluster.git_age_seconds))} ago)" if cluster.git_age_seconds else ""
+    return f"{toned(cluster.cluster, '', bold=True)} · {commit}{read} · {seen}"
+
+
+def _troubles(cluster: ClusterStatus, now: datetime) -> list[str]:
+    wrong = [toned(f"! {clean(warning)}", "bad") for warning in views.warnings(cluster, now)]
+    return wrong + [toned(f"! {clean(error)}", "warn") for error in cluster.errors]
+
+
+def why_text(service: ServiceStatus) -> str:
+    """Return the reason and the message on one line."""
+    message = clean(views.excerpt(service.message).line)
+    reason = service.reason.value
+    return f"{reason}: {message}" if message else reason
+
+
+def _shares(service: ServiceStatus) -> str:
+    """Return the revisions that get requests, or the one that is to come."""
+    shares = [f"{revision[:7]} {percent(weight)}" for revision, weight in service.weights.items()]
+    if shares:
+        return " ".join(shares)
+    return f"({service.candidate[:7]})" if service.candidate else "-"
+
+
+def _facts(service: ServiceStatus, now: datetime) -> list[str]:
+    counts = service.replicas
+    own = f", {counts.serve_surplus} more started by Serve itself" if counts.serve_surplus else ""
+    facts = [f"{'commit':<10}{short_commit(service.commit) or '-'}"]
+    if service.step is not None:
+        step = service.step
+        place = f"{step.index + 1} of {step.count}: {step.text}" if step.index < step.count else "all done, to 100%"
+        ends = f", ends {ago(step.until, now)}" if step.until else ""
+        facts.append(f"{'step':<10}{place}{ends}")
+    facts.append(
+        f"{'replicas':<10}{counts.ready} ready of {counts.target}, {counts.live} live, at most {counts.peak}{own}"
+    )
+    if service.target and service.target not in (service.stable, service.candidate):
+        facts.append(f"{'wanted':<10}{service.target}")
+    return facts
+
+
+def _traffic(shares: tuple[views.Share, ...]) -> str:
+    rows = []
+    for share in shares:
+        seen = share.traffic
+        numbers = ["-"] * 5
+        if seen is not None:
+            errors = toned(count(seen.errors), "bad" if seen.errors else "")
+            numbers = [count(seen.requests), errors, count(seen.aborted), seconds(seen.p50), seconds(seen.p99)]
+        rows.append([share.revision, share.role, percent(share.weight), *numbers])
+    head = ["REVISION", "ROLE", "SHARE", "REQUESTS", "ERRORS", "ABORTED", "P50", "P99"]
+    return table(head, rows, right=frozenset(range(2, 8)))
+
+
+def _cells(view: views.ServiceView) -> str:
+    rows = [
+        [
+            cell.state.name,
+            toned(cell.state.status, cell.tone),
+            percent(cell.state.weight),
+            ", ".join(f"{entry.name} {entry.ready}/{entry.target}" for entry in cell.state.deployments) or "-",
+        ]
+        for cell in view.cells
+    ]
+    return table(["CELL", "STATUS", "SHARE", "READY"], rows, right=frozenset({2}))
+
+
+def _quarantine(service: ServiceStatus, reason: str, message: str) -> list[str]:
+    return [
+        f"{toned('quarantined', 'bad')} {', '.join(service.quarantined)}: {reason}",
+        indented(clean(message).strip()),
+        f"not tried again until a commit changes it, or: heliostat retry {service.name}",
+    ]
+
+
+def _node_state(node: Node) -> str:
+    if not node.is_alive:
+        return toned("dead", "bad")
+    if node.is_draining:
+        return toned("draining", "warn")
+    return toned("head" if node.is_head else "alive", "good")

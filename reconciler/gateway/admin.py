@@ -10,6 +10,9 @@ from pathlib import Path
 
 _PROMPT = "\n> "
 
+UNCHECKED = frozenset({"", "UNK", "INI"})
+"""What `check_status` says before the first check has ended."""
+
 
 class AdminError(Exception):
     """HAProxy did not answer, or refused a command."""
@@ -132,8 +135,8 @@ def _read_server(record: dict[str, str]) -> ServerStat:
         name=record["svname"],
         address=record["addr"],
         status=status,
-        # `UP` alone may only be assumed: before its first check a new server counts as up.
-        is_up=status.startswith("UP") and record["check_status"].removeprefix("* ") == "L7OK",
+        # Before its first check a new server counts as up; at that check's failure it goes down at once.
+        is_up=status.startswith("UP") and record["check_status"].removeprefix("* ") not in UNCHECKED,
         in_flight=int(record["scur"]),
     )
 

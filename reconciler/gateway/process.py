@@ -16,6 +16,9 @@ from reconciler.errors import Stalled
 
 LOG = "haproxy.log"
 MAX_LOG = 1 << 20
+
+_children: set[subprocess.Popen[bytes]] = set()
+"""Kept until they have ended: `Popen` warns when it is forgotten before, but to be left running is the point."""
 POLL_SECONDS = 0.1
 
 
@@ -68,9 +71,12 @@ class HAProxyProcess:
 
     def is_alive(self) -> bool:
         """Return whether it still runs."""
-        if self._child is not None and self._child.poll() is not None:
-            return False
-        return start_time(self.pid) == self.started
+        if self._child is None:
+            return start_time(self.pid) == self.started
+        if self._child.poll() is None:
+            return True
+        _children.discard(self._child)
+        return False
 
     async def ended(self) -> None:
         """Return when it has ended: at once by the kernel's word, or by looking where that is not to be had."""
@@ -141,6 +147,7 @@ def spawn(binary: Path, folder: Path, *, listen_fd: int, generation: int) -> HAP
             )
         except OSError as error:
             raise Stalled(f"HAProxy at {binary} cannot be started: {error.strerror}") from error
+    _children.add(child)
     return HAProxyProcess(pid=child.pid, started=start_time(child.pid) or 0, generation=generation, child=child)
 
 

@@ -87,16 +87,17 @@ def make_row(service: ServiceRoute, lanes: dict[str, str]) -> Row:
         if cell.weight > 0:
             threshold += cell.weight
             shares.append(Share(threshold=threshold, lane=lanes[cell.cell]))
-    if threshold not in {0, FULL}:
-        msg = f"the weights of {service.service} sum to {threshold}, not to {FULL} or 0"
-        raise ValueError(msg)
     return Row(service=service.service, route=service.route, shares=tuple(shares))
 
 
 def check_routes(services: Iterable[ServiceRoute]) -> None:
-    """Raise Stalled for what the gateway's rules cannot express."""
+    """Raise Stalled for what the gateway's rules cannot express, ValueError for weights that make no whole."""
     owners: dict[str, str] = {}
     for service in services:
+        total = sum(cell.weight for cell in service.cells)
+        if total not in {0, FULL}:
+            msg = f"the weights of {service.service} sum to {total}, not to {FULL} or 0"
+            raise ValueError(msg)
         weighted = sum(1 for cell in service.cells if cell.weight > 0)
         if weighted > MAX_SHARES:
             raise Stalled(

@@ -76,6 +76,7 @@ class HAProxyGateway:
     async def running(self) -> AsyncIterator[HAProxyGateway]:
         """Serve while the block runs; it is entered when HAProxy answers."""
         reader = LogReader(self._folder, self._count)
+        failure: Exception | None = None
         try:
             await self._begin()
             async with asyncio.TaskGroup() as group:
@@ -85,6 +86,8 @@ class HAProxyGateway:
                 self._ready.set()
                 try:
                     yield self
+                except Exception as error:  # the caller's own, which must not come out as a group
+                    failure = error
                 finally:
                     self._ready.clear()
                     self._group = None
@@ -93,6 +96,8 @@ class HAProxyGateway:
         finally:
             reader.close()
             self._fleet.close()
+        if failure is not None:
+            raise failure
 
     async def stop(self, grace: timedelta = timedelta(seconds=5)) -> None:
         """End HAProxy for good; requests in flight have `grace` to finish. For demos and tests."""
@@ -254,6 +259,13 @@ class HAProxyGateway:
     def _check_ready(self) -> None:
         if not self._ready.is_set():
             raise Retry("the gateway is starting")
+
+    @property
+    def pid(self) -> int:
+        """HAProxy's process id, for people and tests. Raises Retry before there is one."""
+        if self._fleet.current is None:
+            raise Retry("the gateway is starting")
+        return self._fleet.current.pid
 
     # -- metrics ----------------------------------------------------------------------------------
 

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from aiohttp import WSMsgType, web
+from multidict import CIMultiDict
 
 from specs.observed import Endpoint
 
 CHUNK = b"x" * 65536
 
 
+PORTS = range(20_000, 30_000)
+"""Below the kernel's own choice: no server or client of another test is given one of these meanwhile."""
+
+
 def free_port() -> int:
     """Return a port that nobody had a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class ReplicaDouble:
@@ -31,7 +39,7 @@ class ReplicaDouble:
         self.is_draining = False
         self.executed: list[str] = []
         """`METHOD REST` of every request that reached the application."""
-        self.headers: dict[str, str] = {}
+        self.headers: CIMultiDict[str] = CIMultiDict()
         """Of the last request."""
         self.release = asyncio.Event()
         """Lets `/hold` and `/stream` end."""
@@ -79,7 +87,7 @@ class ReplicaDouble:
             return web.Response(status=404, text=f"Path '{path}' not found.")
         rest = path.removeprefix(self.prefix)
         self.executed.append(f"{request.method} {rest}")
-        self.headers = dict(request.headers)
+        self.headers = CIMultiDict(request.headers)
         handler = {
             "/hold": self._hold,
             "/stream": self._stream,

@@ -24,7 +24,7 @@ from tests.sim.fake_gateway import FakeGateway
 
 A = "chat.aaaaaaaaaaaa.-.-.0"
 B = "chat.bbbbbbbbbbbb.-.-.0"
-UNSEEN = timedelta(seconds=2)
+UNSEEN = timedelta(seconds=1)
 DEADLINE = 15.0
 
 

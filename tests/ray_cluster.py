@@ -65,13 +65,14 @@ def echo_application(name: str, *, replicas: int | None = 1, **args: Any) -> dic
 def started_ray() -> Iterator[EmbeddedCluster]:
     """Start the cluster once for the whole run."""
     with EmbeddedCluster(zones=ZONES, cpus_per_node=4.0) as cluster:
-        upload_echo(cluster.dashboard_url)
         yield cluster
 
 
 @pytest.fixture
 def ray_cluster(started_ray: EmbeddedCluster) -> Iterator[EmbeddedCluster]:
     """Lend the cluster to one test and empty Serve afterwards."""
+    # Ray drops the package when the last application that uses it goes.
+    upload_echo(started_ray.dashboard_url)
     yield started_ray
     empty_serve(started_ray.dashboard_url)
 

@@ -180,7 +180,7 @@ def _to_deployment(deployment: DeploymentDetails, *, is_ingress: bool) -> Deploy
     replicas = (
         Replica(id=replica.replica_id, state=REPLICA_STATES[replica.state], node=replica.node_id or "")
         for replica in deployment.replicas
-        if replica.state in REPLICA_STATES
+        if replica.state in REPLICA_STATES and not _holds_nothing(replica)
     )
     return DeploymentSeen(
         name=deployment.name,
@@ -191,6 +191,15 @@ def _to_deployment(deployment: DeploymentDetails, *, is_ingress: bool) -> Deploy
         is_ingress=is_ingress,
         is_autoscaled=deployment.deployment_config.get("autoscaling_config") is not None,
     )
+
+
+def _holds_nothing(replica: ReplicaDetails) -> bool:
+    """Return whether it is a replica that never got a node and is being stopped.
+
+    Serve asks such a replica to shut down gracefully and lists it until the whole grace period (Heliostat's
+    `maxRequestDuration`) is over. It holds no resources; to count it would block a roll-back for as long.
+    """
+    return replica.state == "STOPPING" and not replica.node_id
 
 
 def _endpoints(details: ServeDetails, zones: Mapping[str, str]) -> dict[str, tuple[Endpoint, ...]]:

@@ -173,7 +173,7 @@ class FakeServe:
             if key is None:
                 continue
             for deployment in found.all_deployments:
-                live[key.service, deployment.name] += len(deployment.replicas)
+                live[key.service, deployment.name] += sum(1 for r in deployment.replicas if r.holds_something)
                 serving[key.service, deployment.name] += sum(1 for r in deployment.replicas if r.is_serving)
         for where in live.keys() | self._last.keys():
             counts = (live[where], serving[where])

@@ -118,12 +118,14 @@ class ServeInstance:
     def scale(self, application: str, deployment: str, target: int) -> None:
         """Do what the external scaler call does. Raises ScaleRefused."""
         found = self.applications.get(application)
-        if found is None or deployment not in found.deployments:
+        if found is None:
+            raise ScaleRefused(404, "Application or Deployment not found")
+        if not found.external_scaler:
+            raise ScaleRefused(412, f"external_scaler_enabled is not set for application {application}")
+        if deployment not in found.deployments:
             raise ScaleRefused(404, "Application or Deployment not found")
         if found.is_deleting:
             raise ScaleRefused(412, "Deployment is deleted")
-        if not found.external_scaler:
-            raise ScaleRefused(412, f"external_scaler_enabled is not set for application {application}")
         found.deployments[deployment].scale_to(target)
         self._tick(self._moment())
 

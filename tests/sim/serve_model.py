@@ -56,6 +56,11 @@ class SimReplica:
         """Return whether it takes requests."""
         return self.state in ("RUNNING", "PENDING_MIGRATION")
 
+    @property
+    def holds_something(self) -> bool:
+        """Return whether it counts as live: one that stops and never had a node holds nothing."""
+        return self.state != "STOPPING" or self.node is not None
+
 
 @dataclass(kw_only=True, eq=False)
 class SimDeployment:
@@ -135,10 +140,11 @@ class SimDeployment:
         self._forget_failures()
 
     def scale_to(self, count: int) -> None:
-        """Follow the external scaler: any change of a count gives a failed deployment another chance."""
-        if count != self.target:
-            self._retarget(count, "CONFIG_UPDATE_STARTED")
-            self._forget_failures()
+        """Follow the external scaler, which leaves the status as it is.
+
+        A deployment that was given up goes on when its new count allows more failures.
+        """
+        self.target = count
 
     def autoscale(self, wanted: int | None, now: datetime) -> None:
         """Follow the demand within the bounds, after a delay."""
@@ -199,9 +205,16 @@ class SimDeployment:
     def _stop(self, replica: SimReplica, now: datetime) -> None:
         if replica.state == "STOPPING":
             return
-        serving = replica.is_serving
-        replica.state = "STOPPING"
-        replica.due = now + (self.timing.drain if serving else timedelta(seconds=1))
+        grace = max(self.timing.drain, timedelta(seconds=self.options.get("graceful_shutdown_timeout_s", 20.0)))
+        if replica.is_serving:
+            ends = now + self.timing.drain
+        elif replica.due is not None:
+            # It is asked to stop when its constructor is done.
+            ends = min(replica.due, now + grace)
+        else:
+            # It has no node, so nobody hears the request: Serve waits for the whole grace period.
+            ends = now + grace
+        replica.state, replica.due = "STOPPING", ends
 
     def _lose_nodes(self, nodes: Mapping[str, Node]) -> None:
         lost = [r for r in self.replicas if r.node is not None and not nodes[r.node].is_alive]

@@ -59,9 +59,11 @@ Check = Callable[[Settings], Awaitable[list[Finding]]]
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Run all checks, those that wait for the network side by side."""
-    found = await asyncio.gather(*(check(settings) for check in (ray, serve, nodes, git, state, haproxy, ports)))
-    return [finding for findings in found for finding in findings]
+    """Run all checks side by side; those of Serve and nodes only where Ray answers at all."""
+    reached = await ray(settings)
+    of_ray = () if any(finding.mark is Mark.FAILED for finding in reached) else (serve, nodes)
+    found = await asyncio.gather(*(check(settings) for check in (*of_ray, git, state, haproxy, ports)))
+    return [*reached, *(finding for findings in found for finding in findings)]
 
 
 async def ray(settings: Settings) -> list[Finding]:

@@ -9,7 +9,8 @@ from reconciler.api.wording import ago, count, percent, seconds, short_commit, s
 from reconciler.cli.terminal import clean, indented, room, shortened, table, toned
 from specs.memory import Event, HistoryEntry, Outcome
 from specs.observed import Node
-from specs.status import ClusterStatus, ServiceStatus
+from specs.reasons import Reason
+from specs.status import ClusterStatus, Phase, ServiceStatus
 
 OUTCOME_TONES = {
     Outcome.DEPLOYED: "good",
@@ -31,11 +32,13 @@ def cluster_text(cluster: ClusterStatus, now: datetime) -> str:
             toned(service.health.value, views.TONES[service.health]),
             _shares(service),
             f"{service.replicas.ready}/{service.replicas.target}",
-            why_text(service),
+            toned(service.reason.value, views.service_view(service).tone),
         ]
         for service in cluster.services
     ]
-    return "\n".join([*parts, "", table(["SERVICE", "HEALTH", "REVISIONS", "READY", "WHY"], rows)])
+    head, *lines = table(["SERVICE", "HEALTH", "REVISIONS", "READY", "REASON"], rows).splitlines()
+    told = [part for service, line in zip(cluster.services, lines, strict=True) for part in (line, _why(service))]
+    return "\n".join([*parts, "", head, *filter(None, told)])
 
 
 def service_text(cluster: ClusterStatus, service: ServiceStatus, now: datetime) -> str:
@@ -45,7 +48,7 @@ def service_text(cluster: ClusterStatus, service: ServiceStatus, now: datetime) 
         [
             toned(service.health.value, view.health_tone, bold=True),
             toned(service.sync.value, view.sync_tone),
-            service.phase.value,
+            *([] if service.phase.value in (Phase.STEADY, service.health.value) else [service.phase.value]),
         ]
     )
     parts = [
@@ -120,11 +123,17 @@ def _troubles(cluster: ClusterStatus, now: datetime) -> list[str]:
     return wrong + [toned(f"! {clean(error)}", "warn") for error in cluster.errors]
 
 
-def why_text(service: ServiceStatus) -> str:
-    """Return the reason and the message on one line."""
-    message = clean(views.excerpt(service.message).line)
-    reason = service.reason.value
-    return f"{reason}: {message}" if message else reason
+def _why(service: ServiceStatus) -> str:
+    """Return the message on a line of its own, "" when all is as it should be."""
+    if service.reason is Reason.STEADY or not service.message:
+        return ""
+    line = f"  {message_line(service)}"
+    return shortened(line, room() or len(line))
+
+
+def message_line(service: ServiceStatus) -> str:
+    """Return the most telling line of a service's message."""
+    return clean(views.excerpt(service.message).line)
 
 
 def _shares(service: ServiceStatus) -> str:

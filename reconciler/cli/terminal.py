@@ -50,7 +50,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozense
     available = room()
     if available is not None:
         used = sum(widths[:-1]) + len(GAP) * (len(head) - 1)
-        widths[-1] = max(12, min(widths[-1], available - used))
+        widths[-1] = min(widths[-1], max(12, available - used))
     texts = [_row(line, widths, right) for line in lines]
     return "\n".join([toned(texts[0], "quiet"), *texts[1:]])
 

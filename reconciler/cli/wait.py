@@ -89,4 +89,4 @@ def _tell_reached(status: ServiceStatus, goal: str, output: str) -> None:
     if output == "json":
         click.echo(as_json(document(status)))
     else:
-        click.echo(f"{status.name} is {goal}: {overview.why_text(status)}")
+        click.echo(f"{status.name} is {goal}: {overview.message_line(status)}")

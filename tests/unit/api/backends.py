@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -51,6 +51,8 @@ class MemoryBackend:
         self.seen_nodes: tuple[Node, ...] = ()
         self.table = RouteTable()
         self.tag = "t1"
+        self.waiting = 0
+        """How many wait for news right now."""
         self._news = asyncio.Condition()
 
     def status(self) -> ClusterStatus:
@@ -101,10 +103,15 @@ class MemoryBackend:
     def metrics(self) -> bytes:
         return b"# HELP heliostat_leader 1\nheliostat_leader 1.0\n"
 
-    async def _wait(self, is_over: object, timeout: timedelta) -> None:
-        with suppress(TimeoutError):
+    async def _wait(self, is_over: Callable[[], bool], timeout: timedelta) -> None:
+        self.waiting += 1
+        try:
             async with asyncio.timeout(timeout.total_seconds()), self._news:
-                await self._news.wait_for(is_over)  # type: ignore[arg-type]
+                await self._news.wait_for(is_over)
+        except TimeoutError:
+            return
+        finally:
+            self.waiting -= 1
 
 
 def cluster(*services: ServiceStatus) -> ClusterStatus:

@@ -1,0 +1,307 @@
+"""The invariants of the design, checked at every effect of the daemon and after every turn."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from specs.cells import CellKey, parse_cell_name
+from specs.desired import ClusterSettings, DesiredService
+from specs.effects import PutServeConfig, SaveMemory
+from specs.memory import Event
+from specs.routes import FULL, RouteTable, ServiceRoute
+from tests.sim.requests import Requests
+from tests.sim.serve_instance import SimApplication
+from tests.sim.truth import Truth, first_count, target_after
+
+if TYPE_CHECKING:
+    from tests.sim.world import Simulation
+
+PATIENCE = 3
+"""Turns in a row that something which must happen at once may take: orders and changes of course are taken alone."""
+
+
+class InvariantBroken(AssertionError):
+    """One of I1-I9 does not hold; the text begins with its name."""
+
+
+class Watch:
+    """Sees every effect before it is done. Raises InvariantBroken."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self.truth = Truth(sim)
+        self.requests = Requests(sim)
+        self.is_blind = False
+        self.effects = 0
+        self.log: list[str] = []
+        self.events: list[Event] = []
+        self.created: set[str] = set()
+        """Applications that the daemon created."""
+        self.barred: set[tuple[str, str]] = set()
+        """(service, revision) that were rolled back and neither released nor replaced by a commit since."""
+        self._wanted: dict[str, str] = {}
+        self._routed_once: set[str] = set()
+        self._silent: Counter[str] = Counter()
+        self._weightless_since: dict[str, datetime] = {}
+        self._excused_until: datetime | None = None
+
+    # -- what is seen ------------------------------------------------------------------------------------
+
+    def weights(self, service: str) -> dict[str, int]:
+        """Return basis points per revision as routed."""
+        return _by_revision(self._sim.gateway.table.service(service))
+
+    def applications(self, service: str) -> list[tuple[CellKey, SimApplication]]:
+        return self.truth.applications(service)
+
+    def note(self, text: str) -> None:
+        self.effects += 1
+        self.log.append(f"{self._sim.clock.now():%H:%M:%S} {text}")
+
+    def pushed(self, services: Iterable[DesiredService]) -> None:
+        """A commit that wants another revision of a service ends its quarantines."""
+        for service in services:
+            if self._wanted.get(service.name) != service.revision.id:
+                self.barred = {(name, rev) for name, rev in self.barred if name != service.name}
+                self._wanted[service.name] = service.revision.id
+        names = ", ".join(f"{service.name} {service.revision.id}" for service in services)
+        self.log.append(f"{self._sim.clock.now():%H:%M:%S} -- push {names}")
+
+    def excused(self) -> None:
+        """Replicas are taken away by an accident now: requests on them are not the daemon's fault."""
+        self.requests.forget()
+
+    # -- effects -----------------------------------------------------------------------------------------
+
+    def saved(self, change: SaveMemory) -> None:
+        self.note("save")
+        for event in change.events:
+            self.events.append(event)
+            self.log.append(f"    {event.service}: {event.kind} {event.message[:90]}")
+            if event.kind == "RolledBack":
+                self.barred.add((event.service, event.revision))
+            elif event.kind == "Released":
+                self.barred.discard((event.service, event.revision))
+
+    def before_route(self, table: RouteTable) -> None:
+        self.note("route " + ", ".join(f"{row.service} {_by_revision(row)}" for row in table.services))
+        self._check_sight("I4")
+        for row in table.services:
+            self._check_weights(row)
+
+    def before_scale(self, application: str, deployment: str, target: int) -> None:
+        self.note(f"scale {application} {deployment} to {target}")
+        self._check_sight("I4")
+        app = self._sim.serve.instance.applications.get(application)
+        key = parse_cell_name(application)
+        if app is None or key is None or deployment not in app.deployments:
+            return
+        before = app.deployments[deployment].target
+        if target > before:
+            self._check_barred(key, f"scales {deployment} up")
+            self._check_ceiling(key.service, deployment, {application: target})
+        elif target < before:
+            self._check_floor(key.service, {(application, deployment): target})
+
+    def before_put(self, change: PutServeConfig) -> Callable[[], None]:
+        """Check a PUT; return the check of what is there after it."""
+        ours = ", ".join(sorted(application.name for application in change.applications))
+        self.note(f"put {ours} without {', '.join(sorted(change.removed)) or 'any'}")
+        self._check_sight("I4")
+        instance = self._sim.serve.instance
+        lowered: dict[tuple[str, str], int] = {}
+        for application in change.applications:
+            self._check_entry(application.name, json.loads(application.config), lowered)
+        for service in {key.service for name, _ in lowered if (key := parse_cell_name(name))}:
+            self._check_floor(service, {where: count for where, count in lowered.items() if _is_of(where[0], service)})
+        for name in change.removed & instance.applications.keys():
+            self._check_removal(name)
+        self.created |= {application.name for application in change.applications}
+        foreign = {name: app.config for name, app in instance.applications.items() if name not in self.created}
+        gone = set(instance.applications) - {application.name for application in change.applications} - change.removed
+        ours_dropped = sorted(gone & self.created)
+        _must(not ours_dropped, f"I7: {ours_dropped} are ours and neither declared nor removed")
+        top_level = dict(instance.top_level)
+        return lambda: self._check_foreign(foreign, top_level)
+
+    def _check_entry(self, name: str, entry: Mapping[str, Any], lowered: dict[tuple[str, str], int]) -> None:
+        app, key = self._sim.serve.instance.applications.get(name), parse_cell_name(name)
+        if key is None:
+            return
+        if app is None:
+            self._check_creation(key, entry)
+            return
+        listed = {deployment["name"]: deployment for deployment in entry.get("deployments", ())}
+        for deployment in app.deployments.values():
+            after = target_after(deployment, listed.get(deployment.name, {}))
+            if after > deployment.target and not app.is_deleting:
+                self._check_ceiling(key.service, deployment.name, {name: after})
+            elif after < deployment.target and not app.is_deleting:
+                lowered[name, deployment.name] = after
+
+    def _check_creation(self, key: CellKey, entry: Mapping[str, Any]) -> None:
+        if key.name in self.created:
+            return  # It is put back: somebody took it away, its place is its own.
+        self._check_barred(key, "is created")
+        for deployment in entry.get("deployments", ()):
+            count = first_count(deployment)
+            if count is not None:
+                self._check_ceiling(key.service, deployment["name"], {key.name: count})
+
+    # -- the invariants ----------------------------------------------------------------------------------
+
+    def _check_sight(self, name: str) -> None:
+        _must(not self.is_blind, f"{name}: acts on a world that it does not see whole ({self.log[-1]})")
+
+    def _check_weights(self, row: ServiceRoute) -> None:
+        """I1: a raise needs ready replicas, unless somebody else's share is lost."""
+        memory = self._sim.known(row.service)
+        _must(memory is not None, f"I1: {row.service} is routed and not remembered")
+        assert memory is not None
+        before, after = self.weights(row.service), _by_revision(row)
+        lost = [rev for rev, weight in before.items() if weight and not self.truth.is_serving(row.service, rev)]
+        if sum(before.values()) == 0 and row.service in self._routed_once:
+            lost = ["all"]
+        if sum(after.values()):
+            self._routed_once.add(row.service)
+        for revision, weight in after.items():
+            if weight <= before.get(revision, 0):
+                continue
+            if lost:
+                fits = self.truth.is_serving(row.service, revision)
+                _must(fits, f"I1: {row.service} gives {weight} to {revision}, which does not answer")
+                continue
+            share = self.truth.ready_share(memory.wanted, revision)
+            _must(weight <= share, f"I1: {row.service} raises {revision} to {weight}, its ready share is {share}")
+            barred = (row.service, revision) in self.barred
+            _must(not barred, f"I6: {row.service} raises {revision} to {weight}, which was rolled back")
+
+    def _check_ceiling(self, service: str, deployment: str, targets: Mapping[str, int]) -> None:
+        """I2: what raises a count must fit below target + maxSurge, with all that still stops."""
+        memory = self._sim.memory(service)
+        ceiling = self.truth.ceiling(memory.wanted, deployment)
+        live = self.truth.projected(service, deployment, targets)
+        _must(live <= ceiling, f"I2: {deployment} of {service} goes to {live} of at most {ceiling} by {dict(targets)}")
+
+    def _check_floor(self, service: str, lowered: Mapping[tuple[str, str], int]) -> None:
+        """I2: what lowers the count of a routed revision leaves target - maxUnavailable serving."""
+        memory = self._sim.memory(service)
+        row = self._sim.gateway.table.service(service)
+        routed = {cell.cell for cell in row.cells if cell.weight} if row else set()
+        for deployment in {name for _, name in lowered}:
+            serving, losses = 0, 0
+            for key, app in self.applications(service):
+                found = app.deployments.get(deployment)
+                if found is None or key.name not in routed:
+                    continue
+                serving += len(self.truth.serving(key.name, found))
+                if (key.name, deployment) in lowered:
+                    unstarted = sum(1 for replica in found.replicas if replica.state == "STARTING")
+                    losses += max(0, found.target - lowered[key.name, deployment] - unstarted)
+            floor = self.truth.floor(memory.wanted, deployment)
+            text = f"I2: {deployment} of {service} shrinks to {serving - losses} serving, at least {floor} are owed"
+            _must(losses == 0 or serving - losses >= floor, text)
+
+    def _check_removal(self, name: str) -> None:
+        """I3: an application goes when it has no weight and nothing in flight, or its requests had their time."""
+        app, key = self._sim.serve.instance.applications[name], parse_cell_name(name)
+        _must(name in self.created and key is not None, f"I7: removes {name}, which is not ours")
+        assert key is not None
+        if app.is_deleting:
+            return
+        row = self._sim.gateway.table.service(key.service)
+        weight = next((cell.weight for cell in row.cells if cell.cell == name), 0) if row else 0
+        _must(weight == 0, f"I3: removes {name}, which still has weight {weight}")
+        since = self._weightless_since.get(name)
+        longest = _longest_request(app.config)
+        waited = since is not None and (self._sim.clock.now() - since).total_seconds() >= longest
+        in_flight = self._sim.gateway.in_flight.get(name, 0)
+        _must(in_flight == 0 or waited, f"I3: removes {name} with {in_flight} requests in flight")
+
+    def _check_barred(self, key: CellKey, does: str) -> None:
+        _must((key.service, key.revision) not in self.barred, f"I6: {key.name} {does} though it was rolled back")
+
+    def _check_foreign(self, foreign: Mapping[str, Any], top_level: Mapping[str, Any]) -> None:
+        instance = self._sim.serve.instance
+        for name, config in foreign.items():
+            app = instance.applications.get(name)
+            kept = app is not None and not app.is_deleting and app.config == config
+            _must(kept, f"I7: {name} is not ours and did not survive a PUT")
+        lost = {key for key, value in top_level.items() if value is not None and instance.top_level.get(key) != value}
+        _must(not lost, f"I7: the top-level fields {sorted(lost)} did not survive a PUT")
+
+    # -- between effects -----------------------------------------------------------------------------------
+
+    def before_tick(self) -> None:
+        """Time has passed: replicas got ready, requests came and ended."""
+        self.truth.look()
+        now = self._sim.clock.now()
+        weights = {cell.cell: cell.weight for row in self._sim.gateway.table.services for cell in row.cells}
+        for name in self.created:
+            if weights.get(name, 0) > 0:
+                self._weightless_since.pop(name, None)
+            else:
+                self._weightless_since.setdefault(name, now)
+        self.requests.step()
+
+    def after_tick(self) -> None:
+        if self.is_blind:
+            return
+        for row in self._sim.gateway.table.services:
+            self._check_broken(row)
+        self._check_pruned()
+        self.requests.check()
+
+    def _check_broken(self, row: ServiceRoute) -> None:
+        """I1: what does not answer loses its weight at once, when somebody else answers."""
+        weights = _by_revision(row)
+        serving = {revision: self.truth.is_serving(row.service, revision) for revision in weights}
+        bad = [revision for revision, weight in weights.items() if weight and not serving[revision]]
+        others = [revision for revision in weights if serving[revision]]
+        self._silent[row.service] = self._silent[row.service] + 1 if bad and others else 0
+        text = f"I1: {bad} of {row.service} do not answer and keep their weight though {others} do"
+        _must(self._silent[row.service] <= PATIENCE, text)
+
+    def _check_pruned(self) -> None:
+        """I7: what left Git stays, unless pruning is on and the commit is whole."""
+        tick = self._sim.tick
+        desired = tick.world.desired if tick else None
+        settings = desired.settings if desired else ClusterSettings()
+        if desired is None or (settings.prune.enabled and not desired.errors):
+            return
+        wanted = {service.name for service in desired.services}
+        for name in self._routed_once - wanted:
+            memory = self._sim.known(name)
+            if memory is not None and memory.is_removed:
+                continue  # An earlier commit let it go.
+            cells = memory.cells_of(memory.stable) if memory else ()
+            _must(bool(cells) or (memory is not None and memory.stable is None), f"I7: {name} was removed unasked")
+
+
+def _by_revision(row: ServiceRoute | None) -> dict[str, int]:
+    weights: Counter[str] = Counter()
+    for cell in row.cells if row else ():
+        key = parse_cell_name(cell.cell)
+        assert key is not None
+        weights[key.revision] += cell.weight
+    assert sum(weights.values()) in (0, FULL)
+    return dict(weights)
+
+
+def _is_of(application: str, service: str) -> bool:
+    key = parse_cell_name(application)
+    return key is not None and key.service == service
+
+
+def _must(holds: bool, text: str) -> None:
+    if not holds:
+        raise InvariantBroken(text)
+
+
+def _longest_request(config: Mapping[str, Any]) -> float:
+    listed = [deployment.get("graceful_shutdown_timeout_s", 0.0) for deployment in config.get("deployments", ())]
+    return float(max(listed, default=0.0))

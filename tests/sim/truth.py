@@ -1,0 +1,150 @@
+"""What really is, read from the simulated Serve and gateway, without the daemon's eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from specs.cells import CellKey, parse_cell_name
+from specs.desired import AutoScale, DesiredService, FixedScale
+from specs.routes import FULL
+from tests.sim.serve_instance import SimApplication
+from tests.sim.serve_model import SimDeployment
+
+if TYPE_CHECKING:
+    from tests.sim.world import Simulation
+
+
+class Truth:
+    """Counts of replicas by service, revision and deployment. `ready_since` is kept by whoever steps time."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self.ready_since: dict[str, datetime] = {}
+
+    def look(self) -> None:
+        """Note since when each replica has been serving without a break."""
+        now = self._sim.clock.now()
+        serving = {
+            replica
+            for name, found in self._sim.serve.instance.applications.items()
+            for deployment in found.deployments.values()
+            for replica in self.serving(name, deployment)
+        }
+        self.ready_since = {replica: self.ready_since.get(replica, now) for replica in serving}
+
+    def applications(self, service: str) -> list[tuple[CellKey, SimApplication]]:
+        """Return a service's applications, those that are being deleted included."""
+        found = ((parse_cell_name(name), app) for name, app in self._sim.serve.instance.applications.items())
+        return [(key, app) for key, app in found if key is not None and key.service == service]
+
+    def up(self, cell: str) -> frozenset[str]:
+        """Return the replicas that pass the gateway's checks."""
+        now = self._sim.clock.now()
+        lanes = self._sim.gateway._book.seen((), now, is_direct=True).lanes  # noqa: SLF001 - asking would raise while it fails
+        lane = next((lane for lane in lanes if lane.cell == cell), None)
+        return self._sim.gateway._up(lane, now) if lane else frozenset()  # noqa: SLF001 - as above
+
+    def serving(self, cell: str, deployment: SimDeployment) -> list[str]:
+        """Return the replicas that answer; at the ingress only what the gateway's checks found up."""
+        running = [replica.id for replica in deployment.replicas if replica.is_serving]
+        if deployment.name != deployment.behaviour.ingress:
+            return running
+        up = self.up(cell)
+        return [replica for replica in running if replica in up]
+
+    def is_serving(self, service: str, revision: str) -> bool:
+        """Return whether every deployment of a revision has a replica that answers."""
+        cells = self._cells(service, revision)
+        names = {name for _, app in cells for name in app.deployments}
+        return bool(names) and all(self.serving_count(service, revision, name) > 0 for name in names)
+
+    def serving_count(self, service: str, revision: str, deployment: str) -> int:
+        return sum(len(self.serving(name, dep)) for name, dep in self._deployments(service, revision, deployment))
+
+    def ready_share(self, spec: DesiredService, revision: str) -> int:
+        """Return the largest share that a revision's ready replicas can carry."""
+        now, wait = self._sim.clock.now(), spec.rollout.min_ready
+        names = {name for _, app in self._cells(spec.name, revision) for name in app.deployments}
+        if not names:
+            return 0
+        shares = []
+        for name in names:
+            ids = [i for cell, dep in self._deployments(spec.name, revision, name) for i in self.serving(cell, dep)]
+            ready = sum(1 for i in ids if i in self.ready_since and now - self.ready_since[i] >= wait)
+            low, _ = self.target(spec, name)
+            needed = max(1, low - min(low, spec.rollout.max_unavailable.round_down(low)))
+            shares.append(min(FULL, ready * FULL // needed))
+        return min(shares)
+
+    def target(self, spec: DesiredService, deployment: str) -> tuple[int, int]:
+        """Return the least and the most that a deployment's N can be."""
+        for listed in spec.revision.deployments:
+            if listed.name == deployment:
+                match listed.scale:
+                    case FixedScale(replicas=count):
+                        return count, count
+                    case AutoScale() as auto:
+                        return auto.min_replicas, auto.max_replicas
+                    case None:
+                        break
+        memory = self._sim.known(spec.name)
+        learned = memory.learned.get(deployment, 1) if memory else 1
+        return learned, learned
+
+    def floor(self, spec: DesiredService, deployment: str) -> int:
+        low, _ = self.target(spec, deployment)
+        return low - spec.rollout.max_unavailable.round_down(low)
+
+    def ceiling(self, spec: DesiredService, deployment: str) -> int:
+        _, high = self.target(spec, deployment)
+        return high + spec.rollout.max_surge.round_up(high)
+
+    def projected(self, service: str, deployment: str, targets: Mapping[str, int]) -> int:
+        """Return the replicas that live once all targets are followed and before anything has stopped.
+
+        `targets` replaces the targets of some cells.
+        """
+        total = 0
+        for key, app in self.applications(service):
+            for dep in app.all_deployments:
+                if dep.name != deployment:
+                    continue
+                stopping = sum(1 for replica in dep.replicas if replica.state == "STOPPING")
+                is_current = app.deployments.get(dep.name) is dep and not app.is_deleting
+                target = targets.get(key.name, dep.target) if is_current else 0
+                total += stopping + max(target, len(dep.replicas) - stopping)
+        present = {key.name for key, app in self.applications(service) if deployment in app.deployments}
+        return total + sum(count for name, count in targets.items() if name not in present)
+
+    def _cells(self, service: str, revision: str) -> list[tuple[str, SimApplication]]:
+        return [
+            (key.name, app)
+            for key, app in self.applications(service)
+            if key.revision == revision and not app.is_deleting
+        ]
+
+    def _deployments(self, service: str, revision: str, name: str) -> Iterator[tuple[str, SimDeployment]]:
+        for cell, app in self._cells(service, revision):
+            if name in app.deployments:
+                yield cell, app.deployments[name]
+
+
+def target_after(deployment: SimDeployment, entry: Mapping[str, Any]) -> int:
+    """Return the target that a deployment has after a PUT with this entry for it (Serve's own rule)."""
+    if dict(entry) == deployment.options:
+        return deployment.target
+    auto = entry.get("autoscaling_config")
+    if auto is None:
+        return int(entry.get("num_replicas") or deployment.code_count)
+    return max(int(auto.get("min_replicas", 1)), min(int(auto.get("max_replicas", 1)), deployment.target))
+
+
+def first_count(entry: Mapping[str, Any]) -> int | None:
+    """Return the count that a new application's entry asks for; None when the code decides."""
+    auto = entry.get("autoscaling_config")
+    if auto is not None:
+        return int(auto.get("min_replicas", 1))
+    count = entry.get("num_replicas")
+    return None if count is None else int(count)

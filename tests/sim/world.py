@@ -1,0 +1,254 @@
+"""The real daemon on a simulated Ray, gateway, Git and disk, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from reconciler.errors import PortError, Retry
+from reconciler.loop import CommandRefused, Reconciler, Tick
+from reconciler.observe import endpoints_of
+from reconciler.planning.remember import Surroundings
+from reconciler.ports import Ports
+from specs.commands import Command, Verb
+from specs.desired import ClusterSettings, DesiredService, SpecError
+from specs.memory import Event, ServiceMemory
+from specs.observed import Endpoint
+from specs.status import ServiceStatus
+from tests.builders import GATEWAY_URL
+from tests.sim.codebook import CodeBook
+from tests.sim.fake_clock import FakeClock
+from tests.sim.fake_gateway import FakeGateway
+from tests.sim.fake_nodes import FakeNodes, FakePackages
+from tests.sim.fake_serve import FakeServe
+from tests.sim.fake_source import FakeSource
+from tests.sim.fake_store import Crashed, FakeStore
+from tests.sim.invariants import Watch
+from tests.sim.serve_model import Timing
+from tests.sim.watched_ports import CrashPoint, WatchedGateway, WatchedPackages, WatchedServe, WatchedStore
+
+STEP = timedelta(seconds=1)
+
+
+@dataclass(kw_only=True)
+class Simulation:
+    """Everything that outlives the daemon, and the daemon itself (None while it is dead)."""
+
+    seed: int = 0
+    timing: Timing = field(default_factory=Timing)
+    cpus: float = 100.0
+
+    def __post_init__(self) -> None:
+        self.clock = FakeClock()
+        self.nodes = FakeNodes.in_zones("a", "b", "c", cpus=self.cpus)
+        self.book = CodeBook()
+        self.serve = FakeServe(self.clock, nodes=self.nodes, book=self.book, timing=self.timing, seed=self.seed)
+        self.gateway = FakeGateway(self.clock, healthy=self._is_up)
+        self.source = FakeSource(self.clock)
+        self.store = FakeStore()
+        self.packages = FakePackages(clock=self.clock)
+        self.crash = CrashPoint()
+        self.watch = Watch(self)
+        self.daemon: Reconciler | None = None
+        self.tick: Tick | None = None
+        self.crashes = 0
+
+    # -- the world moves -------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the daemon, as its supervisor does."""
+        ports = Ports(
+            clock=self.clock,
+            source=self.source,
+            serve=WatchedServe(self.serve, self.watch, self.crash),
+            nodes=self.nodes,
+            packages=WatchedPackages(self.packages, self.watch, self.crash),
+            gateway=WatchedGateway(self.gateway, self.watch, self.crash),
+            store=WatchedStore(self.store, self.watch, self.crash),
+        )
+        daemon = Reconciler(ports, Surroundings(gateway_url=GATEWAY_URL), cluster="sim")
+        await daemon.load()
+        self.daemon = daemon
+
+    def kill(self) -> None:
+        """Kill the daemon; everything else goes on."""
+        self.daemon = None
+
+    async def step(self, *, restart: bool = True) -> None:
+        """Let a second pass and the daemon take a turn; a crashed one is started again in the next step."""
+        self.clock.jump(STEP)
+        self.serve.step()
+        await self._refresh()
+        self.watch.before_tick()
+        if self.daemon is None and restart:
+            await self.start()
+        if self.daemon is not None:
+            await self._take_turn(self.daemon)
+
+    async def run(self, seconds: float) -> None:
+        for _ in range(int(seconds)):
+            await self.step()
+
+    async def until(self, condition: Callable[[], bool], *, within: float = 900, what: str = "") -> None:
+        """Step until `condition` holds. Raises AssertionError after `within` virtual seconds."""
+        for _ in range(int(within)):
+            if condition():
+                return
+            await self.step()
+        assert condition(), f"not within {within:g} s: {what or 'the condition'}\n{self.describe()}"
+
+    async def _take_turn(self, daemon: Reconciler) -> None:
+        self.watch.is_blind = False
+        try:
+            self.tick = await daemon.tick()
+        except Crashed:
+            self.daemon = None
+            self.crashes += 1
+            return
+        self.watch.after_tick()
+
+    async def _refresh(self) -> None:
+        """The gateway's endpoints are kept fresh by a task of its own, also while turns are slow."""
+        try:
+            seen = await self.serve.read()
+            await self.gateway.refresh(endpoints_of(seen, is_direct=True), complete=True)
+        except PortError:
+            return
+
+    def _is_up(self, cell: str, endpoint: Endpoint) -> bool:
+        found = self.serve.instance.applications.get(cell)
+        if found is None:
+            return False
+        return any(r.id == endpoint.replica and r.is_serving for d in found.all_deployments for r in d.replicas)
+
+    # -- what people do --------------------------------------------------------------------------------
+
+    def push(
+        self, *services: DesiredService, errors: tuple[SpecError, ...] = (), settings: ClusterSettings | None = None
+    ) -> None:
+        """Commit exactly these services."""
+        self.watch.pushed(services)
+        self.source.push(*services, errors=errors, settings=settings)
+        self._stir()
+
+    def git_fails(self) -> None:
+        self.source.fail()
+        self._stir()
+
+    def git_mends(self) -> None:
+        self.source.mend()
+        self._stir()
+
+    def _stir(self) -> None:
+        if self.daemon is not None:
+            self.daemon._source_changed = True  # noqa: SLF001 - stands for the task that waits for Git
+
+    async def order(self, verb: str, name: str = "chat", **options: Any) -> str:
+        """Give a command; return "" when it was carried out, else why not."""
+        if self.daemon is None:
+            return "the daemon is down"
+        answer = asyncio.ensure_future(self.daemon.command(Command(verb=Verb(verb), service=name, by="ada", **options)))
+        await asyncio.sleep(0)
+        await self.step(restart=False)
+        await asyncio.sleep(0)
+        if not answer.done():
+            answer.cancel()
+            return "the daemon died"
+        try:
+            await answer
+        except CommandRefused as refusal:
+            return str(refusal)
+        return ""
+
+    # -- accidents -------------------------------------------------------------------------------------
+
+    def ray_fails(self) -> None:
+        self.serve.outage = "Ray does not answer"
+
+    def ray_mends(self) -> None:
+        self.serve.outage = ""
+
+    def gateway_fails(self) -> None:
+        self.gateway.problem = Retry("HAProxy does not answer")
+
+    def gateway_mends(self) -> None:
+        self.gateway.problem = None
+
+    def lose_head(self) -> None:
+        self.watch.excused()
+        self.serve.lose_head()
+        self.packages.lose()
+
+    def somebody_removes_ours(self) -> None:
+        """Another writer PUTs a document without our applications."""
+        self.watch.excused()
+        foreign = [dict(config) for name, config in self.serve.configs().items() if name not in self.watch.created]
+        self.serve.put_by_somebody_else(foreign)
+
+    # -- what is seen ----------------------------------------------------------------------------------
+
+    def memory(self, name: str = "chat") -> ServiceMemory:
+        return self.store._services[name]  # noqa: SLF001 - what the disk holds
+
+    def known(self, name: str = "chat") -> ServiceMemory | None:
+        return self.store._services.get(name)  # noqa: SLF001 - what the disk holds
+
+    def status(self, name: str = "chat") -> ServiceStatus:
+        assert self.daemon is not None
+        assert self.daemon.status is not None
+        return next(service for service in self.daemon.status.services if service.name == name)
+
+    def weights(self, name: str = "chat") -> dict[str, float]:
+        """Return the percentages per revision as routed."""
+        return {version: weight / 100 for version, weight in self.watch.weights(name).items() if weight}
+
+    def counts(self, name: str = "chat", deployment: str = "Echo") -> dict[str, int]:
+        """Return Serve's targets per revision."""
+        return {
+            key.revision: found.deployments[deployment].target
+            for key, found in self.watch.applications(name)
+            if deployment in found.deployments and not found.is_deleting
+        }
+
+    def events(self, name: str = "chat") -> list[Event]:
+        return [event for event in self.watch.events if event.service == name]
+
+    def is_settled(self, name: str = "chat") -> bool:
+        """Return whether a service has nothing left to do."""
+        memory = self.known(name)
+        if memory is None:
+            return True
+        only = {cell.key.revision for cell in memory.cells} <= {memory.stable}
+        idle = memory.candidate is None and not memory.outgoing and only
+        return idle and self.tick is not None and not self.tick.compiled.effects
+
+    async def settle(self, *names: str, within: float = 1200) -> None:
+        """Step until nothing moves, then see that nothing goes on moving (planning again yields only Holds)."""
+        await self.run(3)  # A push is seen, and what follows from it begun.
+        names = names or tuple(sorted(self.store._services))  # noqa: SLF001 - what the disk holds
+        await self.until(lambda: all(map(self.is_settled, names)), within=within, what=f"{names} settled")
+        await self.run(3)
+        done = self.watch.effects
+        await self.run(20)
+        assert self.watch.effects == done, f"goes on acting: {self.watch.log[-5:]}\n{self.describe()}"
+
+    def describe(self) -> str:
+        """Return what a person needs to see when a test fails."""
+        lines = [f"at {self.clock.now():%H:%M:%S}, crash {self.crash}, log:"]
+        lines += self.watch.log[-25:]
+        for name, memory in sorted(self.store._services.items()):  # noqa: SLF001 - what the disk holds
+            lines.append(
+                f"{name}: wants {memory.wanted.revision.id}, stable {memory.stable}, candidate {memory.candidate},"
+                f" outgoing {[(out.revision, str(out.cause)) for out in memory.outgoing]},"
+                f" quarantine {[entry.revision for entry in memory.quarantine]},"
+                f" weights {self.weights(name)}, counts {self.counts(name)}"
+            )
+            for key, found in self.watch.applications(name):
+                states = [(d.name, d.target, [r.state for r in d.replicas]) for d in found.all_deployments]
+                lines.append(f"  {key.name} {found.status} {states}")
+        if self.daemon is not None and self.daemon.status is not None:
+            lines += [f"{s.name}: {s.phase} {s.reason}: {s.message[:200]}" for s in self.daemon.status.services]
+        return "\n".join(lines)

@@ -6,7 +6,6 @@ crash cut off after its intent was saved, is derived again at the next look.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -25,6 +24,7 @@ from specs.effects import (
 )
 from specs.memory import CellMemory, Memory, ServiceMemory
 from specs.observed import CellSeen, CellStatus, Observed
+from specs.serve_document import same_application
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +151,9 @@ def _needs_put(plan: Plan, service: ServiceMemory, cell: CellMemory, seen: CellS
     if not _heals(plan, service) and not cell.bounds:
         return False
     entry = with_counts(cell, seen)
-    if without_counts(entry) != without_counts(seen.config):
+    if not same_application(without_counts(entry), without_counts(seen.config)):
         return True
-    return not cell.is_externally_scaled and json.loads(entry) != json.loads(seen.config)
+    return not cell.is_externally_scaled and not same_application(entry, seen.config)
 
 
 def _uploads(plan: Plan, observed: Observed, put: PutServeConfig | None) -> tuple[UploadPackage, ...]:

@@ -29,7 +29,7 @@ async def probe(endpoint: Endpoint, prefix: str, seconds: float) -> Verdict:
     if status != [b"200"]:
         return Verdict(is_ready=False, detail=f"answered {b''.join(status).decode(errors='replace') or 'nothing'}")
     try:
-        routes = json.loads(body)
+        routes = json.loads(_unchunked(body) if _is_chunked(head) else body)
     except ValueError:
         return Verdict(is_ready=False, detail="did not answer with its routes")
     if not isinstance(routes, dict) or prefix not in routes:
@@ -40,7 +40,7 @@ async def probe(endpoint: Endpoint, prefix: str, seconds: float) -> Verdict:
 async def _get(endpoint: Endpoint, path: str) -> bytes:
     reader, writer = await asyncio.open_connection(endpoint.ip, endpoint.port)
     try:
-        # HTTP/1.0: the server closes when it is done, and does not chunk.
+        # HTTP/1.0: the server closes when it is done. Replicas chunk even so.
         writer.write(f"GET {path} HTTP/1.0\r\nHost: {endpoint.ip}\r\n\r\n".encode())
         await writer.drain()
         return await _read_all(reader)
@@ -57,3 +57,21 @@ async def _read_all(reader: asyncio.StreamReader) -> bytes:
         if size > MAX_ANSWER:
             break
     return b"".join(chunks)
+
+
+def _is_chunked(head: bytes) -> bool:
+    return any(
+        name.strip().lower() == b"transfer-encoding" and value.strip().lower() == b"chunked"
+        for name, _, value in (line.partition(b":") for line in head.split(b"\r\n"))
+    )
+
+
+def _unchunked(body: bytes) -> bytes:
+    """Return a chunked body's content. Raises ValueError when it is not whole."""
+    content = b""
+    while True:
+        size, _, rest = body.partition(b"\r\n")
+        length = int(size.partition(b";")[0], 16)
+        if length == 0:
+            return content
+        content, body = content + rest[:length], rest[length + 2 :]

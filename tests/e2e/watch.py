@@ -1,0 +1,155 @@
+"""Observers of their own: what Ray and HAProxy show, whatever the daemon says."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from tests.e2e.daemon import Daemon
+
+RAY_EVERY = 0.4
+GATEWAY_EVERY = 0.1
+FULL = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicas:
+    """One look at Ray: live replicas (starting, running, stopping) by (application, deployment)."""
+
+    at: float
+    live: Mapping[tuple[str, str], int]
+    ids: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+
+    def of(self, service: str, deployment: str) -> int:
+        """Return a service's live replicas of a deployment, summed over its applications."""
+        return sum(
+            count
+            for (application, name), count in self.live.items()
+            if application.split(".")[0] == service and name == deployment
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """One look at HAProxy: basis points and servers that are up, by application."""
+
+    at: float
+    weights: Mapping[str, int]
+    up: Mapping[str, int]
+
+
+def read_replicas(details: Mapping[str, Any], at: float) -> Replicas:
+    """Count replicas in the answer of Serve's API."""
+    live: dict[tuple[str, str], int] = {}
+    ids: dict[tuple[str, str], frozenset[str]] = {}
+    for application, shown in details["applications"].items():
+        for deployment, found in shown["deployments"].items():
+            live[application, deployment] = len(found["replicas"])
+            ids[application, deployment] = frozenset(replica["replica_id"] for replica in found["replicas"])
+    return Replicas(at=at, live=live, ids=ids)
+
+
+class AdminSocket:
+    """HAProxy's admin socket, found anew for each question: a restarted HAProxy has another one."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def ask(self, command: str) -> str:
+        """Return the answer. Raises OSError while there is no HAProxy."""
+        running = self._daemon.gateway_state().get("running") or {}
+        folder = os.open(self._daemon.gateway_folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(5)
+                # An address holds 107 bytes; through the open folder it is always short enough.
+                connection.connect(f"/proc/self/fd/{folder}/admin.{running.get('generation')}.sock")
+                connection.sendall(command.encode() + b"\n")
+                parts = []
+                while part := connection.recv(65536):
+                    parts.append(part)
+        finally:
+            os.close(folder)
+        return b"".join(parts).decode()
+
+    def map(self, name: str) -> dict[str, str]:
+        """Return a map's entries."""
+        lines = (line.split(" ", 2) for line in self.ask(f"show map ./{name}").splitlines() if line.count(" ") >= 2)
+        return {key: value for _, key, value in lines}
+
+    def traffic(self, at: float) -> Traffic:
+        """Return who is routed what, and how many servers could answer it."""
+        prefixes = self.map("lanes.map")
+        weights: dict[str, int] = defaultdict(int)
+        for row in self.map("routes.map").values():
+            words = row.split("|")[3:]
+            before = 0
+            for threshold, lane in zip(words[::2], words[1::2], strict=True):
+                weights[prefixes[lane].removeprefix("/_/")] += int(threshold) - before
+                before = int(threshold)
+        up: dict[str, int] = defaultdict(int)
+        for line in self.ask("show stat -1 4 -1").splitlines():
+            fields = line.split(",")
+            if len(fields) > 17 and fields[0] in prefixes and fields[17].startswith("UP"):
+                up[prefixes[fields[0]].removeprefix("/_/")] += 1
+        return Traffic(at=at, weights=dict(weights), up=dict(up))
+
+
+class Watch:
+    """Looks at Ray and HAProxy all the time while its block runs."""
+
+    def __init__(self, daemon: Daemon, ray: str) -> None:
+        self.replicas: list[Replicas] = []
+        self.traffic: list[Traffic] = []
+        self._admin = AdminSocket(daemon)
+        self._url = f"{ray}/api/serve/applications/"
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._look_at_ray), threading.Thread(target=self._look_at_gateway)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _look_at_ray(self) -> None:
+        with httpx.Client(timeout=10, trust_env=False) as client:
+            while not self._over.wait(RAY_EVERY):
+                with suppress(httpx.TransportError, ValueError, KeyError):
+                    self.replicas.append(read_replicas(client.get(self._url).json(), time.time()))
+
+    def _look_at_gateway(self) -> None:
+        while not self._over.wait(GATEWAY_EVERY):
+            with suppress(OSError, KeyError, ValueError):
+                self.traffic.append(self._admin.traffic(time.time()))
+
+    def peak(self, service: str, deployment: str = "Echo") -> int:
+        """Return the most live replicas that Ray ever showed."""
+        return max(look.of(service, deployment) for look in self.replicas)
+
+    def jumps(self, needed: int) -> list[str]:
+        """Return each raise of a weight above the share that servers which were up could carry.
+
+        Two looks lie around every change: what was up at either of them counts.
+        """
+        found = []
+        for before, after in zip(self.traffic, self.traffic[1:], strict=False):
+            for cell, weight in after.weights.items():
+                up = max(before.up.get(cell, 0), after.up.get(cell, 0))
+                if weight > before.weights.get(cell, 0) and weight > min(FULL, up * FULL // needed) + 1:
+                    found.append(f"{cell}: {before.weights.get(cell, 0)} -> {weight} with {up} of {needed} up")
+        return found

@@ -183,8 +183,9 @@ class GitSource:
         await in_thread(self._mirror.prepare)
         accepted = await in_thread(self._mirror.accepted)
         if accepted is not None:
-            self._read_at = await in_thread(self._mirror.read_at)
-            self._desired = await in_thread(self._parse, accepted)
+            with suppress(GitFailed):  # a damaged mirror is mended when the repository is looked at
+                self._desired = await in_thread(self._parse, accepted)
+                self._read_at = await in_thread(self._mirror.read_at)
 
     async def _look(self) -> None:
         self._looked_at = None

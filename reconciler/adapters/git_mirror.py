@@ -77,19 +77,18 @@ class Mirror:
             self.command.run("update-ref", self._accepted, sha)
 
     def accepted(self) -> str | None:
-        """Return the commit that was accepted last, if it can still be read."""
+        """Return the commit that was accepted last, or None."""
         return self._resolve(self._accepted)
 
     def tip(self) -> str | None:
-        """Return the commit that was fetched last, if it can still be read."""
+        """Return the commit that was fetched last, or None."""
         return self._resolve(self._tip)
 
     def _resolve(self, ref: str) -> str | None:
         try:
-            sha = self.command.run("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").decode().strip()
+            return self.command.run("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").decode().strip()
         except GitFailed:
             return None
-        return sha if self.objects.has(sha) else None
 
     def remote_tip(self, limit: timedelta) -> str:
         """Ask the repository for its branch's commit: one small answer, however large it is."""

@@ -66,7 +66,7 @@ async def _watch(folders: tuple[Path, ...]) -> AsyncGenerator[None, None]:
     """Yield on each change in the folders themselves, and every `GLANCE`; end when folders came or went."""
     glance = round(GLANCE.total_seconds() * 1000)
     changes = awatch(
-        *folders, recursive=False, watch_filter=None, debounce=200, step=20, rust_timeout=glance, yield_on_timeout=True
+        *folders, recursive=False, watch_filter=None, debounce=200, step=50, rust_timeout=glance, yield_on_timeout=True
     )
     async with aclosing(changes):
         async for change in changes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -231,6 +232,29 @@ async def test_locks_of_a_killed_daemon_do_not_block_the_next(origin: Origin, tm
     (mirror / "config.lock").touch()
     sha = origin.commit({"b.yaml": spec("b")})
     assert (await Watched(origin.folder, tmp_path / "state").see(sha)).problem == ""
+
+
+async def test_a_daemon_killed_between_fetching_and_accepting_goes_on(origin: Origin, tmp_path: Path) -> None:
+    sha = origin.commit({"a.yaml": spec("a")})
+    await Watched(origin.folder, tmp_path / "state").source.read()
+    for accepted in (tmp_path / "state" / "git" / "refs" / "heliostat" / "accepted").iterdir():
+        accepted.rename(accepted.with_name(f"{accepted.name}.lock"))
+    reading = await Watched(origin.folder, tmp_path / "state").source.read()
+    assert reading.desired is not None, reading.problem
+    assert (reading.desired.commit.sha, reading.problem) == (sha, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a repository away")
+async def test_a_repository_of_another_user_says_how_to_trust_it(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.commit({"a.yaml": spec("a")})
+    for path in (origin.folder, *origin.folder.rglob("*")):
+        os.chown(path, 12345, 12345)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    reading = await Watched(origin.folder, tmp_path / "state").source.read()
+    assert reading.desired is None
+    assert "safe.directory" in reading.problem
 
 
 def lose_objects(mirror: Path) -> None:

@@ -57,6 +57,7 @@ class SqliteStore:
         self._history_kept = history_kept
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="heliostat-store")
         self._connection: sqlite3.Connection | None = None
+        self._is_closed = False
 
     async def load(self) -> Memory:
         """Return what was saved last; an empty Memory at the first start."""
@@ -75,7 +76,10 @@ class SqliteStore:
         return await self._run(lambda database: _history(database, service))
 
     async def close(self) -> None:
-        """Close the file; the store is of no use afterwards."""
+        """Close the file; the store is of no use afterwards. Harmless when it was closed before."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 

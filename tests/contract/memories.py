@@ -1,0 +1,137 @@
+"""Memory with every field of the vocabulary in use, for what saves and loads it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from specs.amount import Amount
+from specs.cells import CellKey
+from specs.desired import (
+    AutoScale,
+    DesiredDeployment,
+    DesiredService,
+    FixedScale,
+    PackageRef,
+    Pause,
+    Revision,
+    RolloutSettings,
+    SetWeight,
+    SourceRef,
+)
+from specs.memory import (
+    Bounds,
+    CellMemory,
+    Event,
+    Failure,
+    HistoryEntry,
+    OperatorPause,
+    Outcome,
+    Outgoing,
+    OutgoingCause,
+    Pin,
+    Quarantined,
+    Rollout,
+    ServiceMemory,
+)
+from specs.reasons import Reason
+
+AT = datetime(2026, 11, 23, 10, 0, 0, 123456, tzinfo=UTC)
+
+
+def revision(revision_id: str = "b7710de40a12") -> Revision:
+    return Revision(
+        id=revision_id,
+        template='{"import_path":"chat.app:build","ünï":"☀"}',
+        packages=(PackageRef(where="working_dir", commit="4f2c", path="", tree="ab" * 20, keep_folder=True),),
+        max_request_duration=timedelta(minutes=10),
+        deployments=(
+            DesiredDeployment(name="Chat", scale=FixedScale(replicas=4)),
+            DesiredDeployment(name="Embed", scale=AutoScale(min_replicas=1, max_replicas=8, initial_replicas=2)),
+            DesiredDeployment(name="Rank", scale=AutoScale(min_replicas=2, max_replicas=2)),
+            DesiredDeployment(name="Unlisted"),
+        ),
+    )
+
+
+def wanted(name: str = "chat") -> DesiredService:
+    return DesiredService(
+        name=name,
+        route=f"/{name}",
+        suspend=False,
+        labels={"team": "search"},
+        revision=revision(),
+        rollout=RolloutSettings(
+            steps=(SetWeight(weight=10), Pause(duration=timedelta(seconds=60)), SetWeight(weight=50), Pause()),
+            max_surge=Amount(value=25, is_percent=True),
+            max_unavailable=Amount(value=0),
+            min_ready=timedelta(seconds=10),
+            progress_deadline=timedelta(minutes=10),
+            scale_down_delay=timedelta(milliseconds=1500),
+            auto_rollback=True,
+        ),
+        source=SourceRef(path="services/chat.yaml", line=3),
+    )
+
+
+def rich_service(name: str = "chat") -> ServiceMemory:
+    """A service in the middle of everything."""
+    cell = CellMemory(
+        key=CellKey(service=name, revision="b7710de40a12", zone="us-east-1a", market="spot", generation=2),
+        config='{"name":"x"}',
+        counts={"Chat": 3},
+        bounds={"Embed": Bounds(min_replicas=1, max_replicas=4)},
+        created_at=AT,
+        building_since=AT + timedelta(seconds=1),
+        was_ready=True,
+        seen={"r3": "node-b", "r1": "node-a"},
+        targets={"Chat": 3},
+        code={"Unlisted": 2},
+        shrunk=1,
+        is_urgent=True,
+        failure=Failure(reason=Reason.BUILD_FAILED, message="Traceback\n  line 'x'", at=AT),
+        drain_since=AT,
+        is_retired=True,
+    )
+    return ServiceMemory(
+        name=name,
+        wanted=wanted(name),
+        stable="3f9a1c2eb771",
+        candidate="b7710de40a12",
+        rollout=Rollout(started_at=AT, step=1, reached_at=AT, progress="p", progress_at=AT, is_fast=True),
+        pause=OperatorPause(by="ann", why="lunch", at=AT),
+        pin=Pin(revision="3f9a1c2eb771", against="b7710de40a12"),
+        outgoing=(Outgoing(revision="000000000000", since=AT, cause=OutgoingCause.SUPERSEDED),),
+        quarantine=(Quarantined(revision="91aa0c3d55fe", reason=Reason.CRASH_LOOP, message="died 5 times", at=AT),),
+        revisions=(revision(), revision("3f9a1c2eb771")),
+        cells=(cell,),
+        generations={"b7710de40a12": 3},
+        learned={"Unlisted": 2},
+        base={"Embed": 4},
+        weights={"z.cell": 9000, "a.cell": 1000},
+        ready_since={"r1": AT},
+        peak=5,
+        is_removed=True,
+    )
+
+
+def plain_service(name: str, peak: int = 0) -> ServiceMemory:
+    return ServiceMemory(name=name, wanted=wanted(name), peak=peak)
+
+
+def event(service: str, message: str) -> Event:
+    return Event(
+        at=AT, service=service, kind="WeightChanged", message=message, revision="b7", by="ann", is_warning=True
+    )
+
+
+def entry(service: str, message: str) -> HistoryEntry:
+    return HistoryEntry(
+        at=AT,
+        service=service,
+        revision="b7710de40a12",
+        commit="main@sha1:4f2c",
+        outcome=Outcome.ROLLED_BACK,
+        message=message,
+        started_at=AT - timedelta(minutes=4),
+        peak=5,
+    )

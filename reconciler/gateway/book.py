@@ -141,6 +141,13 @@ class Book:
         traffic = tuple(self._traffic(lease.cell, now) for lease in held)
         return GatewaySeen(is_direct=is_direct, lanes=lanes, traffic=traffic, reloads=self.reloads)
 
+    def statuses(self, cell: str) -> dict[str, str]:
+        """Return HAProxy's status per replica of a cell."""
+        lease = self.pool.lane_of(cell)
+        stat = self.stats.get(lease.lane) if lease else None
+        servers = stat.servers if stat else ()
+        return {read_server(server.name, server.address).replica: server.status for server in servers}
+
     def _up(self, lease: Lease) -> frozenset[str]:
         stat = self.stats.get(lease.lane)
         servers = stat.servers if stat else ()

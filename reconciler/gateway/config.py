@@ -51,7 +51,8 @@ class Process:
 
     admin: str
     """File name of its admin socket."""
-    listen_fd: int
+    address: str
+    """`HOST:PORT`; the socket itself comes from the supervisor, found by its address."""
     lanes: int
     threads: int
     maxconn: int
@@ -116,5 +117,5 @@ def render_lanes(lanes: int, prefixes: Mapping[str, str]) -> str:
 
 def version(process: Process) -> str:
     """Return a digest of everything that only a new process can change, the number of lanes aside."""
-    fixed = replace(process, admin="", listen_fd=0, lanes=1, hard_stop_seconds=0)
+    fixed = replace(process, admin="", lanes=1, hard_stop_seconds=0)
     return hashlib.sha256(render_config(fixed, Content()).encode()).hexdigest()[:12]

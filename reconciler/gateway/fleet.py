@@ -30,6 +30,9 @@ from reconciler.gateway.settings import GatewaySettings, sensible_threads
 from reconciler.gateway.state import Running
 
 START_SECONDS = 10.0
+DOOR = "door.sock"
+"""Where a starting HAProxy is given the listening socket."""
+
 MAX_CONNECTIONS = 20_000
 UNKNOWN = ""
 """The version of a process whose configuration is not known: it is replaced."""
@@ -140,12 +143,27 @@ class Fleet:
         self._folder.write("haproxy.cfg", render_config(process, content))
         self._folder.write("routes.map", render_routes(content.rows))
         self._folder.write("lanes.map", render_lanes(lanes, content.prefixes))
-        started = spawn(self._binary, self._folder.path, listen_fd=self._listener.fileno(), generation=self._generation)
-        await self._await_start(started)
+        started = await self._spawn(self._listener)
         former, self.current, self.lanes = self.current, started, lanes
         if former is not None and former.is_alive():
             self.former.append(former)
             former.send(signal.SIGUSR1)
+
+    async def _spawn(self, listener: socket.socket) -> HAProxyProcess:
+        (self._folder.path / DOOR).unlink(missing_ok=True)
+        door = listening.offer(self._folder.socket_path(DOOR))
+        started = spawn(self._binary, self._folder.path, door=DOOR, generation=self._generation)
+        # In a thread: HAProxy waits a second for its socket, whatever holds up this process's loop.
+        handing = asyncio.create_task(asyncio.to_thread(listening.hand_over, door, listener, started.is_alive))
+        try:
+            await self._await_start(started)
+        except BaseException:
+            started.send(signal.SIGKILL)
+            raise
+        finally:
+            await handing
+            (self._folder.path / DOOR).unlink(missing_ok=True)
+        return started
 
     async def _await_start(self, process: HAProxyProcess) -> None:
         try:
@@ -155,7 +173,6 @@ class Fleet:
                         raise Stalled(f"HAProxy ended at its start: {why_it_ended(self._folder.path)}")
                     await asyncio.sleep(0.01)
         except TimeoutError as error:
-            process.send(signal.SIGKILL)
             raise Stalled(f"HAProxy did not come up within {START_SECONDS:.0f} s") from error
 
     def _describe(self, generation: int, lanes: int = 1, content: Content | None = None) -> Process:
@@ -165,7 +182,9 @@ class Fleet:
         patience = content.patience if content else timedelta(0)
         return Process(
             admin=admin_name(generation),
-            listen_fd=self._listener.fileno() if self._listener else 0,
+            address=f"[{settings.host}]:{settings.port}"
+            if ":" in settings.host
+            else f"{settings.host}:{settings.port}",
             lanes=lanes,
             threads=settings.threads or sensible_threads(),
             maxconn=max(100, min(MAX_CONNECTIONS, (limit - SPARE_DESCRIPTORS) // 2)),

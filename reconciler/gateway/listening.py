@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import array
 import errno
 import os
 import socket
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from reconciler.errors import Stalled
+
+_QUESTION = b"_getsocks\n"
+_INT = struct.Struct("=i")
+_NO_NAMESPACE_NO_INTERFACE_NO_OPTIONS = bytes(1 + 1 + _INT.size)
+
+MAX_SOCKETS = 16
 
 BACKLOG = 4096
 """Requests that wait here while HAProxy is started again."""
@@ -44,39 +51,69 @@ def is_bound_to(listener: socket.socket, host: str, port: int) -> bool:
     return bool(name[1] == port and name[0] == wanted)
 
 
+def offer(path: Path) -> socket.socket:
+    """Return the socket at which a starting HAProxy asks for the listening one (its option `-x`)."""
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    door.bind(str(path))
+    door.listen(1)
+    door.settimeout(0.1)
+    return door
+
+
+def hand_over(door: socket.socket, listener: socket.socket, is_awaited: Callable[[], bool]) -> bool:
+    """Give the listening socket to the HAProxy that asks; return whether one did. Blocks: run it in a thread.
+
+    This is the far side of `_getsocks`, which HAProxy speaks to its predecessor. A socket that came this
+    way is HAProxy's own: it gives it on to whoever adopts it. One passed with `bind fd@` it would not.
+    """
+    with door:
+        while is_awaited():
+            try:
+                connection, _ = door.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                connection.settimeout(2)
+                if connection.recv(64) != _QUESTION:
+                    continue
+                connection.sendall(_INT.pack(1))
+                socket.send_fds(connection, [_NO_NAMESPACE_NO_INTERFACE_NO_OPTIONS], [listener.fileno()])
+                return len(connection.recv(_INT.size)) == _INT.size
+    return False
+
+
 def recover(admin: Path) -> socket.socket | None:
     """Return the listening socket that a running HAProxy holds, or None when it will not give it.
 
-    `_getsocks` is how HAProxy hands its sockets to its own successor; a copy keeps the queue of waiting
-    connections alive if that HAProxy dies.
+    A copy of it keeps the queue of waiting connections alive if that HAProxy dies.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(2)
         try:
             connection.connect(str(admin))
-            connection.sendall(b"_getsocks\n")
-            descriptors = _receive(connection)
+            connection.sendall(_QUESTION)
+            sockets = [socket.socket(fileno=descriptor) for descriptor in _receive(connection)]
         except OSError:
             return None
-    if not descriptors:
+    public = [found for found in sockets if found.family in {socket.AF_INET, socket.AF_INET6}]
+    for found in sockets:
+        if found not in public[:1]:
+            found.close()
+    if not public:
         return None
-    first, *others = descriptors
-    for descriptor in others:
-        os.close(descriptor)
-    os.set_inheritable(first, False)
-    listener = socket.socket(fileno=first)
-    listener.setblocking(False)
-    return listener
+    public[0].set_inheritable(False)
+    public[0].setblocking(False)
+    return public[0]
 
 
 def _receive(connection: socket.socket) -> list[int]:
-    size = array.array("i").itemsize
-    data, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(16 * size))
-    descriptors = array.array("i")
-    while True:
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors.frombytes(content[: len(content) - len(content) % size])
-        if descriptors or not data:
-            return list(descriptors)
-        data, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(16 * size))
+    """Return the descriptors that HAProxy sends: first their number, then all of them in one message."""
+    data, descriptors, _, _ = socket.recv_fds(connection, _INT.size, MAX_SOCKETS)
+    (count,) = _INT.unpack(data)
+    while len(descriptors) < count:
+        data, more, _, _ = socket.recv_fds(connection, 4096, MAX_SOCKETS)
+        if not data:
+            break
+        descriptors += more
+        connection.sendall(_INT.pack(len(descriptors)))
+    return descriptors

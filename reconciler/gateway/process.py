@@ -127,8 +127,10 @@ def adopt(pid: int, generation: int) -> HAProxyProcess | None:
     return None if started is None else HAProxyProcess(pid=pid, started=started, generation=generation)
 
 
-def spawn(binary: Path, folder: Path, *, listen_fd: int, generation: int) -> HAProxyProcess:
+def spawn(binary: Path, folder: Path, *, door: str, generation: int) -> HAProxyProcess:
     """Start HAProxy on `haproxy.cfg` in its folder, in a session of its own: it outlives the daemon.
+
+    It asks for its listening socket at `door`.
 
     Its output goes to a file: a pipe would break, and HAProxy with it, when the daemon dies.
     """
@@ -136,10 +138,9 @@ def spawn(binary: Path, folder: Path, *, listen_fd: int, generation: int) -> HAP
         log.truncate(0)
         try:
             child = subprocess.Popen(
-                [str(binary), "-db", "-f", "haproxy.cfg"],
+                [str(binary), "-db", "-f", "haproxy.cfg", "-x", door],
                 cwd=folder,
                 env=dict(binary_environment(binary)),
-                pass_fds=(listen_fd,),
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

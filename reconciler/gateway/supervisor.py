@@ -267,6 +267,16 @@ class HAProxyGateway:
             raise Retry("the gateway is starting")
         return self._fleet.current.pid
 
+    @property
+    def leases(self) -> tuple[Lease, ...]:
+        """Return the lanes in use: leased, draining and cooling."""
+        return self._book.pool.leases
+
+    async def servers(self, cell: str) -> Mapping[str, str]:
+        """Return HAProxy's status per replica of a cell, such as `UP`, `DOWN` or `DRAIN`. Raises Retry."""
+        await self.observe()
+        return self._book.statuses(cell)
+
     # -- metrics ----------------------------------------------------------------------------------
 
     def histograms(self) -> tuple[CellHistogram, ...]:

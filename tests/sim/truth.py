@@ -42,9 +42,9 @@ class Truth:
     def up(self, cell: str) -> frozenset[str]:
         """Return the replicas that pass the gateway's checks."""
         now = self._sim.clock.now()
-        lanes = self._sim.gateway._book.seen((), now, is_direct=True).lanes  # noqa: SLF001 - asking would raise while it fails
+        lanes = self._sim.gateway._book.seen((), now, is_direct=True).lanes
         lane = next((lane for lane in lanes if lane.cell == cell), None)
-        return self._sim.gateway._up(lane, now) if lane else frozenset()  # noqa: SLF001 - as above
+        return self._sim.gateway._up(lane, now) if lane else frozenset()
 
     def serving(self, cell: str, deployment: SimDeployment) -> list[str]:
         """Return the replicas that answer; at the ingress only what the gateway's checks found up."""

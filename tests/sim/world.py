@@ -144,7 +144,7 @@ class Simulation:
 
     def _stir(self) -> None:
         if self.daemon is not None:
-            self.daemon._source_changed = True  # noqa: SLF001 - stands for the task that waits for Git
+            self.daemon._source_changed = True
 
     async def order(self, verb: str, name: str = "chat", **options: Any) -> str:
         """Give a command; return "" when it was carried out, else why not."""
@@ -191,10 +191,10 @@ class Simulation:
     # -- what is seen ----------------------------------------------------------------------------------
 
     def memory(self, name: str = "chat") -> ServiceMemory:
-        return self.store._services[name]  # noqa: SLF001 - what the disk holds
+        return self.store._services[name]
 
     def known(self, name: str = "chat") -> ServiceMemory | None:
-        return self.store._services.get(name)  # noqa: SLF001 - what the disk holds
+        return self.store._services.get(name)
 
     def status(self, name: str = "chat") -> ServiceStatus:
         assert self.daemon is not None
@@ -228,7 +228,7 @@ class Simulation:
     async def settle(self, *names: str, within: float = 1200) -> None:
         """Step until nothing moves, then see that nothing goes on moving (planning again yields only Holds)."""
         await self.run(3)  # A push is seen, and what follows from it begun.
-        names = names or tuple(sorted(self.store._services))  # noqa: SLF001 - what the disk holds
+        names = names or tuple(sorted(self.store._services))
         await self.until(lambda: all(map(self.is_settled, names)), within=within, what=f"{names} settled")
         await self.run(3)
         done = self.watch.effects
@@ -239,7 +239,7 @@ class Simulation:
         """Return what a person needs to see when a test fails."""
         lines = [f"at {self.clock.now():%H:%M:%S}, crash {self.crash}, log:"]
         lines += self.watch.log[-25:]
-        for name, memory in sorted(self.store._services.items()):  # noqa: SLF001 - what the disk holds
+        for name, memory in sorted(self.store._services.items()):
             lines.append(
                 f"{name}: wants {memory.wanted.revision.id}, stable {memory.stable}, candidate {memory.candidate},"
                 f" outgoing {[(out.revision, str(out.cause)) for out in memory.outgoing]},"

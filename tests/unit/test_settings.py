@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from reconciler.settings import Address, GatewayMode, LogFormat, Settings, SettingsError, load_settings
+
+STATE = Path("/state")
+
+
+def load(flags: dict[str, object] | None = None, **environ: str) -> Settings:
+    return load_settings(flags or {}, environ, default_state=STATE)
+
+
+def test_a_repository_is_all_that_must_be_given() -> None:
+    settings = load({"repo": "/srv/specs"})
+    assert settings == Settings(repo="/srv/specs", state=STATE)
+    assert settings.listen == Address(host="127.0.0.1", port=8484)
+    assert settings.gateway == Address(host="127.0.0.1", port=8080)
+    assert settings.public_url == "http://127.0.0.1:8080"
+    assert settings.git_interval == timedelta(seconds=30)
+
+
+def test_flags_win_over_variables_and_variables_over_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "heliostat.toml"
+    config.write_text(
+        'repo = "file"\nbranch = "file"\ncluster = "file"\ngit-interval = 45\nallowed_hosts = ["A.example"]'
+    )
+    settings = load(
+        {"config": str(config), "repo": "flag", "branch": None},
+        HELIOSTAT_REPO="variable",
+        HELIOSTAT_BRANCH="variable",
+        HELIOSTAT_SERVER="http://belongs.to.the.command.line",
+    )
+    assert (settings.repo, settings.branch, settings.cluster) == ("flag", "variable", "file")
+    assert settings.git_interval == timedelta(seconds=45)
+    assert settings.allowed_hosts == ("a.example",)
+    assert load(HELIOSTAT_CONFIG=str(config)).repo == "file"
+
+
+def test_every_kind_of_value_is_read(tmp_path: Path) -> None:
+    pem = tmp_path / "tls.pem"
+    pem.write_text("x")
+    settings = load(
+        {
+            "repo": "r",
+            "listen": "[::]:9000",
+            "gateway": "0.0.0.0:443",
+            "gateway_tls": str(pem),
+            "gateway_mode": "proxy",
+            "gateway_lanes": "512",
+            "path": "/services/",
+            "log_format": "json",
+            "git_interval": "1m30s",
+            "ray": "http://head:8265/",
+        }
+    )
+    assert settings.listen == Address(host="::", port=9000)
+    assert settings.server == "http://[::1]:9000"
+    assert settings.public_url == "https://127.0.0.1:443"
+    assert (settings.gateway_mode, settings.gateway_lanes) == (GatewayMode.PROXY, 512)
+    assert (settings.path, settings.log_format) == ("services", LogFormat.JSON)
+    assert (settings.git_interval, settings.ray) == (timedelta(seconds=90), "http://head:8265")
+
+
+def test_every_wrong_setting_is_listed_with_its_place() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(
+            {"repo": "r", "listen": "8484", "gateway_lanes": "many", "cluster": "Prod US"},
+            HELIOSTAT_GIT_INTERVAL="soon",
+            HELIOSTAT_RAY="head:8265",
+            HELIOSTAT_GATEWAY_TLS="/nowhere.pem",
+            HELIOSTAT_GATEWAY_MODE="magic",
+        )
+    problems = str(caught.value).splitlines()
+    assert len(problems) == 7
+    for start in ("--listen: ", "--gateway-lanes: ", "--cluster: ", "HELIOSTAT_GIT_INTERVAL: ", "HELIOSTAT_RAY: "):
+        assert any(problem.startswith(start) for problem in problems), start
+    assert "HELIOSTAT_GATEWAY_MODE: write one of auto, direct, proxy" in problems
+
+
+def test_a_missing_repository_says_how_to_give_it() -> None:
+    with pytest.raises(SettingsError, match="--repo URL, HELIOSTAT_REPO"):
+        load()
+    assert load_settings({}, {}, default_state=STATE, needs_repo=False).repo == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('rpeo = "x"', "unknown settings rpeo; known are"), ("repo = ", "Invalid value"), (None, "cannot read")],
+)
+def test_a_wrong_file_is_told(tmp_path: Path, content: str | None, message: str) -> None:
+    config = tmp_path / "heliostat.toml"
+    if content is not None:
+        config.write_text(content)
+    with pytest.raises(SettingsError, match=message):
+        load({"config": str(config)})
+
+
+def test_secrets_do_not_show(tmp_path: Path) -> None:
+    settings = load({"repo": "https://bot:hunter2@git.example/specs.git"}, HELIOSTAT_RAY_TOKEN="s3cret-token")
+    assert settings.ray_token is not None
+    assert settings.ray_token.reveal() == "s3cret-token"
+    assert settings.repo_shown == "https://git.example/specs.git"
+    for text in (repr(settings), str(settings), f"{settings.ray_token!r}"):
+        assert "s3cret-token" not in text
+        assert "hunter2" not in text
+    assert load({"repo": "ssh://git@git.example/x"}).repo_shown == "ssh://git@git.example/x"
+
+
+def test_the_strongest_source_of_the_ray_token_wins(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("from-file\n")
+    by_file = load({"repo": "r", "ray_token_file": str(file)}, HELIOSTAT_RAY_TOKEN="from-variable")
+    assert by_file.ray_token is not None
+    assert by_file.ray_token.reveal() == "from-file"
+    config = tmp_path / "c.toml"
+    config.write_text(f'repo = "r"\nray_token_file = "{file}"')
+    by_variable = load({"config": str(config)}, HELIOSTAT_RAY_TOKEN="from-variable")
+    assert by_variable.ray_token is not None
+    assert by_variable.ray_token.reveal() == "from-variable"
+    with pytest.raises(SettingsError, match="--ray-token-file: cannot read"):
+        load({"repo": "r", "ray_token_file": str(tmp_path / "none")})

@@ -62,7 +62,7 @@ class SampleRepository:
         self._git("init", "--quiet", f"--initial-branch={BRANCH}")
         self._git("config", "user.name", "Heliostat demo")
         self._git("config", "user.email", "demo@localhost")
-        self._write("README.md", sample("README.md"))
+        self._write(f"{SPEC_PATH}/README.md", sample("README.md"))
         self._commit("Say what this repository is for")
 
     def add_service(self) -> datetime:

@@ -174,20 +174,17 @@ async def _start_serve(ray_url: str) -> None:
 
 
 async def _answering(page: str) -> None:
-    clock = SystemClock()
-    try:
-        async with asyncio.timeout(DAEMON_STARTS_WITHIN.total_seconds()), httpx.AsyncClient(trust_env=False) as client:
-            while not await _is_ready(client, page):
-                await clock.sleep(timedelta(milliseconds=100))
-    except TimeoutError:
-        raise StoryBroke(f"the daemon was not ready within {DAEMON_STARTS_WITHIN.total_seconds():g} s") from None
-
-
-async def _is_ready(client: httpx.AsyncClient, page: str) -> bool:
-    try:
-        return (await client.get(f"{page}/readyz")).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
+    """Wait until the daemon has read the repository and seen Ray. Raises StoryBroke with what is in its way."""
+    clock, problem = SystemClock(), "it does not answer"
+    async with httpx.AsyncClient(trust_env=False) as client:
+        deadline = clock.now() + DAEMON_STARTS_WITHIN
+        while clock.now() < deadline:
+            with suppress(httpx.HTTPError):
+                if (await client.get(f"{page}/readyz")).status_code == httpx.codes.OK:
+                    return
+                problem = (await client.get(f"{page}/api/v1/status")).json()["problem"]
+            await clock.sleep(timedelta(milliseconds=100))
+    raise StoryBroke(f"the daemon was not ready within {DAEMON_STARTS_WITHIN.total_seconds():g} s: {problem}")
 
 
 @contextmanager

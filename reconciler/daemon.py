@@ -26,6 +26,7 @@ from reconciler.api.server import ApiServer
 from reconciler.desk import Desk
 from reconciler.errors import PortError
 from reconciler.gateway import GatewaySettings, HAProxyGateway
+from reconciler.journal import Journal
 from reconciler.loop import Reconciler, Tick, WrongMode
 from reconciler.observe import is_direct
 from reconciler.planning.remember import Surroundings
@@ -141,10 +142,11 @@ async def _is_direct(fittings: _Fittings) -> bool:
 async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
     settings = fittings.settings
     gateway = HAProxyGateway(_gateway_settings(settings, direct=direct), fittings.clock)
-    tracer = setup_tracing()
+    tracer, journal = setup_tracing(), Journal()
 
     def ticked(tick: Tick) -> None:
         fittings.desk.ticked(tick)
+        journal.ticked(tick)
         fittings.metrics.observe_tick(tick, gateway)
         tracer(tick)
 

@@ -15,6 +15,7 @@ from datetime import timedelta
 from urllib.parse import quote
 
 from reconciler.adapters.ray_rest import Answer, RayRest, last_line
+from reconciler.adapters.serve_check import Concern, concerns_of, read_head_host, read_version
 from reconciler.adapters.serve_details import ServeDetails, parse_details, to_seen
 from reconciler.adapters.serve_put import ServeStart, document_for, is_held
 from reconciler.errors import PortError, Retry, Stalled
@@ -98,6 +99,13 @@ class RayServe:
         if answer.status != 200:
             raise Retry(f"Ray Serve does not list its applications ({answer.status}): {last_line(answer.text)}")
         return parse_details(answer.json())
+
+    async def check(self) -> tuple[Concern, ...]:
+        """Return what is wrong with the cluster, worst first. Raises Stalled when it refuses Heliostat."""
+        version = await read_version(self._rest)
+        details = await self.details()
+        nodes = await self._nodes.read() if self._nodes is not None else ()
+        return concerns_of(version, details, nodes, await read_head_host(self._rest))
 
     async def _read_back(self, change: PutServeConfig) -> None:
         """Wait until Serve shows what was put. Another writer may have been faster: then the plan is made anew."""

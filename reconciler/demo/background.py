@@ -51,6 +51,7 @@ class Daemon:
             "--gateway": f"{HOST}:{self._ports.gateway}",
             "--state": str(self._state),
             "--cluster": "demo",
+            "--log-format": "console",
         }
         return ["run", *(word for option in options.items() for word in option)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,11 @@ ROLLBACK_WITHIN = timedelta(seconds=120)
 ANSWERS_WITHIN = timedelta(seconds=15)
 
 BUDGET = TARGET + SURGE
+
+FRAME = re.compile(r"  File ")
+FOREIGN_FRAME = re.compile(r"/site-packages/|/lib/python3")
+PACKAGE_FOLDER = re.compile(r'(?<=")/[^"]*/_ray_pkg_[0-9a-f]+/')
+"""Where Ray unpacks the commit's code on a node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +89,24 @@ class Story:
         self.screen.say("Committed a new VERSION in app.py. v2 starts beside v1, in its own Serve application.")
         revision = await self._recognised(SECOND.version, known=frozenset(filter(None, (stable,))))
         await self._carries(revision, 20)
-        self._end_stage("v2 at 20%", began, before, self._reaction(revision, pushed))
-        for percent in (50, 100):
-            began, before = time.monotonic(), self.load.tally.copy()
-            await self._carries(revision, percent)
-            self._end_stage(f"v2 at {percent}%", began, before)
+        self._end_stage("v2 starts", began, before, self._reaction(revision, pushed))
+        await self._through("v2 at 20%", revision, 20.01)
+        await self._through("v2 to 50%", revision, 50)
+        await self._through("v2 at 50%", revision, 50.01)
+        await self._through("v2 to 100%", revision, 100)
         await self._cleared(revision, "v1 retires")
+
+    async def _through(self, text: str, revision: str, percent: float) -> None:
+        """Play one stage that ends when a revision carries `percent`."""
+        began, before = time.monotonic(), self.load.tally.copy()
+        await self._carries(revision, percent)
+        self._end_stage(text, began, before)
 
     async def _carries(self, revision: str, percent: float) -> None:
         await self.witness.until(
             lambda sight: sight.weights.get(revision, 0) >= percent and (percent < 100 or sight.stable == revision),
             within=ROLLOUT_WITHIN,
-            what=f"{self.names.of(revision)} gets {percent:g}%",
+            what=f"{self.names.of(revision)} gets {percent:.0f}%",
         )
 
     async def _cleared(self, revision: str, what: str) -> None:
@@ -189,15 +201,17 @@ def is_settled(sight: Sight) -> bool:
     return sight.health == "Healthy" and sight.sync == "Synced" and sight.candidate is None
 
 
-def telling_lines(message: str, most: int = 6) -> str:
-    """Return the end of a traceback without its frames inside Ray: the lines a programmer looks for."""
-    lines = [line.rstrip() for line in message.splitlines() if line.strip()]
+def telling_lines(message: str) -> str:
+    """Return the last traceback without the frames of Ray and Python: the lines a programmer looks for."""
+    lines = message.splitlines()
+    starts = [number for number, line in enumerate(lines) if "Traceback (most recent call last)" in line]
     kept: list[str] = []
-    for number, line in enumerate(lines):
-        is_frame_of_ray = line.lstrip().startswith("File ") and "/site-packages/" in line
-        follows_one = (
-            number and lines[number - 1].lstrip().startswith("File ") and "/site-packages/" in lines[number - 1]
-        )
-        if not is_frame_of_ray and not follows_one and line.strip("~^ "):
-            kept.append(line)
-    return "\n".join(kept[-most:])
+    is_ours = True
+    for line in lines[starts[-1] if starts else 0 :]:
+        if FRAME.match(line):
+            is_ours = not FOREIGN_FRAME.search(line)
+        elif not line.startswith("    "):
+            is_ours = True
+        if is_ours and line.strip("~^ "):
+            kept.append(PACKAGE_FOLDER.sub("", line))
+    return "\n".join(kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from reconciler.embedded import EmbeddedCluster
 from tests.e2e.stage import Stage
+from tests.e2e.tcp_proxy import Wire, wire_to
 
 _FAILED = pytest.StashKey[bool]()
 
@@ -25,12 +27,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-@pytest.fixture
-def stage(ray_cluster: EmbeddedCluster, request: pytest.FixtureRequest) -> Iterator[Stage]:
+@contextmanager
+def lent(cluster: EmbeddedCluster, request: pytest.FixtureRequest, wire: Wire | None = None) -> Iterator[Stage]:
     """Lend a stage; everything on it is gone afterwards."""
     # Short: HAProxy's sockets lie below it.
     folder = Path(tempfile.mkdtemp(prefix="heliostat-e2e-"))
-    made = Stage(folder, ray_cluster)
+    made = Stage(folder, cluster, wire=wire)
     try:
         yield made
     finally:
@@ -40,3 +42,17 @@ def stage(ray_cluster: EmbeddedCluster, request: pytest.FixtureRequest) -> Itera
             if request.node.stash.get(_FAILED, False):
                 print(f"--- the daemon's log\n{made.daemon.tail(150)}")
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def stage(ray_cluster: EmbeddedCluster, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """Lend a stage on the shared cluster."""
+    with lent(ray_cluster, request) as made:
+        yield made
+
+
+@pytest.fixture
+def far_stage(ray_cluster: EmbeddedCluster, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """Lend a stage whose daemon reaches Ray through a wire that can be cut."""
+    with wire_to(ray_cluster.dashboard_url) as wire, lent(ray_cluster, request, wire) as made:
+        yield made

@@ -163,6 +163,10 @@ class Daemon:
                 return found
         return {}
 
+    def page(self) -> httpx.Response:
+        """Return the status page."""
+        return self._client.get("/")
+
     def token(self) -> str:
         """Return the API's token."""
         return (self.state / "token").read_text().strip()
@@ -227,6 +231,16 @@ class Daemon:
             return found if found and all(found.get(key) == value for key, value in fields.items()) else {}
 
         return wait_for(reached, within, f"{name}: {what}", shows=lambda: self.story(name))
+
+    def wait_condition(self, name: str, kind: str, value: str, within: float) -> dict[str, Any]:
+        """Wait until a condition of a service has this value; return the status."""
+
+        def reached() -> dict[str, Any]:
+            found = self.status(name)
+            entries = found.get("conditions", ())
+            return found if any(entry["type"] == kind and entry["status"] == value for entry in entries) else {}
+
+        return wait_for(reached, within, f"{name}: {kind} is {value}", shows=lambda: self.story(name))
 
     def wait_settled(self, name: str, revision: str, within: float = 120) -> dict[str, Any]:
         """Wait until `revision` (as its answers say) serves everything and its status is at rest."""

@@ -37,6 +37,7 @@ class Spec:
 
     name: str = "chat"
     revision: str = "v1"
+    import_path: str = "echo:build"
     replicas: int | None = 2
     args: Mapping[str, Any] = field(default_factory=dict)
     steps: Steps = QUICK
@@ -60,7 +61,7 @@ class Spec:
             "metadata": {"name": self.name},
             "spec": {
                 "application": {
-                    "import_path": "echo:build",
+                    "import_path": self.import_path,
                     "args": {"revision": self.revision, **self.args},
                     "runtime_env": runtime,
                     "deployments": [dict(deployment) for deployment in listed],

@@ -13,6 +13,7 @@ from reconciler.embedded import EmbeddedCluster
 from tests.e2e.daemon import Daemon
 from tests.e2e.load import Load
 from tests.e2e.project import Project, Spec
+from tests.e2e.tcp_proxy import Wire
 from tests.e2e.waiting import wait_for
 from tests.e2e.watch import Replicas, Watch, read_replicas
 
@@ -20,13 +21,23 @@ from tests.e2e.watch import Replicas, Watch, read_replicas
 class Stage:
     """A repository, a daemon (not started yet) and the cluster."""
 
-    def __init__(self, folder: Path, cluster: EmbeddedCluster, *, flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, cluster: EmbeddedCluster, *, wire: Wire | None = None, flags: tuple[str, ...] = ()
+    ) -> None:
         self.folder = folder
         self.cluster = cluster
+        self._wire = wire
         self.project = Project(folder / "project")
-        self.daemon = Daemon(folder, self.project.folder, cluster.dashboard_url, flags=flags)
+        ray = wire.url if wire else cluster.dashboard_url
+        self.daemon = Daemon(folder, self.project.folder, ray, flags=flags)
         self.count_file = folder / "executed.txt"
         self.count_file.touch()
+
+    @property
+    def wire(self) -> Wire:
+        """What the daemon reaches Ray through."""
+        assert self._wire is not None
+        return self._wire
 
     def spec(self, revision: str = "v1", **fields: Any) -> Spec:
         """Return a service whose POSTs are recorded in this stage's file."""
@@ -71,6 +82,15 @@ class Stage:
     def wait_gone(self, service: str, within: float = 60) -> None:
         """Wait until Serve shows nothing of a service."""
         wait_for(lambda: not self.cells(service), within, f"{service} is gone", shows=lambda: self.cells(service))
+
+    def wait_only(self, service: str, revision: str, within: float = 60) -> None:
+        """Wait until Serve shows nothing of a service but this revision."""
+        wait_for(
+            lambda: [name.split(".")[1] for name in self.cells(service)] == [revision],
+            within,
+            f"only {revision} of {service} is left",
+            shows=lambda: self.daemon.story(service),
+        )
 
     def close(self) -> None:
         """End the daemon and its HAProxy."""

@@ -1,0 +1,72 @@
+"""Everything around the daemon fails, and the daemon itself: traffic goes on, and so does the rollout."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from tests.e2e.load import executed_twice, sending
+from tests.e2e.project import pause, weight
+from tests.e2e.stage import Stage
+from tests.e2e.tcp_proxy import Mode
+from tests.e2e.waiting import wait_for
+
+pytestmark = pytest.mark.ray
+
+STEPS = [weight(25), pause(1), weight(50), pause(1)]
+SEED = 20_261_123
+
+
+def test_a_rollout_survives_a_daemon_killed_at_arbitrary_moments(stage: Stage) -> None:
+    daemon, dice = stage.daemon, random.Random(SEED)
+    stage.deploy(stage.spec(replicas=3, steps=STEPS))
+    with sending(stage.load(rate=60)) as load, stage.watch() as watch:
+        haproxy = daemon.haproxy()
+        stage.project.push(stage.spec("v2", replicas=3, steps=STEPS))
+        for _ in range(5):
+            moment = time.monotonic() + dice.uniform(0.2, 4)
+            wait_for(lambda moment=moment: time.monotonic() >= moment, 5, "the next moment", interval=0.01)
+            daemon.kill()
+            daemon.start(ready=dice.random() < 0.5)
+        daemon.wait_settled("chat", "v2", 180)
+        assert daemon.haproxy() == haproxy, "HAProxy outlives the daemon"
+    assert load.failures() == []
+    assert executed_twice(stage.count_file) == []
+    assert watch.jumps(needed=3) == []
+    assert watch.peak("chat") <= 3 + 1
+    assert daemon.reloads() == 0
+
+
+def test_cells_that_somebody_else_removed_come_back(stage: Stage) -> None:
+    stage.deploy(stage.spec())
+    stage.put({"applications": []})
+    wait_for(lambda: not any(stage.replicas().live.values()), 30, "everything is gone", interval=0.05)
+    stage.daemon.wait_settled("chat", "v1", 90)
+    assert [name.split(".")[4] for name in stage.cells("chat")] == ["0"]
+
+
+@pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG])
+def test_a_dashboard_that_is_away_holds_a_rollout_and_rolls_nothing_back(far_stage: Stage, mode: Mode) -> None:
+    stage, daemon = far_stage, far_stage.daemon
+    stage.deploy(stage.spec(replicas=2, steps=[weight(50), pause(3)], rollout={"progressDeadline": "15s"}))
+    with sending(stage.load(rate=60)) as load, stage.watch() as watch:
+        stage.project.push(
+            stage.spec("v2", replicas=2, steps=[weight(50), pause(3)], rollout={"progressDeadline": "15s"})
+        )
+        wait_for(lambda: daemon.status("chat")["candidate"], 30, "the rollout has begun")
+        stage.wire.mode = mode
+        since = daemon.wait("chat", 45, "blind", reason="RayUnreachable")
+        assert since["health"] == "Unknown"
+        weights, cells = since["weights"], stage.cells("chat")
+        blind_until = time.monotonic() + 20
+        wait_for(lambda: time.monotonic() > blind_until, 30, "longer than the progress deadline")
+        status = daemon.status("chat")
+        assert (status["weights"], stage.cells("chat")) == (weights, cells)
+        assert status["quarantined"] == []
+        stage.wire.mode = Mode.PASS
+        daemon.wait_settled("chat", "v2", 120)
+    assert load.failures() == []
+    assert watch.jumps(needed=2) == []
+    assert daemon.status("chat")["quarantined"] == []

@@ -5,6 +5,7 @@ Only the fields that Heliostat uses are named; Ray may add others.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +22,8 @@ REPLICA_PREFIX = "SERVE_REPLICA::"
 """Targets named otherwise are Serve's proxies or HAProxies: never replicas."""
 
 DEFAULT_PROXY_PORT = 8000
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 REPLICA_STATES = {
     "STARTING": ReplicaState.STARTING,
@@ -163,7 +166,7 @@ def _to_cell(application: ApplicationDetails, endpoints: tuple[Endpoint, ...]) -
     return CellSeen(
         name=application.name,
         status=_status(application.status),
-        message=application.message,
+        message=_plain(application.message),
         route_prefix=application.route_prefix,
         is_declarative=application.is_declarative,
         config=None if config is None else canonical_json(deployed_form(config)),
@@ -185,7 +188,7 @@ def _to_deployment(deployment: DeploymentDetails, *, is_ingress: bool) -> Deploy
     return DeploymentSeen(
         name=deployment.name,
         status=deployment.status,
-        message=deployment.message,
+        message=_plain(deployment.message),
         target=deployment.target_num_replicas,
         replicas=tuple(sorted(replicas, key=lambda replica: replica.id)),
         is_ingress=is_ingress,
@@ -250,3 +253,8 @@ def _status(name: str) -> CellStatus:
 
 def _moment(seconds: float) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC) if seconds else None
+
+
+def _plain(message: str) -> str:
+    """Return Ray's words without the terminal colours that it puts into tracebacks."""
+    return _COLOURS.sub("", message)

@@ -11,14 +11,17 @@ from specs.routes import FULL
 
 
 def share_of(weight: int, replicas: int) -> int:
-    """Return how many of `replicas` carry `weight` basis points, rounded up.
+    """Return how many of `replicas` carry `weight` basis points, rounded up."""
+    return -(-weight * replicas // FULL)
 
-    One basis point per replica is forgiven: shares such as 1/3 have no exact basis points, and 6667
-    of three replicas must be two, not three.
+
+def carriers_of(weight: int, replicas: int) -> int:
+    """Return how many of `replicas` carry what is left of a share that was rounded to basis points.
+
+    One of them is forgiven: two replicas of three are ready for 6666 points, the third keeps 3334 and is still
+    one replica, not two.
     """
-    if weight <= 0:
-        return 0
-    return max(1, -(-(weight - 1) * replicas // FULL))
+    return max(1, share_of(weight - 1, replicas)) if weight > 0 else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,7 @@ def _carried(view: ServiceView, revision: str, weights: Mapping[str, int], budge
     """Return the replicas that a revision needs for what is routed to it now or next."""
     if budget.stops_before_start and view.memory.candidate is not None:
         return 0
-    return share_of(max(view.weights[revision], weights.get(revision, 0)), budget.needed)
+    return carriers_of(max(view.weights[revision], weights.get(revision, 0)), budget.needed)
 
 
 def _is_routed(view: ServiceView, revision: str, weights: Mapping[str, int]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from specs.decisions import AdoptSpec, Decision, Hold, Remove, StartRollout
 from specs.desired import Desired
@@ -16,11 +18,47 @@ def adopt(world: World) -> tuple[AdoptSpec, ...]:
     if world.desired is None:
         return ()
     known = world.memory.services
+    routes = free_routes(world.desired, known)
+    wanted = (replace(service, route=routes[service.name]) for service in world.desired.services)
     return tuple(
-        AdoptSpec(service=wanted.name, wanted=wanted)
-        for wanted in world.desired.services
-        if wanted.name not in known or known[wanted.name].wanted != wanted or known[wanted.name].is_removed
+        AdoptSpec(service=service.name, wanted=service)
+        for service in wanted
+        if service.name not in known or known[service.name].wanted != service or known[service.name].is_removed
     )
+
+
+def free_routes(desired: Desired, known: Mapping[str, ServiceMemory]) -> Mapping[str, str]:
+    """Return the route of each service: as the commit says, or as it is while another service still holds that.
+
+    A commit has no route twice, but a service that left it, or whose file is broken, is held with its own.
+    """
+    held = {name: memory.wanted.route for name, memory in sorted(known.items()) if not memory.is_removed}
+    routes = held | {service.name: service.route for service in desired.services}
+    while True:
+        claims = Counter(routes.values())
+        losers = [name for name in held if claims[routes[name]] > 1 and routes[name] != held[name]]
+        if not losers:
+            return routes
+        routes |= {name: held[name] for name in losers}
+
+
+def route_conflicts(world: World) -> Mapping[str, Hold]:
+    """Return why a service is not (or not yet) where its commit wants it."""
+    desired, known = world.desired, world.memory.services
+    if desired is None:
+        return {}
+    conflicts = {}
+    for service in desired.services:
+        owner = _owner(known, service.name, service.route)
+        if owner is not None and (known[service.name].stable is None or known[service.name].wanted != service):
+            text = f"{service.route} belongs to {owner} until that is removed or takes another route"
+            conflicts[service.name] = Hold(service=service.name, reason=Reason.ROUTE_CONFLICT, message=text)
+    return conflicts
+
+
+def _owner(known: Mapping[str, ServiceMemory], name: str, route: str) -> str | None:
+    others = (memory for _, memory in sorted(known.items()) if memory.name != name and not memory.is_removed)
+    return next((memory.name for memory in others if memory.wanted.route == route and memory.cells), None)
 
 
 def prune(world: World) -> Mapping[str, Decision]:

@@ -42,16 +42,12 @@ def _may_go(view: ServiceView, outgoing: Outgoing) -> bool:
 
     Nothing leaves while the stable revision does not answer: what leaves might be needed.
     """
-    if view.weights[outgoing.revision] > 0 or _is_commanded(view, outgoing.revision):
+    if view.weights[outgoing.revision] > 0 or view.is_commanded(outgoing.revision):
         return False
     if outgoing.cause is OutgoingCause.REPLACED:
         warm_until = outgoing.since + view.spec.rollout.scale_down_delay
         return view.now >= warm_until and view.is_serving(view.memory.stable)
     return True
-
-
-def _is_commanded(view: ServiceView, revision: str) -> bool:
-    return any(view.memory.weights.get(cell.name, 0) > 0 for cell in view.cells_of(revision))
 
 
 def _is_due(view: ServiceView, cell: CellView) -> bool:

@@ -20,6 +20,8 @@ def choose(view: ServiceView) -> Decision | None:
         return None
     if wanted.id == memory.stable or memory.quarantined(wanted.id) is not None:
         return _give_up_candidate(view)
+    if _is_failed_and_routed(view):
+        return None
     return StartRollout(service=view.name, revision=wanted, is_fast=_is_warm(view) or _is_pinned(view))
 
 
@@ -42,6 +44,15 @@ def _is_warm(view: ServiceView) -> bool:
     replaced = {out.revision for out in view.memory.outgoing if out.cause is OutgoingCause.REPLACED}
     cells = view.cells_of(view.wanted.id)
     return view.wanted.id in replaced and bool(cells) and all(cell.memory.failure is None for cell in cells)
+
+
+def _is_failed_and_routed(view: ServiceView) -> bool:
+    """Return whether cells that failed still give back requests of the wanted revision, asked for again.
+
+    A new attempt takes their place at once: it waits until that costs no request.
+    """
+    failed = any(cell.memory.failure is not None for cell in view.cells_of(view.wanted.id))
+    return failed and (view.weights.get(view.wanted.id, 0) > 0 or view.is_commanded(view.wanted.id))
 
 
 def _is_pinned(view: ServiceView) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from policies.explain import explain
 from policies.retirement import forget_gone, retire_outgoing, retire_removed
 from policies.revisions import choose, judge
@@ -11,9 +13,15 @@ from specs.decisions import Decision, Hold
 from specs.reasons import Reason
 from specs.world import World
 
+Veto = Callable[[Decision], Decision]
+"""Weakens a decision to a Hold, or lets it pass."""
 
-def decide(world: World, name: str) -> tuple[Decision, ...]:
-    """Return what to do for a service that Memory knows; never nothing: at least a Hold with a reason."""
+
+def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
+    """Return what to do for a service that Memory knows; never nothing: at least a Hold with a reason.
+
+    A change of course that `veto` puts off must not stop what keeps the present course right.
+    """
     view = view_of(world, name)
     if not world.observed.complete:
         return (blind(view),)
@@ -25,8 +33,14 @@ def decide(world: World, name: str) -> tuple[Decision, ...]:
     if verdict:
         return (*verdict, explain(view))
     course = choose(view)
-    if course is not None:
-        return (course, explain(view))
+    if course is None:
+        return carry_on(view)
+    allowed = veto(course)
+    return (allowed, *carry_on(view)) if isinstance(allowed, Hold) else (allowed, explain(view))
+
+
+def carry_on(view: ServiceView) -> tuple[Decision, ...]:
+    """Return the next moves on the present course."""
     if is_frozen(view):
         return (*route_as_is(view), *forget_gone(view), explain(view))
     step = advance(view)

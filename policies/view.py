@@ -215,13 +215,20 @@ class ServiceView:
         names = self.deployments_of(revision)
         return bool(names) and all(self.serving(revision, name) > 0 for name in names)
 
+    def is_commanded(self, revision: str) -> bool:
+        """Return whether the last commanded weights give a revision any request."""
+        return any(self.memory.weights.get(cell.name, 0) > 0 for cell in self.cells_of(revision))
+
     @cached_property
     def weights(self) -> Mapping[str, int]:
-        """Return the basis points per revision as the gateway routes them now."""
+        """Return the basis points per revision as the gateway routes them now.
+
+        A gateway that lost its lanes is about to get them back as they were: until then those count.
+        """
         totals = dict.fromkeys(self.revisions, 0)
         for cell in self.cells:
-            if cell.revision in totals and cell.lane is not None and not cell.memory.is_retired:
-                totals[cell.revision] += cell.lane.weight
+            if cell.revision in totals and not cell.memory.is_retired:
+                totals[cell.revision] += cell.lane.weight if cell.lane else self.memory.weights.get(cell.name, 0)
         return totals
 
 

@@ -22,7 +22,7 @@ from reconciler.planning.routing import route_table
 from reconciler.ports import Ports, Reading, ServeSeen
 from specs.commands import Command
 from specs.decisions import Decision
-from specs.effects import PutServeConfig
+from specs.effects import PutServeConfig, SetRoutes
 from specs.memory import Memory
 from specs.observed import Node
 from specs.reasons import Reason
@@ -104,6 +104,7 @@ class Reconciler:
         self.status: ClusterStatus | None = None
         self.nodes: tuple[Node, ...] = ()
         self.table = RouteTable()
+        self._routed: RouteTable | None = None
 
     async def load(self) -> None:
         """Read Memory back and hand the gateway the table it stands for."""
@@ -183,12 +184,14 @@ class Reconciler:
         requests, self._requests = self._requests, []
         orders, accepted = self._orders(world, requests)
         plan = make_plan(world, self._surroundings, orders)
-        compiled = compile_effects(plan, self._memory)
+        compiled = compile_effects(plan, self._memory, self._routed)
         deployed = frozenset(cell.name for cell in world.observed.cells)
         results = await apply(self._ports, compiled.effects, deployed)
         if results.is_saved:
             self._memory = compiled.memory
             self.table = route_table(self._memory)
+        tables = [effect.table for effect in results.done if isinstance(effect, SetRoutes)]
+        self._routed = tables[-1] if tables else self._routed
         await self._answer(accepted, results)
         self.nodes = world.observed.nodes or self.nodes
         self.status = report(plan, self._memory, self._circumstances(compiled, results), self.status)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from reconciler.planning.compose import with_counts, without_counts
 from reconciler.planning.plan import Plan
@@ -24,7 +25,12 @@ from specs.effects import (
 )
 from specs.memory import CellMemory, Memory, ServiceMemory
 from specs.observed import CellSeen, CellStatus, Observed
+from specs.routes import RouteTable
 from specs.serve_document import same_application
+
+LONGEST_BUILD = timedelta(minutes=10)
+"""A build that takes longer is not waited for: one that no node fits (ours under a pause, or foreign) never
+ends, and nobody else could ever move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +42,11 @@ class Compiled:
     waiting: str = ""
 
 
-def compile_effects(plan: Plan, before: Memory) -> Compiled:
+def compile_effects(plan: Plan, before: Memory, routed: RouteTable | None) -> Compiled:
     """Return the effects that make the world follow Memory, the saving of Memory first.
 
-    `before` is Memory as it is saved now. Without a complete observation only Memory is saved.
+    `before` is Memory as it is saved now, `routed` the table that the gateway took last (None: not known).
+    Without a complete observation only Memory is saved.
     """
     observed = plan.world.observed
     if not observed.complete:
@@ -48,7 +55,7 @@ def compile_effects(plan: Plan, before: Memory) -> Compiled:
     memory = _with_restarted_builds(plan, observed) if put is not None else plan.memory
     effects = (
         *_saved(plan, before, memory),
-        *_routes(plan, observed),
+        *_routes(plan, observed, routed),
         *_uploads(plan, observed, put),
         *_scales(plan, observed),
         *((put,) if put is not None else ()),
@@ -64,11 +71,13 @@ def _saved(plan: Plan, before: Memory, after: Memory) -> tuple[SaveMemory, ...]:
     return (SaveMemory(services=changed, forgotten=forgotten, events=plan.events, history=plan.history),)
 
 
-def _routes(plan: Plan, observed: Observed) -> tuple[SetRoutes, ...]:
-    """Route when the table changed, when the gateway shows another one, or when a route has moved."""
+def _routes(plan: Plan, observed: Observed, routed: RouteTable | None) -> tuple[SetRoutes, ...]:
+    """Route when the gateway took another table, or shows other weights.
+
+    It does not show public routes, nor rows that are to go: hence the comparison with what it took.
+    """
     table = route_table(plan.memory)
-    was = route_table(plan.world.memory)
-    if observed.gateway is not None and table == was and is_routed(table, observed.gateway):
+    if observed.gateway is not None and table == routed and is_routed(table, observed.gateway):
         return ()
     return (SetRoutes(table=table),)
 
@@ -115,16 +124,21 @@ def _put(plan: Plan, observed: Observed) -> tuple[PutServeConfig | None, str]:
     leaving = [cell for _, cell in retired if _is_present(observed.cell(cell.key.name))]
     if not due and not leaving:
         return None, ""
-    building = sorted(cell.name for cell in observed.cells if cell.is_building and cell.name not in removed)
+    building = [cell for cell in observed.cells if cell.is_building and cell.name not in removed]
+    awaited = sorted(cell.name for cell in building if not _is_overdue(cell, observed.at))
     urgent = any(cell.is_urgent for cell in leaving) or _restores(plan, due)
-    if building and not urgent:
-        return None, f"{', '.join(building)} is being built; a change of Serve's document now would start it anew"
+    if awaited and not urgent:
+        return None, f"{', '.join(awaited)} is being built; a change of Serve's document now would start it anew"
     applications = tuple(
         ServeApplication(name=cell.key.name, config=with_counts(cell, observed.cell(cell.key.name)))
         for _, cell in live
         if _is_declared(plan, cell, observed)
     )
     return PutServeConfig(applications=applications, removed=removed, may_cut_builds=bool(building)), ""
+
+
+def _is_overdue(cell: CellSeen, now: datetime) -> bool:
+    return cell.last_deployed_at is not None and now - cell.last_deployed_at >= LONGEST_BUILD
 
 
 def _restores(plan: Plan, due: list[CellMemory]) -> bool:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from policies.health import is_pausing
 from policies.view import CellView, ServiceView, view_of
 from specs.memory import CellMemory, Memory, Rollout, ServiceMemory
-from specs.observed import DeploymentSeen
+from specs.observed import CellStatus, DeploymentSeen, ReplicaState
 from specs.world import World
 
 IDLE_REFRESH = timedelta(seconds=10)
@@ -44,12 +44,19 @@ def _is_moving(memory: ServiceMemory) -> bool:
 
 
 def _perceive_cell(cell: CellView) -> CellMemory:
-    if cell.seen is None or not cell.seen.deployments:
+    if cell.seen is None or cell.seen.status is CellStatus.DELETING:
+        # Whoever took it away took its replicas along: none of them crashed.
+        return replace(cell.memory, seen={}, shrunk=0)
+    if not cell.seen.deployments:
         return cell.memory
     memory, deployments = cell.memory, cell.seen.deployments
     seen = dict(memory.seen)
     for deployment in deployments:
-        seen |= {replica.id: replica.node or seen.get(replica.id, "") for replica in deployment.replicas}
+        seen |= {
+            replica.id: replica.node or seen.get(replica.id, "")
+            for replica in deployment.replicas
+            if replica.id in seen or replica.state is not ReplicaState.STOPPING
+        }
     fell = sum(max(0, memory.targets.get(found.name, 0) - found.target) for found in deployments)
     return replace(
         memory,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
-from policies.membership import adopt, limit_moving, moving, prune
-from policies.service import decide
+from policies.membership import adopt, limit_moving, moving, prune, route_conflicts
+from policies.service import Veto, decide
 from policies.view import view_of
 from reconciler.planning.chronicle import event_of, history_of
 from reconciler.planning.perceive import perceive
 from reconciler.planning.remember import Moment, Surroundings, new_service, remember
-from specs.decisions import AdoptSpec, Decision, ForgetService, Hold, RestoreCell
+from specs.decisions import AdoptSpec, Decision, ForgetService, Hold, RestoreCell, StartRollout
 from specs.memory import Event, HistoryEntry, Memory, ServiceMemory
 from specs.reasons import Reason
 from specs.world import World
@@ -47,20 +48,25 @@ def make_plan(
     draft = _Draft(world=perceive(world), surroundings=surroundings)
     draft.adopt()
     removals = prune(draft.world)
-    busy = moving(draft.world.memory.services)
     limit = world.desired.settings.max_services_moving if world.desired else len(draft.services) + 1
+    conflicts = route_conflicts(draft.world)
     for name in sorted(draft.services):
         ordered = (orders or {}).get(name, ())
-        decisions = ordered or _decisions(draft.world, name, removals.get(name))
-        decisions = tuple(limit_moving(decision, busy, limit) for decision in decisions)
-        draft.take(name, decisions)
-        busy = moving(draft.services)
+        veto = partial(_veto, conflicts=conflicts, busy=moving(draft.services), limit=limit)
+        draft.take(name, ordered or _decisions(draft.world, name, removals.get(name), veto))
     return draft.finished()
 
 
-def _decisions(world: World, name: str, removal: Decision | None) -> tuple[Decision, ...]:
+def _veto(decision: Decision, *, conflicts: Mapping[str, Hold], busy: frozenset[str], limit: int) -> Decision:
+    """Weaken what may not begin now to a Hold."""
+    if isinstance(decision, StartRollout) and decision.service in conflicts:
+        return conflicts[decision.service]
+    return limit_moving(decision, busy, limit)
+
+
+def _decisions(world: World, name: str, removal: Decision | None, veto: Veto) -> tuple[Decision, ...]:
     """A service that left Git is removed, or goes on as it is with the reason on top."""
-    decided = decide(world, name)
+    decided = decide(world, name, veto)
     if removal is None or not world.observed.complete:
         return (*_restored(world, name), *decided)
     if isinstance(removal, Hold):

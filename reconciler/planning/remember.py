@@ -83,6 +83,7 @@ def remember(memory: ServiceMemory, decision: Decision, moment: Moment) -> Servi
 def _adopt(memory: ServiceMemory, decision: AdoptSpec, moment: Moment) -> ServiceMemory:
     """Take the new spec; another wanted revision ends quarantines and an operator's pin."""
     new = decision.wanted
+    memory = _returned(memory, moment) if memory.is_removed else memory
     changed = new.revision.id != memory.wanted.revision.id
     revisions = tuple(new.revision if record.id == new.revision.id else record for record in memory.revisions)
     cells = tuple(
@@ -96,6 +97,26 @@ def _adopt(memory: ServiceMemory, decision: AdoptSpec, moment: Moment) -> Servic
         cells=cells,
         quarantine=() if changed else memory.quarantine,
         pin=None if changed else memory.pin,
+    )
+
+
+def _returned(memory: ServiceMemory, moment: Moment) -> ServiceMemory:
+    """A service that comes back while it is taken away keeps its stable revision if that still runs.
+
+    Everything else of it goes on leaving; without a stable revision it is deployed like a new service.
+    """
+    stable = memory.stable if memory.cells_of(memory.stable) else None
+    cells = tuple(replace(cell, drain_since=None) if cell.key.revision == stable else cell for cell in memory.cells)
+    known = {stable, *(out.revision for out in memory.outgoing)}
+    left = dict.fromkeys(cell.key.revision for cell in cells if cell.key.revision not in known)
+    leaving = (Outgoing(revision=rev, since=moment.now, cause=OutgoingCause.SUPERSEDED) for rev in left)
+    return replace(
+        memory,
+        stable=stable,
+        candidate=None,
+        pause=None,
+        cells=cells,
+        outgoing=(*memory.outgoing, *leaving),
         is_removed=False,
     )
 

@@ -21,6 +21,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 DEFAULT_SERVER = "http://127.0.0.1:8484"
 PATIENCE = httpx.Timeout(10.0, connect=3.0)
+STREAM_PATIENCE = httpx.Timeout(10.0, connect=3.0, read=60.0)
+"""A stream that is silent for this long is dead: the daemon says that it is still here every 15 seconds."""
 
 
 class DaemonError(click.ClickException):
@@ -56,10 +58,9 @@ class Daemon:
     def stream(self, path: str, *, since: int | None = None) -> Iterator[tuple[int, str, Any]]:
         """Yield (id, name, data) of server-sent events until the connection ends."""
         headers = {"Last-Event-ID": str(since)} if since is not None else {}
-        limits = httpx.Timeout(PATIENCE, read=60.0)
         try:
             with (
-                httpx.Client(timeout=limits, trust_env=False) as client,
+                httpx.Client(timeout=STREAM_PATIENCE, **self._trust) as client,
                 client.stream("GET", self._url(path), headers=headers) as response,
             ):
                 if response.is_error:
@@ -71,7 +72,7 @@ class Daemon:
 
     def _answer(self, method: str, path: str, **rest: Any) -> httpx.Response:
         try:
-            response = httpx.request(method, self._url(path), timeout=PATIENCE, trust_env=False, **rest)
+            response = httpx.request(method, self._url(path), timeout=PATIENCE, **self._trust, **rest)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
         if response.is_error:
@@ -79,6 +80,11 @@ class Daemon:
         if "json" not in response.headers.get("content-type", ""):
             raise DaemonError(f"what answers at {self.server} is not a Heliostat daemon")
         return response
+
+    @property
+    def _trust(self) -> dict[str, bool]:
+        """No proxies; and certificates are loaded, which takes a while, only where they are used."""
+        return {"trust_env": False, "verify": self.server.startswith("https:")}
 
     def _url(self, path: str) -> str:
         return f"{self.server}/api/v1{path}"

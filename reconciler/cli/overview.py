@@ -12,6 +12,9 @@ from specs.observed import Node
 from specs.reasons import Reason
 from specs.status import ClusterStatus, Phase, ServiceStatus
 
+OLD = timedelta(seconds=60)
+"""A younger reading of Git needs no mention."""
+
 OUTCOME_TONES = {
     Outcome.DEPLOYED: "good",
     Outcome.PROMOTED: "good",
@@ -114,7 +117,8 @@ def nodes_text(nodes: tuple[Node, ...]) -> str:
 def _head(cluster: ClusterStatus, now: datetime) -> str:
     commit = short_commit(cluster.commit) if cluster.commit else "no commit yet"
     seen = f"Ray seen {ago(cluster.observed_at, now)}" if cluster.observed_at else "Ray not seen yet"
-    read = f" (read {span(timedelta(seconds=cluster.git_age_seconds))} ago)" if cluster.git_age_seconds else ""
+    age = timedelta(seconds=cluster.git_age_seconds or 0)
+    read = f" (read {span(age)} ago)" if age >= OLD else ""
     return f"{toned(cluster.cluster, '', bold=True)} · {commit}{read} · {seen}"
 
 

@@ -32,15 +32,24 @@ class FixedClock:
 class Serving:
     """A server that runs; `do` runs a coroutine in its loop."""
 
-    def __init__(self, url: str, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    def __init__(
+        self, url: str, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], thread: threading.Thread
+    ) -> None:
         self.url = url
         self._loop = loop
         self._task = task
+        self._thread = thread
 
     def stop(self) -> None:
         """Begin to end it, as the daemon does."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def end(self) -> None:
+        """End it and wait until it is gone."""
+        self.stop()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -65,10 +74,8 @@ def serving(backend: MemoryBackend, port: int = 0) -> Iterator[Serving]:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert started.wait(10)
-    serving = Serving(f"http://{server.address}", running["loop"], running["task"])
+    serving = Serving(f"http://{server.address}", running["loop"], running["task"], thread)
     try:
         yield serving
     finally:
-        serving.stop()
-        thread.join(10)
-        assert not thread.is_alive()
+        serving.end()

@@ -32,6 +32,11 @@ __all__ = ["PackageIndex", "is_spec_file", "read_desired"]
 
 KINDS = ("Service", "ClusterPolicy")
 
+MAX_MESSAGE = 500
+"""Errors go to terminals, logs and the status page, a line each."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]+")
+
 _OUR_LINE = re.compile(rb"^(?:---)?[ \t]*\{?[ \t]*[\"']?apiVersion[\"']?[ \t]*:[^\n]*heliostat\.dev", re.M | re.I)
 """Tells whose file it is when it cannot be read as YAML."""
 
@@ -124,9 +129,14 @@ def _read_file(content: bytes, folders: Folders) -> _Read:
 
 
 def _yaml_errors(problems: Iterable[YamlProblem], path: str) -> tuple[SpecError, ...]:
-    return tuple(
-        SpecError(path=path, line=problem.line, column=problem.column, message=problem.message) for problem in problems
-    )
+    return tuple(_error(path, (problem.line, problem.column), problem.message) for problem in problems)
+
+
+def _error(path: str, mark: Mark, message: str) -> SpecError:
+    """Return an error of one line: what users write may hold line breaks, and be long."""
+    flat = _CONTROL.sub(" ", message)
+    shown = flat if len(flat) <= MAX_MESSAGE else flat[: MAX_MESSAGE - 3] + "..."
+    return SpecError(path=path, line=mark[0], column=mark[1], message=shown)
 
 
 def _read_document(document: Document, folders: Folders) -> _Read:
@@ -146,8 +156,7 @@ def _read_document(document: Document, folders: Folders) -> _Read:
 
 
 def _locate(problem: Problem, root: Node, path: str) -> SpecError:
-    line, column = root.locate(problem.path, at_key=problem.at_key)
-    return SpecError(path=path, line=line, column=column, message=problem.message)
+    return _error(path, root.locate(problem.path, at_key=problem.at_key), problem.message)
 
 
 def _header_problems(value: dict[str, Any]) -> Iterator[Problem]:
@@ -258,7 +267,7 @@ def _doubles(claims: Iterable[_Claim]) -> tuple[list[SpecError], frozenset[str]]
         for rival in rivals:
             others = ", ".join(other.place for other in rivals if other is not rival)
             message = f'the {kind} "{value}" is also taken at {others}: give each service its own {kind}'
-            errors.append(SpecError(path=rival.path, line=rival.mark[0], column=rival.mark[1], message=message))
+            errors.append(_error(rival.path, rival.mark, message))
             disputed.add(rival.service)
     return errors, frozenset(disputed)
 
@@ -270,14 +279,9 @@ def _settings(policies: tuple[tuple[str, Mark, ClusterSettings], ...]) -> tuple[
     if len(policies) == 1:
         return policies[0][2], []
     places = [f"{path}:{line}:{column}" for path, (line, column), _ in policies]
-    return ClusterSettings(), [
-        SpecError(
-            path=path,
-            line=mark[0],
-            column=mark[1],
-            message="a repository has at most one ClusterPolicy, there are more at "
-            + ", ".join(other for other in places if other != place)
-            + ": keep one of them",
-        )
-        for (path, mark, _), place in zip(policies, places, strict=True)
-    ]
+    errors = []
+    for (path, mark, _), place in zip(policies, places, strict=True):
+        others = ", ".join(other for other in places if other != place)
+        message = f"a repository has at most one ClusterPolicy, there are more at {others}: keep one of them"
+        errors.append(_error(path, mark, message))
+    return ClusterSettings(), errors

@@ -142,11 +142,11 @@ def _wrong_literal(written: str, expected: str, got: str) -> str:
 def _out_of_bounds(kind: str, context: dict[str, Any], got: str) -> str:
     match kind:
         case "greater_than_equal":
-            return f"{got} is too small: write {context['ge']} or more"
+            return f"{got} is too small: write {context['ge']:g} or more"
         case "greater_than":
-            return f"{got} is too small: write more than {context['gt']}"
+            return f"{got} is too small: write more than {context['gt']:g}"
         case "less_than_equal":
-            return f"{got} is too large: write {context['le']} or less"
+            return f"{got} is too large: write {context['le']:g} or less"
         case "too_long":
             return f"too many entries: write at most {context['max_length']}"
         case "too_short" | "string_too_short":

@@ -16,6 +16,10 @@ Decided field by field from Ray 2.60 (`get_app_code_version`, `override_deployme
 * In neither: `num_replicas`, `min_replicas`, `max_replicas`, `initial_replicas`. They are
   `Revision.deployments`, and the planner writes them where it composes the entry.
 
+A deployment with a fixed count has `autoscaling_config: null` in the template: the spec's count then holds
+over autoscaling in the code, which Serve would otherwise prefer. When two deployments of an application
+swap a fixed count for autoscaling, Serve happens to keep the replicas; the id changes all the same.
+
 Two spellings of the same thing (`1` and `1.0` CPUs, an empty mapping and none, another order of keys or
 deployments) are one template, so they are one document to Serve.
 """
@@ -145,7 +149,9 @@ def _template(
 
 
 def _without_counts(deployment: dict[str, Any]) -> None:
-    deployment.pop("num_replicas", None)
+    if deployment.pop("num_replicas", None) is not None:
+        # Without the null, autoscaling in the code goes on and Serve ignores the fixed count.
+        deployment["autoscaling_config"] = None
     for bound in BOUNDS:
         (deployment.get("autoscaling_config") or {}).pop(bound, None)
 

@@ -183,7 +183,7 @@ class ServiceSpec(CamelModel):
     application: Application = Field(
         description="A Ray Serve application as in a Serve config file, without name and route_prefix."
     )
-    rollout: RolloutSpec = Field(default=RolloutSpec(), description="How a new revision replaces the old one.")
+    rollout: RolloutSpec = Field(default=RolloutSpec(), description="The way from one revision to the next.")
 
 
 class Service(CamelModel):

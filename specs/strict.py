@@ -57,7 +57,9 @@ MAX_COUNT = 100_000
 Duration = Annotated[
     timedelta,
     BeforeValidator(_duration),
-    WithJsonSchema({"type": "string", "pattern": PATTERN, "examples": ["30s", "5m", "1h30m"]}),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": PATTERN}, {"const": 0}], "examples": ["30s", "5m", "1h30m"]}
+    ),
 ]
 
 CountOrShare = Annotated[

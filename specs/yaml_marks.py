@@ -31,6 +31,8 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+
 _HINTS = {
     "found character that cannot start any token": "this character cannot start a value: quote the text",
     "mapping values are not allowed in this context": "a `key: value` is not expected here: check the indentation, "
@@ -38,6 +40,7 @@ _HINTS = {
     "could not find expected ':'": "a `:` is missing after the key, or a text of several lines is not indented",
     "did not find expected key": "a key is expected here: check the indentation and the brackets above",
     "found unexpected end of stream": "the file ends inside a value: a quote or bracket is not closed",
+    "did not find expected node content": "a value is missing here, or a bracket above is not closed",
     "did not find expected ',' or ']'": "a `,` or `]` is missing in this list",
     "did not find expected ',' or '}'": "a `,` or `}` is missing in this mapping",
 }
@@ -156,14 +159,20 @@ def _decode(content: bytes, builder: _Builder) -> str:
 
 
 def _mark_at(text: str, position: int) -> Mark:
-    return text.count("\n", 0, position) + 1, position - (text.rfind("\n", 0, position) + 1) + 1
+    lines = lines_of(text[:position])
+    return len(lines), len(lines[-1]) + 1
+
+
+def lines_of(text: str) -> list[str]:
+    """Split a text where YAML does."""
+    return _LINE_BREAK.split(text)
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> YamlProblem:
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     said = (error.problem or error.context or "cannot be read").strip()
-    lines = text.splitlines()
+    lines = lines_of(text)
     rest = lines[line - 1][column - 1 :] if line <= len(lines) else ""
     if rest.startswith("\t"):
         said = "YAML does not allow tabs for indentation: use spaces"

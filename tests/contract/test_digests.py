@@ -208,6 +208,7 @@ async def test_the_same_id_keeps_every_replica(cluster: Cluster) -> None:
         "options": application(deployments=[{"name": "Front", "user_config": {"threshold": 1}}]),
         "bounds": application(deployments=[{"name": "Front", "autoscaling_config": {"max_replicas": 2}}]),
         "count": application(deployments=[{"name": "Front", "num_replicas": 1}]),
+        "own-scaling": {**application(), "args": {"parts": ["Front"], "autoscaled": ["Front"]}},
         "listing": application("Front", "Back", deployments=[]),
         "spelling": application(
             "Front",
@@ -228,6 +229,7 @@ async def test_the_same_id_keeps_every_replica(cluster: Cluster) -> None:
         {"name": "Back", "num_replicas": 1, "ray_actor_options": None},
         {"ray_actor_options": {"num_cpus": 0.0, "resources": {}, "memory": None}, "name": "Front"},
     ]
+    specs["own-scaling"]["deployments"] = [{"name": "Front", "num_replicas": 2}]
     second = desired(specs)
     assert {name: service.revision.id for name, service in second.items()} == {
         name: service.revision.id for name, service in first.items()
@@ -235,16 +237,18 @@ async def test_the_same_id_keeps_every_replica(cluster: Cluster) -> None:
     assert {name for name in specs if in_place_differs(first[name].revision, second[name].revision)} == {
         "options",
         "bounds",
+        "own-scaling",
         "listing",
     }
 
     await cluster.put(second)
     await asyncio.sleep(3)  # Serve's control loop must have seen the change before its rest means anything.
-    after = await cluster.settled(running={"bounds": 2, "count": 2})
+    after = await cluster.settled(running={"bounds": 2, "count": 2, "own-scaling": 2})
     for name, deployments in before.items():
         for deployment, ids in deployments.items():
             assert ids <= after[name][deployment], f"{name}/{deployment} restarted"
     assert len(after["count"]["Front"]) == 2
+    assert len(after["own-scaling"]["Front"]) == 2
     assert len(after["bounds"]["Front"]) == 2
 
 

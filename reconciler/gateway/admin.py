@@ -58,17 +58,22 @@ class AdminSocket:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """A backend's counters since its process started. `errors` are 5xx answers and requests without one."""
+    """A backend's counters since its process started.
+
+    `broken` are answers that the replica cut, or did not begin on a connection that was used before: HAProxy
+    then closes the client's without a word, as a replica alone would have done.
+    """
 
     requests: int = 0
     aborted: int = 0
+    broken: int = 0
     codes: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
     """Answers by class: 1xx, 2xx, 3xx, 4xx, 5xx, and none at all."""
 
     @property
     def errors(self) -> int:
-        """Return 5xx answers, those that HAProxy gave for a replica without an answer included."""
-        return self.codes[4]
+        """Return 5xx answers (HAProxy's own for a replica without an answer included) and broken ones."""
+        return self.codes[4] + self.broken
 
     def __add__(self, other: Counts) -> Counts:
         """Return the sum."""
@@ -82,6 +87,7 @@ class Counts:
         return Counts(
             requests=self.requests + sign * other.requests,
             aborted=self.aborted + sign * other.aborted,
+            broken=self.broken + sign * other.broken,
             codes=tuple(mine + sign * theirs for mine, theirs in zip(self.codes, other.codes, strict=True)),
         )
 
@@ -125,6 +131,7 @@ def _read_counts(record: dict[str, str]) -> Counts:
     return Counts(
         requests=int(record["stot"]),
         aborted=int(record["cli_abrt"]),
+        broken=int(record["srv_abrt"]),
         codes=tuple(int(record[name]) for name in names),
     )
 

@@ -171,9 +171,14 @@ class Book:
         return tuple(self._latency[cell].histogram(cell) for cell in sorted(self._latency))
 
     def codes(self) -> dict[str, dict[str, int]]:
-        """Return answers per cell and code class."""
+        """Return requests per cell by what became of them: a code class, or aborted, broken, unrouted."""
         return {
-            cell: dict(zip(CODE_CLASSES, counts.codes, strict=True))
+            cell: {
+                **dict(zip(CODE_CLASSES, counts.codes, strict=True)),
+                "aborted": counts.aborted,
+                "broken": counts.broken,
+                "unrouted": self.ledger.unrouted.get(cell, 0),
+            }
             for cell, counts in sorted(self.ledger.totals.items())
         }
 

@@ -216,7 +216,8 @@ class Fleet:
         (self._folder.path / process.admin).unlink(missing_ok=True)
 
     async def stop(self, grace: timedelta) -> None:
-        """End every process: streams have `grace` to finish."""
+        """End every process: new connections are refused at once, streams have `grace` to finish."""
+        self.close()
         for process in self.processes:
             process.send(signal.SIGUSR1)
         await self._all_ended(grace)

@@ -142,7 +142,10 @@ class HAProxyGateway:
 
     async def _watch(self, process: HAProxyProcess) -> None:
         """Start HAProxy again when the current one dies: the listening socket is ours, so clients only wait."""
+        begun = self._clock.now()
         await process.ended()
+        if self._clock.now() - begun < RESTART_REST and process is self._fleet.current:
+            await self._clock.sleep(RESTART_REST)  # One that dies at once must not be started in a tight loop.
         while process is self._fleet.current and not self._is_stopping:
             _log.warning("HAProxy died; it is started again", pid=process.pid)
             try:
@@ -284,7 +287,11 @@ class HAProxyGateway:
         return self._book.histograms()
 
     def codes(self) -> Mapping[str, Mapping[str, int]]:
-        """Return answers per cell and code class, for `heliostat_gateway_requests_total`."""
+        """Return requests per cell and code class, for `heliostat_gateway_requests_total`.
+
+        Beside `1xx` to `5xx` and `other`: `aborted` by the client, `broken` by the replica, and `unrouted`, the
+        gateway's own 503s, told for the cell with the most weight of the service.
+        """
         return self._book.codes()
 
 

@@ -82,6 +82,14 @@ class Front:
         async with self.session.get(self.url(path), allow_redirects=False, **options) as answer:
             return answer.status, await answer.json(content_type=None)
 
+    async def ask(self, method: str, path: str) -> int:
+        """Return the status; 502 also when the connection was closed without an answer."""
+        try:
+            async with self.session.request(method, self.url(path)) as answer:
+                return answer.status
+        except aiohttp.ServerDisconnectedError:
+            return 502
+
     async def until(self, condition: Callable[[GatewaySeen], bool]) -> GatewaySeen:
         """Return the first view for which the condition holds."""
         seen = await self.gateway.observe()

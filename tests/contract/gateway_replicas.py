@@ -37,6 +37,10 @@ class ReplicaDouble:
         self.cell = cell
         self.replica = replica
         self.is_draining = False
+        self.crashes = False
+        """Every request is lost before its answer."""
+        self.serves: set[str] | None = None
+        """Cells of a Serve proxy; None: a replica of one cell."""
         self.executed: list[str] = []
         """`METHOD REST` of every request that reached the application."""
         self.headers: CIMultiDict[str] = CIMultiDict()
@@ -53,6 +57,13 @@ class ReplicaDouble:
     @property
     def endpoint(self) -> Endpoint:
         return Endpoint(ip="127.0.0.1", port=self.port, replica=self.replica)
+
+    @property
+    def connections(self) -> int:
+        """Open connections to this server."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        return len(self._runner.server.connections)
 
     async def start(self, port: int = 0) -> None:
         app = web.Application(client_max_size=1 << 30)
@@ -78,14 +89,18 @@ class ReplicaDouble:
     async def _routes(self, request: web.Request) -> web.Response:
         if self.is_draining:
             return web.Response(status=503, text="DRAINING")
-        body = json.dumps({self.prefix: self.cell}, separators=(",", ":"))
+        routes = {f"/_/{cell}": cell for cell in sorted(self.serves or {self.cell})}
+        body = json.dumps(routes, separators=(",", ":"))
         return web.Response(text=body, content_type="application/json")
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
-        if not path.startswith(self.prefix):
+        prefix = next((f"/_/{cell}" for cell in self.serves or {self.cell} if path.startswith(f"/_/{cell}")), None)
+        if prefix is None:
             return web.Response(status=404, text=f"Path '{path}' not found.")
-        rest = path.removeprefix(self.prefix)
+        rest = path.removeprefix(prefix)
+        if self.crashes:
+            return await self._crash(request)
         self.executed.append(f"{request.method} {rest}")
         self.headers = CIMultiDict(request.headers)
         handler = {
@@ -96,6 +111,8 @@ class ReplicaDouble:
             "/download": self._download,
             "/crash": self._crash,
             "/redirect": self._redirect,
+            "/slow": self._slow,
+            "/cut": self._cut,
         }.get(rest, self._echo)
         return await handler(request)
 
@@ -103,6 +120,10 @@ class ReplicaDouble:
         status = int(request.query.get("status", "200"))
         body = {"cell": self.cell, "replica": self.replica, "path": request.raw_path}
         return web.json_response(body, status=status)
+
+    async def _slow(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(int(request.query["ms"]) / 1000)
+        return await self._echo(request)
 
     async def _hold(self, request: web.Request) -> web.Response:
         await self.release.wait()
@@ -125,6 +146,8 @@ class ReplicaDouble:
         async for message in ws:
             if message.type is WSMsgType.TEXT:
                 await ws.send_str(f"{self.replica}:{message.data}")
+                if message.data == "bye":
+                    await ws.close()
         return ws
 
     async def _upload(self, request: web.Request) -> web.Response:
@@ -146,6 +169,15 @@ class ReplicaDouble:
         assert request.transport is not None
         request.transport.abort()
         return web.Response()
+
+    async def _cut(self, request: web.Request) -> web.StreamResponse:
+        """Break off in the middle of an answer."""
+        response = web.StreamResponse(headers={"Content-Length": "100000"})
+        await response.prepare(request)
+        await response.write(b"x" * 1000)
+        assert request.transport is not None
+        request.transport.abort()
+        return response
 
     async def _redirect(self, request: web.Request) -> web.Response:
         location = request.query["to"].replace("PREFIX", self.prefix)

@@ -61,12 +61,13 @@ def _amount(name: str, amount: float | None) -> None:
 
 
 def _package(uri: str) -> str:
+    # A URI may hold a password: it is not repeated.
     parsed = urlparse(uri)
     if parsed.scheme not in PACKAGE_PROTOCOLS:
         known = ", ".join(sorted(PACKAGE_PROTOCOLS))
-        raise ValueError(f"{uri!r} is not a URI of a package ({known}://...)")
+        raise ValueError(f"not the URI of a package ({known}://...)")
     if parsed.scheme == "local" and not uri.startswith("local:///"):
-        raise ValueError(f"{uri!r} must name an absolute path, as in local:///path/in/image")
+        raise ValueError("a local URI names an absolute path, as in local:///path/in/image")
     return uri
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reconciler.adapters.serve_details import REPLICA_STATES
 from specs.canonical import canonical_json
 from specs.cells import CellKey
 from specs.serve_document import APPLICATION_FIELDS, DEPLOYMENT_FIELDS, check_document, deployed_form
@@ -236,6 +237,12 @@ def test_our_list_of_fields_is_serves_own() -> None:
 
     assert set(DeploymentSchema.model_fields) == DEPLOYMENT_FIELDS
     assert set(ServeApplicationSchema.model_fields) - {"host", "port"} == APPLICATION_FIELDS
+
+
+def test_every_replica_state_of_serve_has_a_meaning() -> None:
+    from ray.serve._private.common import ReplicaState
+
+    assert {state.value for state in ReplicaState} == REPLICA_STATES.keys() | {"STOPPED"}
 
 
 counts = st.one_of(st.none(), st.integers(-1, 5), st.sampled_from(["auto", "3", 2.0, True]))

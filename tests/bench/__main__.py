@@ -1,0 +1,23 @@
+"""`make bench [ARGS="throughput pace fleet"]`: measure on this machine and write docs/benchmarks."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.bench import fleet, pace, throughput
+
+BENCHMARKS = {"throughput": throughput.run, "pace": pace.run, "fleet": fleet.run}
+
+
+def main() -> None:
+    """Run the benchmarks named on the command line; all of them by default."""
+    names = sys.argv[1:] or list(BENCHMARKS)
+    unknown = sorted(set(names) - set(BENCHMARKS))
+    if unknown:
+        raise SystemExit(f"unknown benchmarks {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    for name in names:
+        BENCHMARKS[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Requests per second through Heliostat's gateway, stock Serve and Ray's own HAProxy mode, side by side.
+
+All three clusters run at the same time, one node and one replica of the same application each; rounds take
+turns, so that whatever else the machine does falls on all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import yaml
+
+from reconciler.embedded import EmbeddedCluster
+from tests.bench import report
+from tests.bench.processes import cpu_seconds, find
+from tests.e2e.daemon import Daemon, free_port
+from tests.e2e.project import API
+from tests.e2e.waiting import wait_for
+from tests.origin import Origin
+
+APP = Path(__file__).parent / "app" / "bench_app.py"
+CONNECTIONS = 16
+SECONDS = 6
+ROUNDS = 5
+PATHS = {"requests": "/hello", "streams": "/events"}
+
+
+@dataclass(kw_only=True)
+class Mode:
+    """One way to a replica; `front` are the processes in between."""
+
+    name: str
+    url: str
+    front: Callable[[], Sequence[int]]
+    rates: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in PATHS})
+    costs: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in PATHS})
+
+    def median(self, kind: str) -> float:
+        return statistics.median(self.rates[kind])
+
+    def cost(self, kind: str) -> float:
+        """Return microseconds of CPU per answer."""
+        return statistics.median(self.costs[kind]) * 1e6
+
+
+def run() -> None:
+    """Measure and write docs/benchmarks/throughput.md."""
+    if shutil.which("wrk") is None:
+        raise SystemExit("This benchmark sends its load with wrk: apt install wrk")
+    folder = Path(tempfile.mkdtemp(prefix="heliostat-bench-"))
+    try:
+        with ExitStack() as stack:
+            modes = [
+                stack.enter_context(
+                    _ray("stock Serve (Python proxy)", "ProxyActor", {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"})
+                ),
+                stack.enter_context(_ray("Ray's HAProxy mode", "haproxy", _ray_haproxy(folder))),
+                stack.enter_context(_heliostat(folder)),
+            ]
+            _rounds(modes)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _write(modes)
+
+
+def _ray_haproxy(folder: Path) -> Mapping[str, str]:
+    """Ray's mode with its own defaults, its files out of the way of others."""
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "ray" / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "ray" / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder / "ray"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "ray" / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+    }
+
+
+@contextmanager
+def _ray(name: str, front: str, environment: Mapping[str, str]) -> Iterator[Mode]:
+    """Serve the application with Ray's own means."""
+    port = free_port()
+    with EmbeddedCluster(zones=("a",), environment=environment) as cluster:
+        document = {
+            "proxy_location": "HeadOnly",
+            "http_options": {"host": "127.0.0.1" if front == "ProxyActor" else "0.0.0.0", "port": port},
+            "applications": [
+                {
+                    "name": "bench",
+                    "route_prefix": "/bench",
+                    "import_path": "bench_app:app",
+                    "runtime_env": {"working_dir": _upload(cluster.dashboard_url)},
+                    "deployments": [{"name": "Bench", "num_replicas": 1}],
+                }
+            ],
+        }
+        url = f"{cluster.dashboard_url}/api/serve/applications/"
+        httpx.put(url, json=document, timeout=90, trust_env=False).raise_for_status()
+        session = cluster._child.pid if cluster._child else 0  # every process of the cluster is in its session
+        yield _ready(Mode(name=name, url=f"http://127.0.0.1:{port}/bench", front=lambda: find(session, front)))
+
+
+def _upload(dashboard: str) -> str:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("bench_app.py", (1980, 1, 1, 0, 0, 0)), APP.read_bytes())
+    name = f"_ray_pkg_{hashlib.sha256(buffer.getvalue()).hexdigest()[:40]}.zip"
+    answer = httpx.put(f"{dashboard}/api/packages/gcs/{name}", content=buffer.getvalue(), timeout=30, trust_env=False)
+    answer.raise_for_status()
+    return f"gcs://{name}"
+
+
+@contextmanager
+def _heliostat(folder: Path) -> Iterator[Mode]:
+    """Serve the application from a Git repository, through the gateway."""
+    spec = {
+        "apiVersion": API,
+        "kind": "Service",
+        "metadata": {"name": "bench"},
+        "spec": {
+            "application": {
+                "import_path": "bench_app:app",
+                "runtime_env": {"working_dir": "."},
+                "deployments": [{"name": "Bench", "num_replicas": 1}],
+            },
+            "rollout": {"minReady": "1s"},
+        },
+    }
+    origin = Origin(folder / "project")
+    origin.commit({"bench.yaml": yaml.safe_dump(spec), "bench_app.py": APP.read_bytes()})
+    with EmbeddedCluster(zones=("a",)) as cluster:
+        daemon = Daemon(folder, origin.folder, cluster.dashboard_url)
+        try:
+            daemon.start()
+            daemon.wait("bench", 90, "served", sync="Synced", health="Healthy")
+            front = [pid for pid in (daemon.haproxy(),) if pid is not None]
+            yield _ready(Mode(name="Heliostat's gateway", url=f"{daemon.gateway}/bench", front=lambda: front))
+        finally:
+            daemon.close()
+
+
+def _ready(mode: Mode) -> Mode:
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{mode.url}/hello", timeout=5, trust_env=False).json() == {"ok": True}
+        except (httpx.TransportError, ValueError):
+            return False
+
+    wait_for(answers, 90, f"{mode.name} answers")
+    assert mode.front(), f"{mode.name}: what stands before the replica was not found"
+    return mode
+
+
+def _rounds(modes: Sequence[Mode]) -> None:
+    for number in range(ROUNDS + 1):
+        for kind, path in PATHS.items():
+            for mode in modes:
+                before, began = cpu_seconds(mode.front()), time.monotonic()
+                answers, rate = _wrk(mode.url + path, 2 if number == 0 else SECONDS)
+                spent = cpu_seconds(mode.front()) - before
+                print(f"{number} {kind} {mode.name}: {rate:.0f}/s in {time.monotonic() - began:.1f} s", flush=True)
+                if number > 0:  # the first round only warms up
+                    mode.rates[kind].append(rate)
+                    mode.costs[kind].append(spent / max(1, answers))
+
+
+def _wrk(url: str, seconds: int) -> tuple[int, float]:
+    """Return answers and answers per second; every one of them must have been a good one."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", url]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 30)
+    bad = re.search(r"Non-2xx.*|Socket errors.*", done.stdout)
+    assert bad is None, f"{url}: {bad and bad.group()}"
+    answers, rate = re.search(r"(\d+) requests in", done.stdout), re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
+    assert answers is not None
+    assert rate is not None
+    return int(answers.group(1)), float(rate.group(1))
+
+
+def _write(modes: Sequence[Mode]) -> None:
+    stock, haproxy, ours = modes
+    rows = [
+        [
+            mode.name,
+            f"{mode.median('requests'):,.0f}",
+            f"{min(mode.rates['requests']):,.0f} - {max(mode.rates['requests']):,.0f}",
+            f"{mode.cost('requests'):,.0f}",
+            f"{mode.median('streams'):,.0f}",
+            f"{min(mode.rates['streams']):,.0f} - {max(mode.rates['streams']):,.0f}",
+            f"{mode.cost('streams'):,.0f}",
+        ]
+        for mode in modes
+    ]
+    head = [
+        "way to the replica",
+        "requests/s",
+        "range",
+        "CPU us per request",
+        "SSE answers/s",
+        "range",
+        "CPU us per answer",
+    ]
+    goals = [
+        ["requests/s against stock Serve", ">= 4x", f"{ours.median('requests') / stock.median('requests'):.2f}x"],
+        [
+            "requests/s against Ray's HAProxy mode",
+            ">= 0.95x",
+            f"{ours.median('requests') / haproxy.median('requests'):.2f}x",
+        ],
+        ["SSE answers/s against stock Serve", ">= 3x", f"{ours.median('streams') / stock.median('streams'):.2f}x"],
+    ]
+    how = (
+        "One replica of one FastAPI application per mode, on a cluster of its own with one worker node; all clusters "
+        f"are up at the same time. Load: `wrk -t1 -c{CONNECTIONS} -d{SECONDS}s` (Debian's wrk) on the same machine; "
+        f"medians of {ROUNDS} rounds, in which the modes take turns. CPU is that of the processes between client and replica (the "
+        "proxy actor, or HAProxy), from /proc. An SSE answer has 200 events."
+    )
+    sections = [
+        how,
+        report.table(head, rows),
+        "## Figures to reach",
+        report.table(["figure", "goal", "measured"], goals),
+    ]
+    report.write("throughput", "Throughput", sections)

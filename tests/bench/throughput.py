@@ -224,8 +224,8 @@ def _write(modes: Sequence[Mode]) -> None:
     how = (
         "One replica of one FastAPI application per mode, on a cluster of its own with one worker node; all clusters "
         f"are up at the same time. Load: `wrk -t1 -c{CONNECTIONS} -d{SECONDS}s` (Debian's wrk) on the same machine; "
-        f"medians of {ROUNDS} rounds, in which the modes take turns. CPU is that of the processes between client and replica (the "
-        "proxy actor, or HAProxy), from /proc. An SSE answer has 200 events."
+        f"medians of {ROUNDS} rounds, in which the modes take turns. CPU is that of the processes between client and "
+        "replica (the proxy actor, or HAProxy), from /proc. An SSE answer has 200 events."
     )
     sections = [
         how,

@@ -66,7 +66,11 @@ def _without_broken(view: ServiceView, current: Mapping[str, int], answering: se
 
 
 def _shifted(view: ServiceView, current: Mapping[str, int], goal: Mapping[str, int]) -> Mapping[str, int]:
-    """Move towards `goal` as far as the receivers' ready shares allow; outgoing revisions give first."""
+    """Move towards `goal` as far as the receivers' ready shares allow; outgoing revisions give first.
+
+    What the candidate cannot take from them yet goes to the stable revision, beyond its goal: the room
+    that an outgoing revision holds may be just what the candidate waits for.
+    """
     shares = dict(current)
     freed = 0
     for revision in view.revisions:
@@ -78,4 +82,17 @@ def _shifted(view: ServiceView, current: Mapping[str, int], goal: Mapping[str, i
         given = min(freed, max(0, current[revision] - goal.get(revision, 0)))
         shares[revision] -= given
         freed -= given
+    return _relieved(view, shares)
+
+
+def _relieved(view: ServiceView, shares: dict[str, int]) -> Mapping[str, int]:
+    stable = view.memory.stable
+    if stable is None:
+        return shares
+    room = max(0, ready_share(view, stable) - shares[stable])
+    for outgoing in view.memory.outgoing:
+        given = min(room, shares[outgoing.revision]) if outgoing.revision != stable else 0
+        shares[outgoing.revision] -= given
+        shares[stable] += given
+        room -= given
     return shares

@@ -23,9 +23,11 @@ from reconciler.adapters.git_mirror import Mirror
 from reconciler.adapters.nodes import RayNodes
 from reconciler.adapters.ray_rest import RayRest
 from reconciler.adapters.serve import RayServe
+from reconciler.adapters.serve_check import Concern
 from reconciler.errors import PortError
 from reconciler.gateway.process import binary_environment, find_binary
 from reconciler.observe import is_direct
+from reconciler.ports import ServeSeen
 from reconciler.settings import GatewayMode, Settings
 
 RAY_KNOWN = (2, 60)
@@ -84,12 +86,13 @@ async def ray(settings: Settings) -> list[Finding]:
 
 
 def _version(version: str) -> Finding:
+    """Tell of versions that are newer than what was tried; too old ones are a concern of the Serve check."""
     major_minor = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
-    if major_minor == RAY_KNOWN:
+    if major_minor <= RAY_KNOWN:
         return _fine("ray", f"Ray {version} answers")
     known = ".".join(map(str, RAY_KNOWN))
-    mend = f"use Ray {known} if something behaves oddly: Heliostat is tested with it"
-    return Finding(check="ray", mark=Mark.WARNING, text=f"Ray {version} answers, not {known}", mend=mend)
+    mend = f"go back to Ray {known} if something behaves oddly: Heliostat is tested with it"
+    return Finding(check="ray", mark=Mark.WARNING, text=f"Ray {version} answers, newer than {known}", mend=mend)
 
 
 def _clock(date: str) -> Finding:
@@ -107,23 +110,32 @@ def _clock(date: str) -> Finding:
 async def serve(settings: Settings) -> list[Finding]:
     """Read Serve, and see whether replicas take requests themselves."""
     async with _rest(settings) as rest:
+        adapter = RayServe(rest, nodes=RayNodes(rest))
         try:
-            seen = await RayServe(rest).read()
+            seen, concerns = await adapter.read(), await adapter.check()
         except PortError as error:
             return [_failed("serve", error.reason, "see the finding about Ray first")]
-    if not seen.running:
-        return [_fine("serve", "Ray Serve does not run yet; it is started with the first service")]
-    found = [_fine("serve", f"Ray Serve runs {len(seen.cells)} application{'' if len(seen.cells) == 1 else 's'}")]
+    applications = f"{len(seen.cells)} application{'' if len(seen.cells) == 1 else 's'}"
+    runs = f"Ray Serve runs {applications}" if seen.running else "does not run yet; the first service starts it"
+    return [_fine("serve", runs), *map(_concern, concerns), *_ingress(seen, settings.gateway_mode)]
+
+
+def _concern(concern: Concern) -> Finding:
+    mark = Mark.FAILED if concern.is_fatal else Mark.WARNING
+    return Finding(check=concern.subject, mark=mark, text=concern.text, mend=concern.mend)
+
+
+def _ingress(seen: ServeSeen, mode: GatewayMode) -> list[Finding]:
     direct = is_direct(seen)
     if direct is None:
         text = "cannot be told before an application runs"
-        return [*found, Finding(check="direct ingress", mark=Mark.SKIPPED, text=text)]
+        return [Finding(check="direct ingress", mark=Mark.SKIPPED, text=text)]
     if direct:
-        return [*found, _fine("direct ingress", "replicas take requests themselves")]
+        return [_fine("direct ingress", "replicas take requests themselves")]
     mend = "start Ray's head and workers with RAY_SERVE_ENABLE_DIRECT_INGRESS=1: several times the throughput"
-    mark = Mark.FAILED if settings.gateway_mode is GatewayMode.DIRECT else Mark.WARNING
+    mark = Mark.FAILED if mode is GatewayMode.DIRECT else Mark.WARNING
     text = "off: requests go through Serve's proxies, and shares are less exact"
-    return [*found, Finding(check="direct ingress", mark=mark, text=text, mend=mend)]
+    return [Finding(check="direct ingress", mark=mark, text=text, mend=mend)]
 
 
 async def nodes(settings: Settings) -> list[Finding]:

@@ -60,7 +60,7 @@ class Daemon:
         headers = {"Last-Event-ID": str(since)} if since is not None else {}
         try:
             with (
-                httpx.Client(timeout=STREAM_PATIENCE, **self._trust) as client,
+                httpx.Client(timeout=STREAM_PATIENCE, trust_env=False, verify=self._has_tls) as client,
                 client.stream("GET", self._url(path), headers=headers) as response,
             ):
                 if response.is_error:
@@ -72,7 +72,9 @@ class Daemon:
 
     def _answer(self, method: str, path: str, **rest: Any) -> httpx.Response:
         try:
-            response = httpx.request(method, self._url(path), timeout=PATIENCE, **self._trust, **rest)
+            response = httpx.request(
+                method, self._url(path), timeout=PATIENCE, trust_env=False, verify=self._has_tls, **rest
+            )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
         if response.is_error:
@@ -82,9 +84,9 @@ class Daemon:
         return response
 
     @property
-    def _trust(self) -> dict[str, bool]:
-        """No proxies; and certificates are loaded, which takes a while, only where they are used."""
-        return {"trust_env": False, "verify": self.server.startswith("https:")}
+    def _has_tls(self) -> bool:
+        """Certificates are loaded, which takes a while, only where they are used."""
+        return self.server.startswith("https:")
 
     def _url(self, path: str) -> str:
         return f"{self.server}/api/v1{path}"

@@ -161,7 +161,7 @@ def test_traces_arrive_at_the_standard_endpoint(monkeypatch: pytest.MonkeyPatch)
     received: list[tuple[str, bytes]] = []
     handler = type("Handler", (Collector,), {"received": received})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             endpoint = f"http://127.0.0.1:{server.server_port}"

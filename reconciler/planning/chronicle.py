@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from specs.decisions import (
@@ -27,6 +28,21 @@ from specs.decisions import (
 )
 from specs.desired import Commit
 from specs.memory import Event, HistoryEntry, Outcome, OutgoingCause, ServiceMemory
+
+
+def is_news(decision: Decision, before: ServiceMemory) -> bool:
+    """Return whether a decision changes anything that a person would want to read of."""
+    match decision:
+        case AdoptSpec(wanted=wanted):
+            return before.wanted != wanted or before.stable is None
+        case SetWeights(weights=weights):
+            return _shares(weights) != _shares(before.weights)
+        case _:
+            return True
+
+
+def _shares(weights: Mapping[str, int]) -> Mapping[str, int]:
+    return {cell: weight for cell, weight in weights.items() if weight}
 
 
 def event_of(decision: Decision, at: datetime) -> Event | None:

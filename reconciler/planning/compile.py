@@ -93,7 +93,7 @@ def _scales(plan: Plan, observed: Observed) -> tuple[ScaleDeployment, ...]:
     scales = []
     for service, cell in _live(plan.memory):
         seen = observed.cell(cell.key.name)
-        if seen is None or cell.is_retired or not cell.is_externally_scaled or not _heals(plan, service):
+        if seen is None or not _is_scalable(cell, seen) or not _heals(plan, service):
             continue
         for deployment in seen.deployments:
             target = cell.counts.get(deployment.name, deployment.target)
@@ -103,6 +103,10 @@ def _scales(plan: Plan, observed: Observed) -> tuple[ScaleDeployment, ...]:
                     ScaleDeployment(service=service.name, application=name, deployment=deployment.name, target=target)
                 )
     return tuple(scales)
+
+
+def _is_scalable(cell: CellMemory, seen: CellSeen) -> bool:
+    return cell.is_externally_scaled and not cell.is_retired and _is_present(seen)
 
 
 def _heals(plan: Plan, service: ServiceMemory) -> bool:

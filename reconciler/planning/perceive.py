@@ -27,7 +27,7 @@ def _perceive_service(world: World, name: str) -> ServiceMemory:
     memory = view.memory
     if not world.observed.complete:
         return replace(memory, rollout=_time_stands_still(view, memory.rollout))
-    cells = tuple(_perceive_cell(cell) for cell in view.cells)
+    cells = tuple(_perceive_cell(cell, is_judged=cell.revision == memory.candidate) for cell in view.cells)
     memory = replace(
         memory,
         cells=cells,
@@ -43,15 +43,16 @@ def _is_moving(memory: ServiceMemory) -> bool:
     return memory.candidate is not None or bool(memory.outgoing)
 
 
-def _perceive_cell(cell: CellView) -> CellMemory:
+def _perceive_cell(cell: CellView, *, is_judged: bool) -> CellMemory:
+    """Note what a cell shows. Only a candidate's replicas are counted: a stable one's come and go for months."""
     if cell.seen is None or cell.seen.status is CellStatus.DELETING:
         # Whoever took it away took its replicas along: none of them crashed.
         return replace(cell.memory, seen={}, shrunk=0)
     if not cell.seen.deployments:
         return cell.memory
     memory, deployments = cell.memory, cell.seen.deployments
-    seen = dict(memory.seen)
-    for deployment in deployments:
+    seen = dict(memory.seen) if is_judged else {}
+    for deployment in deployments if is_judged else ():
         seen |= {
             replica.id: replica.node or seen.get(replica.id, "")
             for replica in deployment.replicas
@@ -63,7 +64,7 @@ def _perceive_cell(cell: CellView) -> CellMemory:
         seen=seen,
         targets={found.name: found.target for found in deployments},
         code=memory.code or _code_counts(memory, deployments),
-        shrunk=memory.shrunk + fell,
+        shrunk=memory.shrunk + fell if is_judged else 0,
         was_ready=memory.was_ready or all(cell.serving(found.name) for found in deployments),
     )
 

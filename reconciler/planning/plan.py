@@ -9,7 +9,7 @@ from functools import partial
 from policies.membership import adopt, limit_moving, moving, prune, route_conflicts
 from policies.service import Veto, decide
 from policies.view import view_of
-from reconciler.planning.chronicle import event_of, history_of
+from reconciler.planning.chronicle import event_of, history_of, is_news
 from reconciler.planning.perceive import perceive
 from reconciler.planning.remember import Moment, Surroundings, new_service, remember
 from specs.decisions import AdoptSpec, Decision, ForgetService, Hold, RestoreCell, StartRollout
@@ -139,7 +139,7 @@ class _Draft:
         return Moment(now=self.world.now, surroundings=self.surroundings, view=view)
 
     def _tell(self, decision: Decision, before: ServiceMemory) -> None:
-        if isinstance(decision, AdoptSpec) and before.wanted == decision.wanted and before.stable is not None:
+        if not is_news(decision, before):
             return
         event = event_of(decision, self.world.now)
         if event is not None:

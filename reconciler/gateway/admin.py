@@ -31,7 +31,8 @@ class AdminSocket:
             async with asyncio.timeout(self.timeout):
                 text = await self._converse(commands)
         except (OSError, TimeoutError) as error:
-            raise AdminError(f"HAProxy does not answer on {self.path.name}: {error or type(error).__name__}") from error
+            why = str(error) or type(error).__name__
+            raise AdminError(f"HAProxy does not answer on {self.path.name}: {why}") from error
         _, *answers, _ = text.split(_PROMPT)
         if len(answers) != len(commands):
             raise AdminError(f"HAProxy answered {len(answers)} of {len(commands)} commands on {self.path.name}")

@@ -104,6 +104,15 @@ async def test_tricky_paths(chat: tuple[Front, ReplicaDouble], path: str, status
     assert len(one.executed) == (1 if status == 200 else 0)
 
 
+async def test_a_request_in_absolute_form_is_an_ordinary_one(chat: tuple[Front, ReplicaDouble]) -> None:
+    gate, one = chat
+    assert await gate.status_of("http://test/chat/x?q=1") == 200
+    assert one.executed == ["GET /x"]
+    assert await gate.status_of(f"http://test/_/{CHAT}/x") == 404
+    assert await gate.status_of("http://test/chat/../x") == 400
+    assert await gate.status_of("*") == 404
+
+
 async def test_tricky_paths_do_not_pass_a_root_service_either(tmp_path: Path) -> None:
     async with front(settings(tmp_path)) as gate, replicas((ROOT, "one")) as (one,):
         await gate.serve(table(service("root", (ROOT, 10000), route="/")), one)

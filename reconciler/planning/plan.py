@@ -12,7 +12,7 @@ from policies.view import view_of
 from reconciler.planning.chronicle import event_of, history_of, is_news
 from reconciler.planning.perceive import perceive
 from reconciler.planning.remember import Moment, Surroundings, new_service, remember
-from specs.decisions import AdoptSpec, Decision, ForgetService, Hold, RestoreCell, StartRollout
+from specs.decisions import Decision, ForgetService, Hold, RestoreCell, StartRollout
 from specs.memory import Event, HistoryEntry, Memory, ServiceMemory
 from specs.reasons import Reason
 from specs.world import World

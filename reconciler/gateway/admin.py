@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,8 @@ class AdminSocket:
             return (await reader.read()).decode(errors="replace")
         finally:
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def tell(self, commands: Sequence[str], accepted: Iterable[str] = ()) -> None:
         """Run commands that answer nothing, or one of `accepted`. Raises AdminError with what was refused."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 
 from reconciler.gateway.servers import Verdict
 from specs.observed import Endpoint
@@ -46,6 +47,8 @@ async def _get(endpoint: Endpoint, path: str) -> bytes:
         return await _read_all(reader)
     finally:
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def _read_all(reader: asyncio.StreamReader) -> bytes:

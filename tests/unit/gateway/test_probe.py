@@ -20,6 +20,7 @@ async def ask(answer: bytes) -> bool:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
         writer.close()
+        await writer.wait_closed()
 
     async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]

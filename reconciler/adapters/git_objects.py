@@ -63,7 +63,7 @@ class Objects:
     def files(self, treeish: str, path: str = "") -> tuple[Entry, ...]:
         """Return every file, link and submodule below `path`, named from the tree's root, sorted."""
         under = ["--", path] if path else []
-        out = self._command.run("--literal-pathspecs", "ls-tree", "-r", "-z", "-l", "--full-tree", treeish, *under)
+        out = self._command.run("ls-tree", "-r", "-z", "-l", "--full-tree", treeish, *under)
         return tuple(sorted(_entry(record) for record in out.split(b"\0") if record))
 
     def folders(self, commit: str) -> Mapping[str, str]:

@@ -50,8 +50,9 @@ class LocalRefs:
                 async with aclosing(_watch(self._watched())) as signs:
                     async for _ in signs:
                         yield
-            except (GitFailed, OSError):
-                # The repository is gone, or the system is out of inotify watches: glance only.
+            except (GitFailed, OSError, RuntimeError):
+                # The repository is gone, or the system is out of inotify watches (OSError) or instances, for which
+                # watchfiles has a private kind of RuntimeError: glance only.
                 await clock.sleep(GLANCE)
                 yield
 

@@ -225,6 +225,26 @@ async def test_a_cancelled_reading_ends_its_processes(tmp_path: Path, stuck: Pat
     await gone(int(stuck.read_text()))
 
 
+async def test_a_slow_host_never_keeps_a_reader_waiting(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.commit({"a.yaml": spec("a")})
+    slow, pid = tmp_path / "slow", tmp_path / "pid"
+    hang = f"if [ -e {slow} ]; then echo $$ > {pid}; exec sleep 60; fi\n"
+    text = SSH.format(log=tmp_path / "log").replace("eval", f"{hang}eval", 1)
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(executable(tmp_path / "ssh", text)))
+    watched = Watched(f"git@models.example:{origin.folder}", tmp_path / "state", interval=OFTEN)
+    assert await watched.names() == ["a"]
+    slow.touch()
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(watched.source.changed())
+        async with asyncio.timeout(5):
+            while not pid.exists():
+                await asyncio.sleep(0.01)
+            assert await watched.names() == ["a"]
+        waiting.cancel()
+
+
 @pytest.mark.parametrize("url", ["ext::sh -c true", "-x", "ftp://example.com/x"])
 def test_an_address_that_cannot_be_right_stops_the_daemon_at_once(tmp_path: Path, url: str) -> None:
     with pytest.raises(Stalled):

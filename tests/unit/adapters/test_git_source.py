@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -68,6 +68,27 @@ async def test_every_layout_of_a_local_repository_is_watched(origin: Origin, tmp
     if layout == "packed":
         git(origin.folder, "pack-refs", "--all")
         assert (await watched.source.read()).problem == ""
+
+
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+async def test_commits_are_seen_without_any_notification(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    async def exhausted(*_: object, **__: object) -> AsyncGenerator[None, None]:
+        raise error("too many open files")
+        yield
+
+    monkeypatch.setattr("reconciler.adapters.git_refs.awatch", exhausted)
+    origin.commit({"a.yaml": spec("a")})
+    watched = Watched(origin.folder, tmp_path / "state")
+    await watched.source.read()
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(watched.source.changed())
+        await asyncio.sleep(0)
+        origin.commit({"b.yaml": spec("b")})
+        async with asyncio.timeout(5):
+            await waiting
+    assert await watched.names() == ["b"]
 
 
 async def test_a_branch_in_a_new_folder_of_refs_is_seen(origin: Origin, tmp_path: Path) -> None:
@@ -145,13 +166,19 @@ async def test_only_specs_below_the_path_are_read_and_dot_folders_never(origin: 
             "prod/notes.txt": spec("f"),
             "production/g.yaml": spec("g"),
             ".deploy/h.yaml": spec("h"),
+            "pr*d/i.yaml": spec("i"),
         }
     )
     found = {
         path: sorted(await Watched(origin.folder, tmp_path / "s", path=path).names())
-        for path in ("", "./prod/", ".deploy")
+        for path in ("", "./prod/", ".deploy", "pr*d")
     }
-    assert found == {"": ["a", "b", "c", "e", "g"], "./prod/": ["b", "c", "e"], ".deploy": ["h"]}
+    assert found == {
+        "": ["a", "b", "c", "e", "g", "i"],
+        "./prod/": ["b", "c", "e"],
+        ".deploy": ["h"],
+        "pr*d": ["i"],
+    }
 
 
 async def test_a_path_that_is_not_there_is_a_problem_that_a_commit_mends(origin: Origin, tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ from specs.desired import Commit, Desired, SpecError
 from specs.parse import is_spec_file, read_desired
 
 SUFFIXES = (".yaml", ".yml")
+
+_APP_HANDLE = re.compile(r"\bget_app_handle\(")
+
+APP_HANDLE_WARNING = (
+    "warning: get_app_handle does not find other services, their application names change with each revision: "
+    "send requests to the address in HELIOSTAT_GATEWAY_URL"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +51,7 @@ class Verdict:
     files: int
     services: tuple[str, ...]
     errors: tuple[SpecError, ...]
+    warnings: tuple[SpecError, ...] = ()
     without_specs: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
@@ -51,10 +60,8 @@ class Verdict:
             "valid": not self.errors,
             "files": self.files,
             "services": list(self.services),
-            "errors": [
-                {"path": error.path, "line": error.line, "column": error.column, "message": error.message}
-                for error in self.errors
-            ],
+            "errors": [_as_json(error) for error in self.errors],
+            "warnings": [_as_json(warning) for warning in self.warnings],
         }
 
     def summary(self) -> str:
@@ -72,7 +79,7 @@ def validate(paths: tuple[Path, ...], output: str) -> None:
     """Check spec files offline.
 
     PATHS are files or folders; of a folder all YAML files below are checked, dot-folders left out. Prints one
-    `file:line:column: message` per problem; exits with 0 when there are none, 1 otherwise.
+    `file:line:column: message` per problem; exits with 0 when there are none, 1 otherwise. Warnings go to stderr.
     """
     verdict = check(paths)
     if output == "json":
@@ -80,6 +87,8 @@ def validate(paths: tuple[Path, ...], output: str) -> None:
     else:
         for error in verdict.errors:
             click.echo(str(error))
+    for warning in verdict.warnings:
+        click.echo(str(warning), err=True)
     for name in verdict.without_specs:
         click.echo(f"{name}: no Heliostat document here (apiVersion: heliostat.dev/v1alpha1)", err=True)
     click.echo(verdict.summary(), err=True)
@@ -103,7 +112,8 @@ def check(paths: Sequence[Path]) -> Verdict:
     return Verdict(
         files=sum(len(files) for files in by_root.values()),
         services=tuple(sorted(service.name for desired in wanted.values() for service in desired.services)),
-        errors=tuple(sorted(error for root, desired in wanted.items() for error in _errors_from_here(root, desired))),
+        errors=tuple(sorted(_from_here(root, error) for root, desired in wanted.items() for error in desired.errors)),
+        warnings=tuple(sorted({found for root, desired in wanted.items() for found in handle_warnings(root, desired)})),
         without_specs=tuple(without_specs),
     )
 
@@ -125,10 +135,27 @@ def yaml_files(path: Path) -> Iterator[Path]:
         yield from (Path(folder) / name for name in sorted(files) if name.endswith(SUFFIXES))
 
 
-def _errors_from_here(root: Path, desired: Desired) -> Iterator[SpecError]:
-    for error in desired.errors:
-        path = os.path.relpath(root / error.path)
-        yield SpecError(path=path, line=error.line, column=error.column, message=error.message)
+def handle_warnings(root: Path, desired: Desired) -> Iterator[SpecError]:
+    """Yield a warning for each call in the services' code that works in plain Serve and not here."""
+    folders = {package.path for service in desired.services for package in service.revision.packages}
+    for folder in sorted(folders):
+        for file in sorted((root / folder).rglob("*.py")):
+            for number, line in enumerate(file.read_text(errors="replace").splitlines(), start=1):
+                if (found := _APP_HANDLE.search(line)) and not line.lstrip().startswith(("#", "def ")):
+                    yield SpecError(
+                        path=os.path.relpath(file),
+                        line=number,
+                        column=found.start() + 1,
+                        message=APP_HANDLE_WARNING,
+                    )
+
+
+def _from_here(root: Path, error: SpecError) -> SpecError:
+    return replace(error, path=os.path.relpath(root / error.path))
+
+
+def _as_json(problem: SpecError) -> dict[str, Any]:
+    return {"path": problem.path, "line": problem.line, "column": problem.column, "message": problem.message}
 
 
 def _plural(count: int, noun: str) -> str:

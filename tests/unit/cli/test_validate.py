@@ -74,7 +74,24 @@ def test_json_is_one_document_on_stdout(repository: Path) -> None:
     assert (error["path"], error["line"], error["column"]) == ("bad.yaml", 3, 18)
     assert "DNS label" in error["message"]
     (repository / "bad.yaml").unlink()
-    assert json.loads(run(".", "-o", "json").stdout) == {"valid": True, "files": 1, "services": ["chat"], "errors": []}
+    assert json.loads(run(".", "-o", "json").stdout) == {
+        "valid": True,
+        "files": 1,
+        "services": ["chat"],
+        "errors": [],
+        "warnings": [],
+    }
+
+
+def test_calls_of_other_applications_are_warned_of(repository: Path) -> None:
+    code = repository / "services" / "chat" / "app.py"
+    code.write_text("from ray import serve\n# get_app_handle(x)\nhandle = serve.get_app_handle('rank')\n")
+    result = run(".")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert result.stderr.startswith("services/chat/app.py:3:16: warning: get_app_handle does not find other services")
+    (warning,) = json.loads(run(".", "-o", "json").stdout)["warnings"]
+    assert (warning["path"], warning["line"], warning["column"]) == ("services/chat/app.py", 3, 16)
 
 
 def test_a_name_taken_twice_is_seen_over_all_paths(repository: Path) -> None:

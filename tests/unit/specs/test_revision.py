@@ -224,6 +224,13 @@ def test_empty_and_absent_are_one_template() -> None:
     assert revision({"import_path": "chat:app", "args": None, "deployments": None}) == plain
 
 
+def test_listing_a_deployment_for_its_count_alone_is_no_new_revision() -> None:
+    plain = {"import_path": "chat:app"}
+    listed = {**plain, "deployments": [{"name": "Chat", "num_replicas": 2}, {"name": "Rank", "user_config": {}}]}
+    assert revision(listed).id == revision(plain).id
+    assert in_place_differs(revision(listed), revision(plain))
+
+
 def test_pushed_code_is_another_revision_wherever_it_lies() -> None:
     before = KnownFolders({"": "root", "app": "v1", "lib": "lib", "moved": "v1"})
     after = KnownFolders({"": "root", "app": "v2", "lib": "lib", "moved": "v1"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from policies.view import ServiceView
+from specs.memory import OutgoingCause
 from specs.routes import FULL
 
 
@@ -68,8 +69,8 @@ def _without_broken(view: ServiceView, current: Mapping[str, int], answering: se
 def _shifted(view: ServiceView, current: Mapping[str, int], goal: Mapping[str, int]) -> Mapping[str, int]:
     """Move towards `goal` as far as the receivers' ready shares allow; outgoing revisions give first.
 
-    What the candidate cannot take from them yet goes to the stable revision, beyond its goal: the room
-    that an outgoing revision holds may be just what the candidate waits for.
+    What the candidate cannot take from them yet goes to one heir, beyond its goal: the room that the others
+    hold may be just what the candidate waits for.
     """
     shares = dict(current)
     freed = 0
@@ -86,13 +87,25 @@ def _shifted(view: ServiceView, current: Mapping[str, int], goal: Mapping[str, i
 
 
 def _relieved(view: ServiceView, shares: dict[str, int]) -> Mapping[str, int]:
-    stable = view.memory.stable
-    if stable is None:
+    heir = _heir(view, shares)
+    if heir is None:
         return shares
-    room = max(0, ready_share(view, stable) - shares[stable])
+    room = max(0, ready_share(view, heir) - shares[heir])
     for outgoing in view.memory.outgoing:
-        given = min(room, shares[outgoing.revision]) if outgoing.revision != stable else 0
+        given = min(room, shares[outgoing.revision]) if outgoing.revision != heir else 0
         shares[outgoing.revision] -= given
-        shares[stable] += given
+        shares[heir] += given
         room -= given
     return shares
+
+
+def _heir(view: ServiceView, shares: Mapping[str, int]) -> str | None:
+    """Return who takes over from outgoing revisions: the stable one, before there is any the largest of them."""
+    if view.memory.stable is not None:
+        return view.memory.stable
+    ranks = {
+        out.revision: (out.cause is not OutgoingCause.ROLLED_BACK, shares[out.revision])
+        for out in view.memory.outgoing
+        if shares[out.revision] > 0
+    }
+    return max(ranks, key=lambda revision: ranks[revision], default=None)

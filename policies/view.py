@@ -9,7 +9,7 @@ from functools import cached_property
 
 from specs.desired import AutoScale, DesiredService, FixedScale, Revision, Scale
 from specs.memory import CellMemory, ServiceMemory
-from specs.observed import CellSeen, DeploymentSeen, LaneSeen, ReplicaState
+from specs.observed import CellSeen, CellStatus, DeploymentSeen, LaneSeen, ReplicaState
 from specs.world import World
 
 
@@ -54,8 +54,11 @@ class CellView:
         return tuple(running)
 
     def commanded(self, deployment: str) -> int:
-        """Return the count that Serve is working towards on our word (0 once retired)."""
-        if self.memory.is_retired:
+        """Return the count that Serve is working towards on our word.
+
+        A retired cell's counts until Serve was told: what is built meanwhile starts as it was asked to.
+        """
+        if self.memory.is_retired and (self.seen is None or self.seen.status is CellStatus.DELETING):
             return 0
         if deployment in self.memory.counts:
             return self.memory.counts[deployment]

@@ -177,7 +177,7 @@ class Watch:
                 continue
             share = self.truth.ready_share(memory.wanted, revision)
             _must(weight <= share, f"I1: {row.service} raises {revision} to {weight}, its ready share is {share}")
-            barred = (row.service, revision) in self.barred
+            barred = (row.service, revision) in self.barred and memory.stable is not None
             _must(not barred, f"I6: {row.service} raises {revision} to {weight}, which was rolled back")
 
     def _check_ceiling(self, service: str, deployment: str, targets: Mapping[str, int]) -> None:

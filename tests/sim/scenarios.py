@@ -139,7 +139,20 @@ shapes = st.builds(
     code=st.tuples(st.just("good"), *[st.sampled_from([*CODE, "good"])] * 3),
 ).filter(_leaves_room)
 
-PEOPLE = ("push", "push", "push", "revert", "scale", "suspend", "abort", "retry", "promote", "full", "pause", "rollback")
+PEOPLE = (
+    "push",
+    "push",
+    "push",
+    "revert",
+    "scale",
+    "suspend",
+    "abort",
+    "retry",
+    "promote",
+    "full",
+    "pause",
+    "rollback",
+)
 ACCIDENTS = ("ray", "gateway", "git", "kill", "crash", "crash", "remove", "head", "drain", "node", "demand", "writes")
 
 

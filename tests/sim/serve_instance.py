@@ -179,6 +179,10 @@ class ServeInstance:
         found = self.applications.get(name)
         if found is None:
             found = self.applications[name] = SimApplication(name=name, config=config, deployed_at=now)
+        if found.is_deleting:
+            # Deletion forgets the code version: what comes back before it is gone is built anew.
+            found.retired += found.deployments.values()
+            found.deployments, found.built = {}, None
         found.config, found.deployed_at, found.is_deleting, found.status = config, now, False, "DEPLOYING"
         if found.built is not None and found.built == code_version(config):
             listed = {entry["name"]: entry for entry in config.get("deployments", ())}

@@ -108,12 +108,11 @@ class Truth:
         """
         total = 0
         for key, app in self.applications(service):
-            for dep in app.all_deployments:
+            for dep in app.deployments.values():  # Serve shows no replica of code that it builds anew.
                 if dep.name != deployment:
                     continue
                 stopping = sum(1 for replica in dep.replicas if replica.state == "STOPPING")
-                is_current = app.deployments.get(dep.name) is dep and not app.is_deleting
-                target = targets.get(key.name, dep.target) if is_current else 0
+                target = 0 if app.is_deleting else targets.get(key.name, dep.target)
                 total += stopping + max(target, len(dep.replicas) - stopping)
         present = {key.name for key, app in self.applications(service) if deployment in app.deployments}
         return total + sum(count for name, count in targets.items() if name not in present)

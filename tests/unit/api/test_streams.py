@@ -102,6 +102,8 @@ def test_a_changed_status_is_told_and_mere_aging_is_not(backend: MemoryBackend, 
         backend.cluster = replace(backend.cluster, observed_at=None, git_age_seconds=99.0)
         server.do(backend.log("Marker", "after aging"))
         assert reader.next()["event"] == "event"
+        server.do(backend.log("Marker", "the second in a row, with nothing in between"))
+        assert reader.next()["event"] == "event"
         backend.cluster = cluster(replace(chat(), health=Health.DEGRADED))
         assert reader.next()["event"] == "status"
 

@@ -102,10 +102,12 @@ class Book:
             for lane, endpoints in servers.items()
         }
 
-    def forget_cell(self, cell: str) -> None:
-        """Forget a cell whose lane is free again."""
-        self.known.pop(cell, None)
-        self._latency.pop(cell, None)
+    def free(self, lease: Lease) -> None:
+        """Give a cooled lane back; forget its cell, unless it came back meanwhile and has another lane."""
+        self.pool.free(lease.lane)
+        if lease.cell not in self.cells():
+            self.known.pop(lease.cell, None)
+            self._latency.pop(lease.cell, None)
 
     def add_latency(self, lane: str, seconds: float, weight: int, now: datetime) -> None:
         """Count an answer's time to headers for the cell that holds its lane."""

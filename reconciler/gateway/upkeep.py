@@ -182,8 +182,7 @@ class Upkeep:
             await self._remove(lease, stat, is_overdue=lease.is_cut)
         if not present and now - lease.since >= self._settings.cooling:
             await self._fleet.tell([f"set map {LANES_MAP} {lease.lane} {NO_PREFIX}"])
-            self._book.pool.free(lease.lane)
-            self._book.forget_cell(lease.cell)
+            self._book.free(lease)
 
 
 def next_rest(rest: timedelta, settings: GatewaySettings, *, pending: bool) -> timedelta:

@@ -118,6 +118,6 @@ class FakeGateway:
                 if is_idle or now - lease.since >= lease.patience:
                     self._book.pool.cool(lease.lane, now)
             elif lease.phase is Phase.COOLING and now - lease.since >= GatewaySettings.cooling:
-                self._book.pool.free(lease.lane)
-                self._book.forget_cell(lease.cell)
-                self._told_at = {key: at for key, at in self._told_at.items() if key[0] != lease.cell}
+                self._book.free(lease)
+                kept = self._book.cells()
+                self._told_at = {key: at for key, at in self._told_at.items() if key[0] in kept}

@@ -1,0 +1,205 @@
+"""What the gateway's rules cost: HAProxy's own CPU time per request, beside a HAProxy without any rules.
+
+The replicas are a HAProxy too, so that the gateway and not they are measured. CPU time and not requests
+per second is told: it does not depend on what else the machine does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from reconciler.adapters.clock import SystemClock
+from reconciler.gateway import GatewaySettings, HAProxyGateway
+from reconciler.gateway.process import binary_environment, find_binary
+from specs.observed import Endpoint
+from specs.routes import CellWeight, RouteTable, ServiceRoute
+from tests.bench import report
+
+ROUNDS = 7
+REQUESTS = 8000
+CONNECTIONS = 16
+CELLS = (1, 2, 12)
+MAX_CELLS = 12
+
+PLAIN = """\
+global
+    nbthread 1
+defaults
+    mode http
+    timeout client 1m
+    timeout server 1m
+    timeout connect 1s
+frontend plain
+    bind 127.0.0.1:{plain}
+    default_backend replica
+backend replica
+    http-reuse aggressive
+    server one 127.0.0.1:{replica}
+"""
+
+REPLICA = """\
+global
+    nbthread 1
+defaults
+    mode http
+    timeout client 1m
+    timeout server 1m
+    timeout connect 1s
+frontend replica
+    bind 127.0.0.1:{replica}
+    http-request return status 200 content-type application/json string '{routes}' if {{ path /-/routes }}
+    http-request return status 200 content-type text/plain string "hello"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Where everybody listens."""
+
+    gateway: int
+    plain: int
+    replica: int
+
+
+def cell(number: int) -> str:
+    """Return a cell's name of the usual length."""
+    return f"chat.{number:012x}.us-east-1a.-.1"
+
+
+def free_ports() -> Ports:
+    """Return ports that nobody had a moment ago."""
+    sockets = [socket.socket() for _ in range(3)]
+    for found in sockets:
+        found.bind(("127.0.0.1", 0))
+    gateway, plain, replica = (int(found.getsockname()[1]) for found in sockets)
+    for found in sockets:
+        found.close()
+    return Ports(gateway=gateway, plain=plain, replica=replica)
+
+
+@contextmanager
+def haproxy(config: str, port: int) -> Iterator[int]:
+    """Run a HAProxy; yield its pid when it listens."""
+    binary = find_binary(None)
+    with tempfile.NamedTemporaryFile("w", suffix=".cfg") as file:
+        file.write(config)
+        file.flush()
+        command = [str(binary), "-db", "-q", "-f", file.name]
+        with subprocess.Popen(command, env=dict(binary_environment(binary)), stderr=subprocess.DEVNULL) as process:
+            try:
+                while True:
+                    try:
+                        socket.create_connection(("127.0.0.1", port)).close()
+                        break
+                    except ConnectionRefusedError:
+                        assert process.poll() is None, "HAProxy ended at its start"
+                yield process.pid
+            finally:
+                process.kill()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return user and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ask(port: int) -> None:
+    """Send REQUESTS over CONNECTIONS kept ones."""
+    request = b"GET /chat/completions?model=x HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\nUser-Agent: bench\r\n\r\n"
+    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
+    try:
+        for _ in range(REQUESTS // CONNECTIONS):
+            for connection in connections:
+                connection.sendall(request)
+            for connection in connections:
+                answer = connection.recv(4096)
+                assert answer.startswith(b"HTTP/1.1 200"), answer
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+async def measure(port: int, pid: int) -> float:
+    """Return microseconds of CPU per request."""
+    before = cpu_seconds(pid)
+    await asyncio.to_thread(ask, port)
+    return (cpu_seconds(pid) - before) / REQUESTS * 1e6
+
+
+def table(cells: int) -> RouteTable:
+    """Return a service with its requests spread over so many cells."""
+    weights = [10000 // cells] * (cells - 1)
+    weights.append(10000 - sum(weights))
+    shares = tuple(CellWeight(cell=cell(number), weight=weight) for number, weight in enumerate(weights))
+    return RouteTable(services=(ServiceRoute(service="chat", route="/chat", cells=shares),))
+
+
+async def through_gateway(gateway: HAProxyGateway, ports: Ports, cells: int) -> float:
+    """Return microseconds of CPU per request with the service's requests spread over `cells`."""
+    await gateway.route(table(cells))
+    endpoint = Endpoint(ip="127.0.0.1", port=ports.replica, replica="one")
+    await gateway.refresh({cell(number): (endpoint,) for number in range(cells)}, complete=True)
+    async with asyncio.timeout(30):
+        while sum(bool(lane.up) for lane in (await gateway.observe()).lanes) < cells:
+            await asyncio.sleep(0.05)
+    return await measure(ports.gateway, gateway.pid)
+
+
+async def compare() -> dict[str, list[float]]:
+    """Return microseconds per request of each arrangement, rounds interleaved."""
+    ports = free_ports()
+    routes = "{" + ",".join(f'"/_/{cell(number)}":"x"' for number in range(MAX_CELLS)) + "}"
+    results: dict[str, list[float]] = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        haproxy(REPLICA.format(replica=ports.replica, routes=routes), ports.replica),
+    ):
+        settings = GatewaySettings(folder=Path(folder), port=ports.gateway, threads=1, lanes=32)
+        gateway = HAProxyGateway(settings, SystemClock())
+        try:
+            async with gateway.running():
+                with haproxy(PLAIN.format(plain=ports.plain, replica=ports.replica), ports.plain) as plain:
+                    for _ in range(ROUNDS):
+                        results.setdefault("HAProxy without rules", []).append(await measure(ports.plain, plain))
+                        for cells in CELLS:
+                            name = f"gateway, {cells} cell{'s' if cells > 1 else ''}"
+                            results.setdefault(name, []).append(await through_gateway(gateway, ports, cells))
+        finally:
+            await gateway.stop(timedelta(0))
+    return results
+
+
+def run() -> None:
+    """Measure and write docs/benchmarks/gateway.md."""
+    results = asyncio.run(compare())
+    base = statistics.median(results["HAProxy without rules"])
+    rows = [
+        (
+            name,
+            f"{statistics.median(costs):.1f}",
+            f"{min(costs):.1f}-{max(costs):.1f}",
+            f"{statistics.median(costs) - base:+.1f}",
+        )
+        for name, costs in results.items()
+    ]
+    text = report.table(("arrangement", "CPU per request (us), median", "range", "beside no rules"), rows)
+    how = (
+        f"{ROUNDS} interleaved rounds of {REQUESTS} requests over {CONNECTIONS} kept connections; HAProxy's user and"
+        " system time, one thread. The replica is a HAProxy that answers at once."
+    )
+    report.write("gateway", "What the gateway's rules cost", [text, how])
+
+
+if __name__ == "__main__":
+    run()

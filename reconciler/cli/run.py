@@ -26,14 +26,14 @@ OPTIONS = (
     click.option("--allowed-hosts", metavar="NAMES", help="Further names of this daemon, separated by commas."),
     click.option("--gateway", metavar="HOST:PORT", help="Where services are served.  [default: 127.0.0.1:8080]"),
     click.option("--gateway-tls", metavar="PEM", help="Certificate and key: the gateway then speaks HTTPS."),
-    click.option("--gateway-mode", type=click.Choice(list(GatewayMode)), help="How replicas are reached."),
+    click.option("--gateway-mode", type=click.Choice([choice.value for choice in GatewayMode]), help="How replicas are reached."),
     click.option("--gateway-lanes", metavar="N", help="Cells with traffic at once without a reload.  [default: 256]"),
     click.option("--gateway-url", metavar="URL", help="The gateway as replicas reach it.  [default: from --gateway]"),
     click.option("--state", metavar="FOLDER", help="Where state is kept.  [default: ~/.local/state/heliostat]"),
     click.option("--cluster", metavar="NAME", help="This cluster's name.  [default: default]"),
     click.option("--serve-host", metavar="HOST", help="What Serve binds to if it is started here.  [default: 0.0.0.0]"),
-    click.option("--log-format", type=click.Choice(list(LogFormat)), help="How log lines look.  [default: auto]"),
-    click.option("--log-level", type=click.Choice(list(LogLevel)), help="The least that is told.  [default: info]"),
+    click.option("--log-format", type=click.Choice([choice.value for choice in LogFormat]), help="How log lines look.  [default: auto]"),
+    click.option("--log-level", type=click.Choice([choice.value for choice in LogLevel]), help="The least that is told.  [default: info]"),
     click.option("--config", metavar="FILE", help='TOML file with the same settings, such as `git_interval = "1m"`.'),
 )
 

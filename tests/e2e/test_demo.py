@@ -1,0 +1,216 @@
+"""`heliostat demo`, started as a user would: its story, its table, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.waiting import wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+
+STORY_WITHIN = 300
+"""The whole demo on two cores, as its documentation promises."""
+
+GONE_WITHIN = 60
+PORTS = 3
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Lend a short temporary folder that no process uses afterwards."""
+    with tempfile.TemporaryDirectory(prefix="hd-", dir="/tmp") as path:
+        yield Path(path)
+
+
+def free_base() -> int:
+    """Return the first of three free ports in a row."""
+    for base in range(20_000 + os.getpid() % 1000 * 5, 60_000, PORTS):
+        with suppress(OSError):
+            for port in range(base, base + PORTS):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            return base
+    raise AssertionError("no three free ports in a row")
+
+
+class Running:
+    """The demo as a child process in a session of its own, with a mark that all its descendants inherit."""
+
+    def __init__(self, folder: Path, base: int, *options: str) -> None:
+        self.base = base
+        self.mark = f"HELIOSTAT_DEMO_TEST={folder.name}"
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        self.sessions: set[int] = set()
+        self._narration = (folder / "narration.txt").open("w+")
+        name, _, value = self.mark.partition("=")
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "reconciler.cli.main", "demo", "--port-base", str(base), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._narration,
+            text=True,
+            env={**os.environ, name: value, "TMPDIR": str(self.temporary)},
+            start_new_session=True,
+        )
+
+    @property
+    def narration(self) -> str:
+        """Return what it has told so far."""
+        return Path(self._narration.name).read_text()
+
+    def await_told(self, words: str, within: float) -> None:
+        """Wait until it has told something, and note the sessions that its processes live in by then."""
+        wait_for(lambda: words in self.narration, within, f"it tells {words!r}", shows=lambda: self.narration)
+        self.sessions |= {session for _, session, _ in processes(self) if session}
+
+    def finish(self, within: float) -> tuple[int, str]:
+        """Return its exit status and what it printed, once it has ended by itself."""
+        printed, _ = self.child.communicate(timeout=within)
+        return self.child.returncode, printed
+
+    def close(self) -> None:
+        """End what a failed test may have left."""
+        if self.child.poll() is None:
+            self.child.send_signal(signal.SIGINT)
+            try:
+                self.child.wait(GONE_WITHIN)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+                self.child.wait()
+        if self.child.stdout:
+            self.child.stdout.close()
+        self._narration.close()
+
+
+@pytest.fixture
+def base() -> int:
+    return free_base()
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(folder: Path, base: int) -> Iterator[Start]:
+    started: list[Running] = []
+
+    def begin(*options: str) -> Running:
+        started.append(Running(folder, base, *options))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        running.close()
+
+
+def processes(running: Running) -> list[tuple[int, int, str]]:
+    """Return pid, session and command line of each living process of the demo.
+
+    Known by the mark in its environment, by the folder it works in, or by a session noted before: Ray's
+    workers overwrite their environment, and HAProxy is given none.
+    """
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal() or int(process.name) == os.getpid():
+            continue
+        with suppress(OSError):
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            belongs = (
+                int(fields[3]) in running.sessions
+                or running.mark.encode() in (process / "environ").read_bytes().split(b"\0")
+                or str(running.temporary) in str((process / "cwd").readlink())
+            )
+            if belongs and fields[0] not in "ZX":
+                words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found.append((int(process.name), int(fields[3]), words[:200]))
+    return found
+
+
+def assert_nothing_is_left(running: Running) -> None:
+    wait_for(lambda: not processes(running), 10, "all processes end", shows=lambda: processes(running))
+    assert list(running.temporary.iterdir()) == []
+    for port in range(running.base, running.base + PORTS):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+
+
+def figures(printed: str) -> dict[str, str]:
+    """Return the lines below the table: name, then value."""
+    return {
+        name.strip(): value.strip()
+        for name, value in (re.split(r" {2,}", line, maxsplit=1) for line in printed.splitlines() if "  " in line)
+    }
+
+
+def test_the_story_goes_as_told_and_leaves_nothing(start: Start) -> None:
+    began = time.monotonic()
+    running = start()
+    running.await_told("Committed services/greeter", 120)
+    kinds = " ".join(words for _, _, words in processes(running))
+    assert all(kind in kinds for kind in ("raylet", "haproxy", "reconciler.cli.main run"))
+
+    status, printed = running.finish(STORY_WITHIN)
+
+    assert status == 0, f"{printed}\n{running.narration}"
+    assert time.monotonic() - began < STORY_WITHIN
+    told = figures(printed)
+    assert told["requests failed"] == "0"
+    assert int(told["requests sent"]) > 500
+    assert re.fullmatch(r"v1 \d+, v2 \d+", told["answers per version"])
+    peak = re.match(r"(\d) of at most 4 ", told["peak replicas"])
+    assert peak is not None
+    assert int(peak[1]) == 4
+    for stage in ("v1 deployed", "v2 at 20%", "v2 at 50%", "v2 to 100%", "v1 retires", "v3 rolled back"):
+        assert re.search(rf"^{stage} +\d+\.\d", printed, re.M), printed
+    assert "FileNotFoundError: [Errno 2] No such file or directory: 'greeting.txt'" in running.narration
+    assert "\x1b" not in printed + running.narration
+    assert_nothing_is_left(running)
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "Starting a Ray cluster"),
+        (signal.SIGTERM, "starting Serve on it"),
+        (signal.SIGINT, "Heliostat has seen the commit: v1"),
+    ],
+    ids=["Ctrl-C while Ray starts", "SIGTERM while Serve starts", "Ctrl-C in the middle of a deployment"],
+)
+def test_an_interrupt_at_any_moment_leaves_nothing(start: Start, number: signal.Signals, moment: str) -> None:
+    running = start()
+    running.await_told(moment, 120)
+
+    running.child.send_signal(number)
+    status, printed = running.finish(GONE_WITHIN)
+
+    assert status == 128 + number
+    assert "The story" not in printed
+    assert_nothing_is_left(running)
+
+
+def test_a_taken_port_is_named_before_anything_starts(start: Start, base: int) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", base + 1))
+        taken.listen()
+
+        running = start()
+        status, _ = running.finish(20)
+
+    assert status == 1
+    assert f"{base + 1} (for the status page)" in running.narration
+    assert "--port-base" in running.narration
+    assert_nothing_is_left(running)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, TypeVar
 
 import click
@@ -14,6 +15,12 @@ from reconciler.errors import PortError
 from reconciler.settings import GatewayMode, LogFormat, LogLevel, Settings, SettingsError, load_settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _one_of(kind: type[StrEnum]) -> click.Choice[str]:
+    """Offer the values as variables and files write them; click would offer the members' names."""
+    return click.Choice([member.value for member in kind])
+
 
 OPTIONS = (
     click.option("--repo", metavar="URL", help="Git repository with the specs: a path, https://, ssh:// or file://."),
@@ -26,14 +33,14 @@ OPTIONS = (
     click.option("--allowed-hosts", metavar="NAMES", help="Further names of this daemon, separated by commas."),
     click.option("--gateway", metavar="HOST:PORT", help="Where services are served.  [default: 127.0.0.1:8080]"),
     click.option("--gateway-tls", metavar="PEM", help="Certificate and key: the gateway then speaks HTTPS."),
-    click.option("--gateway-mode", type=click.Choice([choice.value for choice in GatewayMode]), help="How replicas are reached."),
+    click.option("--gateway-mode", type=_one_of(GatewayMode), help="How replicas are reached."),
     click.option("--gateway-lanes", metavar="N", help="Cells with traffic at once without a reload.  [default: 256]"),
     click.option("--gateway-url", metavar="URL", help="The gateway as replicas reach it.  [default: from --gateway]"),
     click.option("--state", metavar="FOLDER", help="Where state is kept.  [default: ~/.local/state/heliostat]"),
     click.option("--cluster", metavar="NAME", help="This cluster's name.  [default: default]"),
     click.option("--serve-host", metavar="HOST", help="What Serve binds to if it is started here.  [default: 0.0.0.0]"),
-    click.option("--log-format", type=click.Choice([choice.value for choice in LogFormat]), help="How log lines look.  [default: auto]"),
-    click.option("--log-level", type=click.Choice([choice.value for choice in LogLevel]), help="The least that is told.  [default: info]"),
+    click.option("--log-format", type=_one_of(LogFormat), help="How log lines look.  [default: auto]"),
+    click.option("--log-level", type=_one_of(LogLevel), help="The least that is told.  [default: info]"),
     click.option("--config", metavar="FILE", help='TOML file with the same settings, such as `git_interval = "1m"`.'),
 )
 

@@ -107,6 +107,9 @@ def _folder(written: str, place: Place, folders: Folders, *, is_module: bool) ->
     if path is None:
         message = f'"{written}" leaves the repository: write a folder inside of it, relative to this file'
         return Problem(path=place.path, message=message)
+    if is_module and not path:
+        message = "a module is imported by its folder's name, and the repository's root has none: write a folder in it"
+        return Problem(path=place.path, message=message)
     tree = folders.index.package_id(path, keep_folder=is_module)
     if tree is None:
         message = f'the commit has no folder "{path or "."}": write an existing folder, relative to {folders.file}'

@@ -107,6 +107,10 @@ APPLICATIONS = [
     ("runtime_env: {working_dir: 7}", "7:32: a folder of this repository or an address is expected here, not 7"),
     ("runtime_env: {py_modules: lib}", "7:31: py_modules is a list: write - folder"),
     ("runtime_env: {py_modules: [lib, nowhere]}", '7:37: the commit has no folder "nowhere"'),
+    (
+        "runtime_env: {py_modules: [..]}",
+        "7:32: a module is imported by its folder's name, and the repository's root has none",
+    ),
     ("runtime_env: {env_vars: {PORT: 80}}", "7:36: the variable PORT must be text: write its value in quotes"),
     ("runtime_env: {env_vars: [A]}", "7:29: env_vars is a mapping: write NAME: text"),
     ("runtime_env: {env_var: {A: b}}", '7:19: unknown field "env_var": did you mean "env_vars"?'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from policies.traffic import heir
 from policies.view import Budget, ServiceView
 from specs.observed import ReplicaState
 from specs.routes import FULL
@@ -26,15 +27,14 @@ def carriers_of(weight: int, replicas: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """One deployment's counts per revision: what is to be commanded now, and where that leads."""
+    """One deployment's counts per revision: what is to be commanded now, and where that leads.
+
+    `room` is what the budget allows beyond that; negative when above it.
+    """
 
     now: Mapping[str, int]
     goal: Mapping[str, int]
-
-    @property
-    def is_reached(self) -> bool:
-        """Return whether every revision that grows has what it is to have."""
-        return all(self.now.get(revision, 0) >= count for revision, count in self.goal.items())
+    room: int
 
 
 def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> Mapping[str, int]:
@@ -43,7 +43,7 @@ def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> 
     With M = N - maxUnavailable, ceil(wM) + ceil((1-w)M) <= M + 1 <= N + maxSurge, so both always fit.
     """
     budget = view.budget(deployment)
-    stable, candidate = view.memory.stable, view.memory.candidate
+    stable, candidate = heir(view) or view.memory.stable, view.memory.candidate
     counts = dict.fromkeys(view.revisions, 0)
     if candidate is None:
         return counts | ({stable: budget.target} if stable is not None else {})
@@ -89,7 +89,7 @@ def next_counts(view: ServiceView, deployment: str, goal: Mapping[str, int], wei
             excess = min(excess, spare + unstarted)
             spare -= max(0, excess - unstarted)
         now[revision] -= excess
-    return Counts(now=now, goal=target)
+    return Counts(now=now, goal=target, room=room)
 
 
 def _has(view: ServiceView, revision: str, deployment: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from policies.bounds import first_bounds, next_bounds
 from policies.capacity import Counts, next_counts
-from policies.traffic import next_weights, ready_share
+from policies.traffic import heir, next_weights, ready_share
 from policies.view import CellView, ServiceView
 from specs.cells import CellKey
 from specs.decisions import Decision, EnterStep, Hold, Promote, ReachStep, SetCapacity, SetWeights, StartRevision
@@ -31,6 +31,9 @@ def goal_weights(view: ServiceView) -> Mapping[str, int]:
     """Return the share that each revision is on its way to."""
     stable, candidate = view.memory.stable, view.memory.candidate
     goal = dict.fromkeys(view.revisions, 0)
+    in_between = heir(view)
+    if in_between is not None:
+        return goal | {in_between: FULL}
     weight = goal_weight(view) if candidate is not None else 0
     if candidate is not None:
         goal[candidate] = weight
@@ -103,7 +106,7 @@ def _create(view: ServiceView, counts: Mapping[str, Counts]) -> tuple[Decision, 
     for deployment in record.deployments:
         if deployment.scale is None:
             continue
-        room = min(view.room(deployment.name), counts[deployment.name].goal.get(candidate, 1))
+        room = min(counts[deployment.name].room, counts[deployment.name].goal.get(candidate, 1))
         if room < 1:
             return (_no_room(view, deployment.name),)
         first[deployment.name] = room

@@ -67,11 +67,7 @@ def _without_broken(view: ServiceView, current: Mapping[str, int], answering: se
 
 
 def _shifted(view: ServiceView, current: Mapping[str, int], goal: Mapping[str, int]) -> Mapping[str, int]:
-    """Move towards `goal` as far as the receivers' ready shares allow; outgoing revisions give first.
-
-    What the candidate cannot take from them yet goes to one heir, beyond its goal: the room that the others
-    hold may be just what the candidate waits for.
-    """
+    """Move towards `goal` as far as the receivers' ready shares allow; outgoing revisions give first."""
     shares = dict(current)
     freed = 0
     for revision in view.revisions:
@@ -83,29 +79,20 @@ def _shifted(view: ServiceView, current: Mapping[str, int], goal: Mapping[str, i
         given = min(freed, max(0, current[revision] - goal.get(revision, 0)))
         shares[revision] -= given
         freed -= given
-    return _relieved(view, shares)
-
-
-def _relieved(view: ServiceView, shares: dict[str, int]) -> Mapping[str, int]:
-    heir = _heir(view, shares)
-    if heir is None:
-        return shares
-    room = max(0, ready_share(view, heir) - shares[heir])
-    for outgoing in view.memory.outgoing:
-        given = min(room, shares[outgoing.revision]) if outgoing.revision != heir else 0
-        shares[outgoing.revision] -= given
-        shares[heir] += given
-        room -= given
     return shares
 
 
-def _heir(view: ServiceView, shares: Mapping[str, int]) -> str | None:
-    """Return who takes over from outgoing revisions: the stable one, before there is any the largest of them."""
-    if view.memory.stable is not None:
-        return view.memory.stable
-    ranks = {
-        out.revision: (out.cause is not OutgoingCause.ROLLED_BACK, shares[out.revision])
-        for out in view.memory.outgoing
-        if shares[out.revision] > 0
-    }
-    return max(ranks, key=lambda revision: ranks[revision], default=None)
+def heir(view: ServiceView) -> str | None:
+    """Return who is to carry all requests while the candidate waits for room that outgoing revisions hold.
+
+    None when it does not wait. They would hold it for ever: what the candidate cannot take from them yet
+    goes to the stable revision, and before there is any to the largest of them.
+    """
+    memory = view.memory
+    routed = [out for out in memory.outgoing if view.weights[out.revision] > 0]
+    if memory.candidate is None or view.cells_of(memory.candidate) or not routed:
+        return None
+    if memory.stable is not None:
+        return memory.stable
+    best = max(routed, key=lambda out: (out.cause is not OutgoingCause.ROLLED_BACK, view.weights[out.revision]))
+    return best.revision

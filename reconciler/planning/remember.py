@@ -158,7 +158,7 @@ def _with_record(memory: ServiceMemory, revision: Revision) -> tuple[Revision, .
 
 def _autoscaling_base(memory: ServiceMemory, moment: Moment) -> dict[str, int]:
     view = moment.view
-    if view is None or memory.stable is None:
+    if view is None or not memory.cells:
         return {}
     if memory.base:
         return dict(memory.base)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -51,14 +52,16 @@ def api_token(folder: Path) -> str:
 
 
 def announce(folder: Path, server: str, default: Path) -> None:
-    """Say that the daemon with this state folder answers at `server`, an URL such as `http://127.0.0.1:8484`."""
+    """Say that the daemon with this state folder answers at `server`, a URL such as `http://127.0.0.1:8484`."""
     try:
         write_private(folder / ADDRESS, server + "\n")
+    except OSError as error:
+        raise Stalled(f"cannot note the daemon's address in {folder}: {error.strerror}") from error
+    # The pointer only spares people HELIOSTAT_STATE: a home that cannot be written must not stop a daemon.
+    with suppress(OSError, Stalled):
         prepare(default)
         prepare(default / SERVERS)
         write_private(default / SERVERS / _pointer(server), str(folder.resolve()) + "\n")
-    except OSError as error:
-        raise Stalled(f"cannot note the daemon's address below {folder}: {error.strerror}") from error
 
 
 def find_token(server: str, folders: tuple[Path, ...], default: Path) -> str | None:

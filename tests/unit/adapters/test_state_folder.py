@@ -67,6 +67,15 @@ def test_a_token_is_never_found_for_another_host_or_port(tmp_path: Path) -> None
         assert find_token(server, (default,), default) is None
 
 
+def test_a_home_that_cannot_be_written_does_not_stop_the_daemon(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    state, default = tmp_path / "state", tmp_path / "file" / "heliostat"
+    prepare(state)
+    token = api_token(state)
+    announce(state, "http://127.0.0.1:8484", default)
+    assert find_token("http://127.0.0.1:8484", (state,), default) == token
+
+
 def test_the_default_folder_follows_xdg() -> None:
     assert default_folder({"XDG_STATE_HOME": "/x", "HOME": "/h"}) == Path("/x/heliostat")
     assert default_folder({"XDG_STATE_HOME": "relative", "HOME": "/h"}) == Path("/h/.local/state/heliostat")

@@ -108,7 +108,7 @@ APPLICATIONS = [
     ("runtime_env: {py_modules: lib}", "7:31: py_modules is a list: write - folder"),
     ("runtime_env: {py_modules: [lib, nowhere]}", '7:37: the commit has no folder "nowhere"'),
     (
-        "runtime_env: {py_modules: [..]}",
+        "runtime_env: {py_modules: [.]}",
         "7:32: a module is imported by its folder's name, and the repository's root has none",
     ),
     ("runtime_env: {env_vars: {PORT: 80}}", "7:36: the variable PORT must be text: write its value in quotes"),

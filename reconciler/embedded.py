@@ -78,6 +78,8 @@ class EmbeddedCluster:
     cpus_per_node: float = 2.0
     dashboard_port: int = 0
     drain: timedelta = timedelta(seconds=5)
+    auth_token: str = field(default="", repr=False)
+    """When set, Ray answers only who shows it: its servers listen on every address of the machine."""
     environment: Mapping[str, str] = field(default_factory=dict)
     nodes: dict[str, EmbeddedNode] = field(default_factory=dict, init=False)
     dashboard_url: str = field(default="", init=False)
@@ -169,10 +171,12 @@ class EmbeddedCluster:
 
     def _spawn(self) -> None:
         environment = {
-            **os.environ,
+            # Settings for another Ray of this user (an address, a token) are none for this one.
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             **QUIET_RAY,
             "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{self.drain.total_seconds():g}",
+            **self._authentication,
             **self.environment,
             "RAY_TMPDIR": self._temp_dir,
             "TMPDIR": self._temp_dir,
@@ -188,6 +192,13 @@ class EmbeddedCluster:
                 cwd=self._temp_dir,
                 start_new_session=True,
             )
+
+    @property
+    def _authentication(self) -> Mapping[str, str]:
+        if self.auth_token:
+            return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.auth_token}
+        # Said aloud: Ray turns it on by itself where the user has a token file for another cluster.
+        return {"RAY_AUTH_MODE": "disabled"}
 
     @property
     def _log_path(self) -> Path:

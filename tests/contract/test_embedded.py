@@ -17,6 +17,7 @@ from reconciler.adapters.nodes import RayNodes
 from reconciler.adapters.ray_rest import RayRest
 from reconciler.embedded import EmbeddedCluster
 from reconciler.embedded_processes import members
+from reconciler.errors import Stalled
 
 pytestmark = pytest.mark.ray
 
@@ -58,8 +59,15 @@ def end(owner: subprocess.Popen[str], how: signal.Signals) -> None:
         pipe.close()
 
 
-async def test_nodes_carry_their_zones_come_and_go() -> None:
-    async with EmbeddedCluster(zones=("a", "b")) as cluster, RayRest(cluster.dashboard_url) as rest:
+TOKEN = "only-for-this-test-0123456789abcdef0123456789"
+
+
+async def test_nodes_carry_their_zones_come_and_go_and_answer_only_who_shows_the_token() -> None:
+    cluster = EmbeddedCluster(zones=("a", "b"), auth_token=TOKEN)
+    async with cluster, RayRest(cluster.dashboard_url, token=TOKEN) as rest:
+        async with RayRest(cluster.dashboard_url) as stranger:
+            with pytest.raises(Stalled, match="HELIOSTAT_RAY_TOKEN"):
+                await RayNodes(stranger).read()
         nodes = RayNodes(rest)
         found = {node.ip: node for node in await nodes.read()}
         assert {ip: node.zone for ip, node in found.items()} == {

@@ -71,8 +71,8 @@ class Counts:
     requests: int = 0
     aborted: int = 0
     broken: int = 0
-    codes: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
-    """Answers by class: 1xx, 2xx, 3xx, 4xx, 5xx, and none at all."""
+    codes: tuple[int, ...] = (0, 0, 0, 0, 0)
+    """Answers by class: 1xx, 2xx, 3xx, 4xx, 5xx."""
 
     @property
     def errors(self) -> int:
@@ -131,7 +131,7 @@ def parse_stat(text: str) -> LaneStat:
 
 
 def _read_counts(record: dict[str, str]) -> Counts:
-    names = ("hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "hrsp_other")
+    names = ("hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx")
     return Counts(
         requests=int(record["stot"]),
         aborted=int(record["cli_abrt"]),
@@ -153,9 +153,13 @@ def _read_server(record: dict[str, str]) -> ServerStat:
 
 
 def parse_map(text: str) -> dict[str, str]:
-    """Read `show map`; values may be anything but a line break."""
-    entries = (line.split(" ", 2) for line in text.splitlines() if line.strip())
-    return {key: value for _, key, value in entries}
+    """Read `show map`; values may be anything but a line break. Of entries with one key HAProxy uses the first."""
+    entries: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.strip():
+            _, key, value = line.split(" ", 2)
+            entries.setdefault(key, value)
+    return entries
 
 
 def parse_table(text: str) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
@@ -173,12 +174,14 @@ class Book:
         return tuple(self._latency[cell].histogram(cell) for cell in sorted(self._latency))
 
     def codes(self) -> dict[str, dict[str, int]]:
-        """Return requests per cell by what became of them: a code class, or aborted, broken, unrouted."""
+        """Return ended requests per cell by code class; `none`: no answer; `unrouted`: never reached the cell."""
+        in_flight: Counter[str] = Counter()
+        for lease in self.pool.leases:
+            in_flight[lease.cell] += self.stats[lease.lane].in_flight if lease.lane in self.stats else 0
         return {
             cell: {
                 **dict(zip(CODE_CLASSES, counts.codes, strict=True)),
-                "aborted": counts.aborted,
-                "broken": counts.broken,
+                "none": max(0, counts.requests - sum(counts.codes) - in_flight[cell]),
                 "unrouted": self.ledger.unrouted.get(cell, 0),
             }
             for cell, counts in sorted(self.ledger.totals.items())

@@ -287,10 +287,10 @@ class HAProxyGateway:
         return self._book.histograms()
 
     def codes(self) -> Mapping[str, Mapping[str, int]]:
-        """Return requests per cell and code class, for `heliostat_gateway_requests_total`.
+        """Return ended requests per cell and code class, for `heliostat_gateway_requests_total`.
 
-        Beside `1xx` to `5xx` and `other`: `aborted` by the client, `broken` by the replica, and `unrouted`, the
-        gateway's own 503s, told for the cell with the most weight of the service.
+        Beside `1xx` to `5xx`: `none` got no answer (the client left, or the replica broke off), and `unrouted` are
+        the gateway's own 503s, told for the cell with the most weight of the service.
         """
         return self._book.codes()
 

@@ -13,8 +13,8 @@ from reconciler.gateway.admin import Counts
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Upper bounds in seconds of the exported histogram: from a cache hit to a long generation."""
 
-CODE_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
-"""As in `Counts.codes`; `aborted`, `broken` and `unrouted` are told beside them."""
+CODE_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+"""As in `Counts.codes`."""
 
 WINDOW = timedelta(minutes=1)
 SLICE = timedelta(seconds=5)

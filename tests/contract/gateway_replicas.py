@@ -37,6 +37,8 @@ class ReplicaDouble:
         self.cell = cell
         self.replica = replica
         self.is_draining = False
+        self.healthy_answers: int | None = None
+        """How many checks pass before it drains; None: it does not."""
         self.crashes = False
         """Every request is lost before its answer."""
         self.serves: set[str] | None = None
@@ -87,6 +89,9 @@ class ReplicaDouble:
         return web.Response(status=503, text="DRAINING") if self.is_draining else web.Response(text="success")
 
     async def _routes(self, request: web.Request) -> web.Response:
+        if self.healthy_answers is not None:
+            self.is_draining = self.healthy_answers <= 0
+            self.healthy_answers -= 1
         if self.is_draining:
             return web.Response(status=503, text="DRAINING")
         routes = {f"/_/{cell}": cell for cell in sorted(self.serves or {self.cell})}

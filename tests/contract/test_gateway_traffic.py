@@ -103,14 +103,16 @@ async def test_idle_connections_to_replicas_are_dropped_within_seconds(chat: tup
 # -- health ---------------------------------------------------------------------------------------
 
 
-async def test_a_draining_replica_is_left_soon_and_its_streams_live(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_draining_replica_is_left_soon_and_its_streams_live(tmp_path: Path, is_told: bool) -> None:
     async with front(settings(tmp_path)) as gate, replicas((CHAT, "one"), (CHAT, "two")) as (one, two):
         await gate.serve(WHOLE, one)
         async with gate.session.get(gate.url("/chat/stream")) as stream:
             await stream.content.readuntil(b"\n\n")
             await gate.serve(WHOLE, one, two)
             one.is_draining = True
-            await gate.gateway.refresh(endpoints(two), complete=True)
+            if is_told:
+                await gate.gateway.refresh(endpoints(two), complete=True)
 
             async def left() -> bool:
                 return not (await gate.gateway.servers(CHAT))["one"].startswith("UP")
@@ -153,6 +155,19 @@ async def test_an_endpoint_of_another_application_never_becomes_a_server(tmp_pat
         assert await gate.gateway.servers(CHAT) == {"one": "UP"}
         liar.cell = CHAT
         await gate.until(lambda seen: seen.lanes[0].up == {"one", "liar"})
+
+
+async def test_a_server_that_fails_its_first_check_was_never_up(tmp_path: Path) -> None:
+    async with front(settings(tmp_path)) as gate, replicas((CHAT, "one")) as (one,):
+        one.healthy_answers = 1  # for the probe
+        await gate.gateway.route(WHOLE)
+        await gate.gateway.refresh(endpoints(one), complete=True)
+
+        async def is_down() -> bool:
+            assert (await gate.gateway.observe()).lanes[0].up == frozenset()
+            return (await gate.gateway.servers(CHAT)).get("one", "").startswith("DOWN")
+
+        await eventually(is_down)
 
 
 # -- streams --------------------------------------------------------------------------------------
@@ -299,7 +314,7 @@ async def test_requests_errors_and_codes_are_exact(chat: tuple[Front, ReplicaDou
     seen = await traffic(gate)
     assert (seen.requests, seen.errors, seen.aborted, seen.unrouted) == (12, 4, 0, 0)
     codes = gate.gateway.codes()[CHAT]
-    assert (codes["2xx"], codes["4xx"], codes["5xx"] + codes["broken"]) == (5, 3, 4)
+    assert (codes["2xx"], codes["4xx"], codes["5xx"] + codes["none"]) == (5, 3, 4)
 
 
 async def test_an_answer_that_the_replica_cuts_is_an_error(chat: tuple[Front, ReplicaDouble]) -> None:

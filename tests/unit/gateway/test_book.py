@@ -74,7 +74,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     book.lease(table(("a", 10000)), NOW)
     book.tell({"a": (ONE,)}, complete=True, now=NOW, unseen=UNSEEN)
     book.tell({}, complete=True, now=NOW, unseen=UNSEEN)
-    book.ledger.credit("a", 1, "lane0", Counts(requests=7, broken=1, codes=(0, 6, 0, 0, 0, 0)))
+    book.ledger.credit("a", 1, "lane0", Counts(requests=7, broken=1, codes=(0, 6, 0, 0, 0)))
     running = Running(pid=7, started=8, generation=9, version="x", lanes=4)
     folder = Folder(tmp_path / "gateway")
     save(folder, book.saved(running))
@@ -88,3 +88,14 @@ def test_a_state_that_cannot_be_read_is_no_state(tmp_path: Path) -> None:
     folder.write("gateway.json", '{"running": 5')
     assert load(folder) == Saved()
     folder.close()
+
+
+def test_code_classes_add_up_to_the_requests_that_ended() -> None:
+    book = Book(4, Saved())
+    book.lease(table(("a", 10000)), NOW)
+    counts = Counts(requests=10, aborted=2, broken=1, codes=(0, 4, 0, 1, 1))
+    book.stats = {"lane0": LaneStat(in_flight=1, counts=counts, servers=())}
+    book.ledger.credit("a", 1, "lane0", counts)
+    book.credit_unrouted(1, {"chat": 2})
+    expected = {"1xx": 0, "2xx": 4, "3xx": 0, "4xx": 1, "5xx": 1, "none": 3, "unrouted": 2}
+    assert book.codes() == {"a": expected}

@@ -22,8 +22,8 @@ from specs.decisions import Hold
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
-CHATTY = ("httpx", "httpcore", "git", "watchfiles", "asyncio", "uvicorn.access")
-"""Libraries that log every request; what matters of it is in our own lines and metrics."""
+CHATTY = ("httpx", "httpcore", "git", "watchfiles", "asyncio", "uvicorn")
+"""Libraries that log every request or start; what matters of it is in our own lines and metrics."""
 
 SECRET_NAMES = re.compile(r"token|secret|password|passwd|authorization|credential|api_?key", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)

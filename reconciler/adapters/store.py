@@ -93,6 +93,7 @@ class SqliteStore:
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
             state_folder.prepare(self._folder)
+            self._create()
             database = sqlite3.connect(
                 self._path, isolation_level=None, check_same_thread=False, timeout=LOCK_WAIT.total_seconds()
             )
@@ -103,6 +104,13 @@ class SqliteStore:
                 raise
             self._connection = database
         return self._connection
+
+    def _create(self) -> None:
+        """Make the file readable by its owner only; SQLite gives its -wal and -shm files the same mode."""
+        try:
+            self._path.touch(mode=0o600)
+        except OSError as error:
+            raise Stalled(f"cannot create the state file {self._path}: {error.strerror}") from error
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -17,7 +17,7 @@ class Refused(Exception):
 
 
 class UnknownServiceError(Exception):
-    """No service of that name is known, neither in Git nor in memory."""
+    """No service of that name is known, neither in Git nor in memory; the text is the name."""
 
 
 class Backend(Protocol):

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from reconciler.api import wording
 from reconciler.api.reads import backend_of
-from reconciler.api.views import excerpt, page_view
+from reconciler.api.views import excerpt, page_view, sight
 from reconciler.errors import PortError
 from specs.memory import Event
 
@@ -32,6 +32,7 @@ TEMPLATES.filters |= {
     "excerpt": excerpt,
     "percent": wording.percent,
     "seconds": wording.seconds,
+    "sight": sight,
     "spaced": wording.spaced,
 }
 

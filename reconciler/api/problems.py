@@ -40,7 +40,7 @@ async def from_http_exception(request: Request, error: Exception) -> Response:
 
 async def from_unknown_service(request: Request, error: Exception) -> Response:
     """Answer a name that is neither in Git nor in memory."""
-    return problem_response(404, str(error) or f"there is no service {request.path_params.get('name', '')!r}")
+    return problem_response(404, f"there is no service {request.path_params['name']!r}")
 
 
 async def from_refusal(request: Request, error: Exception) -> Response:

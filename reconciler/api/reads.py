@@ -31,7 +31,7 @@ def service_of(request: Request) -> ServiceStatus:
     for service in backend_of(request).status().services:
         if service.name == name:
             return service
-    raise UnknownServiceError(f"there is no service {name!r}")
+    raise UnknownServiceError(name)
 
 
 async def healthz(request: Request) -> Response:

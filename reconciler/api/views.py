@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from reconciler.api.wording import span
+from reconciler.api.wording import ago, span
 from specs.memory import Event
 from specs.status import CellState, ClusterStatus, Condition, Health, Phase, ServiceStatus, Sync, TrafficStatus
 
@@ -154,6 +154,14 @@ def service_view(status: ServiceStatus) -> ServiceView:
         quarantine_message=excerpt(quarantine.message if quarantine else ""),
         spec_problem=invalid.message if invalid else "",
     )
+
+
+def sight(cluster: ClusterStatus, now: datetime) -> str:
+    """Return how the cluster was last seen; a look that failed is no sight of it."""
+    if cluster.observed_at is None:
+        return "not seen yet"
+    when = ago(cluster.observed_at, now)
+    return f"seen {when}" if cluster.complete else f"not all seen ({when})"
 
 
 def role_of(status: ServiceStatus, revision: str) -> str:

@@ -116,10 +116,9 @@ def nodes_text(nodes: tuple[Node, ...]) -> str:
 
 def _head(cluster: ClusterStatus, now: datetime) -> str:
     commit = short_commit(cluster.commit) if cluster.commit else "no commit yet"
-    seen = f"Ray seen {ago(cluster.observed_at, now)}" if cluster.observed_at else "Ray not seen yet"
     age = timedelta(seconds=cluster.git_age_seconds or 0)
     read = f" (read {span(age)} ago)" if age >= OLD else ""
-    return f"{toned(cluster.cluster, '', bold=True)} · {commit}{read} · {seen}"
+    return f"{toned(cluster.cluster, '', bold=True)} · {commit}{read} · Ray {views.sight(cluster, now)}"
 
 
 def _troubles(cluster: ClusterStatus, now: datetime) -> list[str]:

@@ -302,6 +302,13 @@ async def test_an_event_in_words_unknown_here_is_left_out_and_a_service_is_not(o
         await store.load()
 
 
+async def test_only_its_owner_reads_the_state(opened: Opener, tmp_path: Path) -> None:
+    await opened().save(SaveMemory(services=(plain_service("chat"),)))
+    files = list(tmp_path.glob(f"{FILE}*"))
+    assert len(files) == 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
 async def test_an_empty_memory_is_an_empty_memory(opened: Opener) -> None:
     store = opened()
     await store.save(SaveMemory())

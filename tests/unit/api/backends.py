@@ -86,7 +86,7 @@ class MemoryBackend:
 
     async def command(self, command: Command) -> int:
         if command.service not in {service.name for service in self.cluster.services}:
-            raise UnknownServiceError(f"there is no service {command.service!r}")
+            raise UnknownServiceError(command.service)
         if command.verb in self.refusals:
             raise Refused(self.refusals[command.verb])
         self.commands.append(command)

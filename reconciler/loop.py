@@ -100,7 +100,7 @@ class Reconciler:
         self._reading = Reading(desired=None, read_at=None)
         self._requests: list[_Request] = []
         self._wake = asyncio.Event()
-        self._source_changed = True
+        self._kept: frozenset[str] = frozenset()
         self.status: ClusterStatus | None = None
         self.nodes: tuple[Node, ...] = ()
         self.table = RouteTable()
@@ -137,7 +137,6 @@ class Reconciler:
     async def _watch_source(self) -> None:
         while True:
             await self._ports.source.changed()
-            self._source_changed = True
             self.wake()
 
     async def _refresh_endpoints(self) -> None:
@@ -200,10 +199,7 @@ class Reconciler:
         return tick
 
     async def _read_source(self) -> None:
-        """Read Git only when it may answer anew, and again and again while it cannot answer."""
-        if not self._source_changed and not self._reading.problem:
-            return
-        self._source_changed = False
+        """Read Git: cheap while nothing changed, and it says how old the answer is."""
         try:
             self._reading = await self._ports.source.read()
         except PortError as error:
@@ -219,8 +215,12 @@ class Reconciler:
             for record in (*service.revisions, service.wanted.revision)
             for package in record.packages
         }
+        wanted = frozenset(commits | {newest})
+        if wanted == self._kept:
+            return
         try:
-            await self._ports.source.keep(frozenset(commits | {newest}))
+            await self._ports.source.keep(wanted)
+            self._kept = wanted
         except PortError as error:
             log.warning("commits not kept", reason=error.reason)
 
@@ -230,6 +230,8 @@ class Reconciler:
         accepted: list[_Request] = []
         for request in requests:
             name = request.command.service
+            if request.answer.done():
+                continue  # Who asked has hung up.
             if name in orders:
                 self._requests.append(request)
                 self.wake()

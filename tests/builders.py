@@ -89,7 +89,7 @@ def revision(
     """Return a revision called `version`, whose code has the deployments of `sizes` (Echo first)."""
     sizes = {"Echo": 3} if sizes is None else sizes
     listed = {name: size for name, size in sizes.items() if size is not None}
-    code = {name: size if isinstance(size, int) else 1 for name, size in sizes.items()}
+    code = dict.fromkeys(sizes, 1)
     template = {
         "import_path": "app:build",
         "args": {"version": version, "deployments": code, "ingress": next(iter(sizes)), **(args or {})},

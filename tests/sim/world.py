@@ -144,7 +144,7 @@ class Simulation:
 
     def _stir(self) -> None:
         if self.daemon is not None:
-            self.daemon._source_changed = True
+            self.daemon.wake()
 
     async def order(self, verb: str, name: str = "chat", **options: Any) -> str:
         """Give a command; return "" when it was carried out, else why not."""
@@ -222,7 +222,7 @@ class Simulation:
         if memory is None:
             return True
         only = {cell.key.revision for cell in memory.cells} <= {memory.stable}
-        idle = memory.candidate is None and not memory.outgoing and only
+        idle = memory.candidate is None and not memory.outgoing and not memory.is_removed and only
         return idle and self.tick is not None and not self.tick.compiled.effects
 
     async def settle(self, *names: str, within: float = 1200) -> None:

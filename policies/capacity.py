@@ -64,18 +64,20 @@ def next_counts(view: ServiceView, deployment: str, goal: Mapping[str, int], wei
 
     `weights` are the basis points per revision about to be routed. A shrink never takes capacity that
     today's or the next weights need, nor serving replicas below N - maxUnavailable; a growth never
-    exceeds N + maxSurge, counting replicas that are still stopping.
+    exceeds N + maxSurge, counting replicas that are still stopping. What was commanded and Serve has not
+    heard of (it could not be reached, say) is decided anew: the world may have changed since.
     """
     budget = view.budget(deployment)
     target = goal_counts(view, deployment, goal)
     present = [revision for revision in view.revisions if _has(view, revision, deployment)]
-    now = {revision: _commanded(view, revision, deployment) for revision in present}
+    now = {revision: _followed(view, revision, deployment) for revision in present}
     room = view.room(deployment)
     wants = sum(max(0, target[revision] - count) for revision, count in now.items())
     for revision in present:
-        growth = max(0, min(target[revision] - now[revision], room))
+        unheard = _unheard(view, revision, deployment)
+        growth = max(0, min(target[revision] - now[revision], room + unheard))
         now[revision] += growth
-        room -= growth
+        room += unheard - growth
         wants -= growth
     unmet = wants + _pending_start(view, deployment) - max(0, room)
     spare = _spare(view, deployment, budget, weights)
@@ -96,8 +98,14 @@ def _has(view: ServiceView, revision: str, deployment: str) -> bool:
     return deployment in view.deployments_of(revision)
 
 
-def _commanded(view: ServiceView, revision: str, deployment: str) -> int:
-    return sum(cell.commanded(deployment) for cell in view.cells_of(revision))
+def _followed(view: ServiceView, revision: str, deployment: str) -> int:
+    return sum(cell.followed(deployment) for cell in view.cells_of(revision))
+
+
+def _unheard(view: ServiceView, revision: str, deployment: str) -> int:
+    """Return the growth that was commanded, and is counted, though Serve does not work towards it yet."""
+    cells = view.cells_of(revision)
+    return sum(max(0, cell.commanded(deployment) - cell.followed(deployment)) for cell in cells)
 
 
 def _pending_start(view: ServiceView, deployment: str) -> int:
@@ -133,7 +141,6 @@ def _spare(view: ServiceView, deployment: str, budget: Budget, weights: Mapping[
 
     Serve chooses the victims of a shrink, so every one of them is taken for a serving replica.
     """
-    serving = sum(
-        view.serving(revision, deployment) for revision in view.revisions if _is_routed(view, revision, weights)
-    )
+    routed = [revision for revision in view.revisions if _is_routed(view, revision, weights)]
+    serving = sum(min(view.serving(rev, deployment), _followed(view, rev, deployment)) for rev in routed)
     return max(0, serving - (budget.target - budget.unavailable))

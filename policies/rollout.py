@@ -129,7 +129,10 @@ def _no_room(view: ServiceView, deployment: str) -> Hold:
 
 
 def _resize(view: ServiceView, counts: Mapping[str, Counts], goal: Mapping[str, int]) -> tuple[Decision, ...]:
-    """Command each deployment of each cell that Serve shows and that is to have another count."""
+    """Command each deployment of each cell that Serve shows and that is to have another count.
+
+    Said again for as long as Serve shows another one: only what is decided now is done now.
+    """
     decisions: list[Decision] = []
     for revision in view.revisions:
         for cell in view.cells_of(revision):
@@ -149,6 +152,6 @@ def _command(view: ServiceView, cell: CellView, name: str, count: int, share: in
             return ()
         return (SetCapacity(service=view.name, cell=key, deployment=name, bounds=bounds),)
     is_movable = cell.memory.is_externally_scaled or name in cell.memory.counts
-    if not is_movable or count == cell.memory.counts.get(name, seen.target):
+    if not is_movable or count == cell.memory.counts.get(name, seen.target) == seen.target:
         return ()
     return (SetCapacity(service=view.name, cell=key, deployment=name, count=count),)

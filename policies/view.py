@@ -66,13 +66,18 @@ class CellView:
         floor = self.memory.bounds[deployment].min_replicas if deployment in self.memory.bounds else 0
         return max(floor, seen.target if seen else 0)
 
+    def followed(self, deployment: str) -> int:
+        """Return the count that Serve itself works towards: it may not have heard our last word yet."""
+        seen = self.deployment(deployment)
+        return seen.target if seen is not None else self.commanded(deployment)
+
     def projected(self, deployment: str) -> int:
         """Return the live replicas once all that was commanded has started and nothing has yet stopped."""
         seen = self.deployment(deployment)
         if seen is None:
             return self.commanded(deployment)
         stopping = seen.count(ReplicaState.STOPPING)
-        return stopping + max(self.commanded(deployment), seen.live - stopping)
+        return stopping + max(self.commanded(deployment), seen.target, seen.live - stopping)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,9 @@ def is_news(decision: Decision, before: ServiceMemory) -> bool:
             return before.wanted != wanted or before.stable is None
         case SetWeights(weights=weights):
             return _shares(weights) != _shares(before.weights)
+        case SetCapacity(cell=key, deployment=name, count=count) if count is not None:
+            # Said again until Serve was reached.
+            return any(cell.key == key and cell.counts.get(name) != count for cell in before.cells)
         case _:
             return True
 

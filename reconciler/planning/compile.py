@@ -1,7 +1,8 @@
 """From a Plan to Effects: the difference between what Memory says and what was observed.
 
-Effects are derived from state, not from the decisions of this tick: an effect that failed, or that a
-crash cut off after its intent was saved, is derived again at the next look.
+Effects are derived from state: an effect that failed, or that a crash cut off after its intent was saved, is
+derived again at the next look. Counts are the exception: a growth or a shrink is done only when this very look
+decided it, by what it saw.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from datetime import datetime, timedelta
 from reconciler.planning.compose import with_counts, without_counts
 from reconciler.planning.plan import Plan
 from reconciler.planning.routing import is_routed, route_table
+from specs.cells import CellKey
+from specs.decisions import SetCapacity
 from specs.desired import PackageRef
 from specs.effects import (
     Effect,
@@ -82,16 +85,36 @@ def _routes(plan: Plan, observed: Observed, routed: RouteTable | None) -> tuple[
     return (SetRoutes(table=table),)
 
 
-def _live(memory: Memory) -> Iterable[tuple[ServiceMemory, CellMemory]]:
-    for _, service in sorted(memory.services.items()):
+def _live(plan: Plan) -> Iterable[tuple[ServiceMemory, CellMemory]]:
+    for name, service in sorted(plan.memory.services.items()):
+        said = {
+            (decision.cell, decision.deployment)
+            for decision in plan.decisions.get(name, ())
+            if isinstance(decision, SetCapacity)
+        }
         for cell in service.cells:
-            yield service, cell
+            yield service, _as_said(cell, plan.world.observed.cell(cell.key.name), said)
+
+
+def _as_said(cell: CellMemory, seen: CellSeen | None, said: set[tuple[CellKey, str]]) -> CellMemory:
+    """Return a cell with the counts that this look decided, and elsewhere those that Serve has.
+
+    A count that was commanded at an earlier look and never reached Serve may be wrong by now.
+    """
+    if seen is None:
+        return cell
+    unsaid = {
+        found.name: found.target
+        for found in seen.deployments
+        if found.name in cell.counts and (cell.key, found.name) not in said
+    }
+    return replace(cell, counts={**cell.counts, **unsaid})
 
 
 def _scales(plan: Plan, observed: Observed) -> tuple[ScaleDeployment, ...]:
     """Scale what Serve shows with another target; who built or restores a cell writes its counts in the PUT."""
     scales = []
-    for service, cell in _live(plan.memory):
+    for service, cell in _live(plan):
         seen = observed.cell(cell.key.name)
         if seen is None or not _is_scalable(cell, seen) or not _heals(plan, service):
             continue
@@ -121,8 +144,8 @@ def _heals(plan: Plan, service: ServiceMemory) -> bool:
 
 def _put(plan: Plan, observed: Observed) -> tuple[PutServeConfig | None, str]:
     """Return the one PUT that creates, retires and adjusts what cannot be scaled, or why it has to wait."""
-    live = [(service, cell) for service, cell in _live(plan.memory) if not cell.is_retired]
-    retired = [(service, cell) for service, cell in _live(plan.memory) if cell.is_retired]
+    live = [(service, cell) for service, cell in _live(plan) if not cell.is_retired]
+    retired = [(service, cell) for service, cell in _live(plan) if cell.is_retired]
     removed = frozenset(cell.key.name for _, cell in retired)
     due = [cell for service, cell in live if _needs_put(plan, service, cell, observed.cell(cell.key.name))]
     leaving = [cell for _, cell in retired if _is_present(observed.cell(cell.key.name))]
@@ -177,7 +200,7 @@ def _needs_put(plan: Plan, service: ServiceMemory, cell: CellMemory, seen: CellS
 def _uploads(plan: Plan, observed: Observed, put: PutServeConfig | None) -> tuple[UploadPackage, ...]:
     """Packages are looked for before each growth: Ray drops those that nobody uses."""
     needed: dict[str, tuple[str, PackageRef]] = {}
-    for service, cell in _live(plan.memory):
+    for service, cell in _live(plan):
         seen = observed.cell(cell.key.name)
         grows = seen is not None and any(
             cell.counts.get(deployment.name, 0) > deployment.target for deployment in seen.deployments
@@ -194,7 +217,7 @@ def _with_restarted_builds(plan: Plan, observed: Observed) -> Memory:
     """A build that this PUT cuts starts anew, and so does its deadline."""
     cut = {cell.name for cell in observed.cells if cell.is_building}
     services = dict(plan.memory.services)
-    for service, cell in _live(plan.memory):
+    for service, cell in _live(plan):
         if cell.key.name in cut and not cell.is_retired:
             cells = tuple(
                 replace(other, building_since=plan.world.now) if other.key == cell.key else other

@@ -72,7 +72,7 @@ def is_held(details: ServeDetails, change: PutServeConfig) -> bool:
     """Return whether Serve holds exactly what `change` declares."""
     for wanted in change.applications:
         application = details.applications.get(wanted.name)
-        if application is None or application.is_leaving or application.deployed_app_config is None:
+        if application is None or application.deployed_app_config is None:
             return False
         if not same_application(wanted.config, canonical_json(application.deployed_app_config)):
             return False

@@ -133,6 +133,7 @@ REFUSED = {
 """Documents that Serve refuses, at once or on the live application."""
 
 STRICTER = {
+    "route with braces": application(route_prefix="/{user}"),
     "route without slash": application(route_prefix="chat"),
     "route with a slash at the end": application(route_prefix="/chat/"),
     "a gpu and a half": deployment(ray_actor_options={"num_gpus": 1.5}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import httpx
@@ -51,8 +52,26 @@ async def test_an_answer_that_is_not_json_is_worth_another_try() -> None:
             (await client.get("/x")).json()
 
 
-async def test_nothing_in_a_request_looks_like_a_browser_and_the_token_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:1")
+async def test_the_environments_proxies_are_for_the_internet_and_not_for_the_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    answered = asyncio.Event()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+        answered.set()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with RayRest(f"http://127.0.0.1:{port}") as client:
+            assert (await client.get("/x")).json() == {}
+    assert answered.is_set()
+
+
+async def test_nothing_in_a_request_looks_like_a_browser_and_the_token_is_sent() -> None:
     seen: list[httpx.Request] = []
     async with rest(httpx.Response(200, json={}), token="sesame", seen=seen) as client:
         await client.send("PUT", "/x", body={"a": 1})

@@ -85,6 +85,16 @@ async def test_an_application_that_leaves_already_is_not_taken_out_again(
     assert len(dashboard.puts) == 2
 
 
+async def test_an_application_of_others_that_leaves_is_not_brought_back(
+    dashboard: FakeDashboard, serve: RayServe
+) -> None:
+    dashboard.instance.put({"applications": [application("theirs", route_prefix="/theirs")]})
+    dashboard.advance(BUILD)
+    dashboard.instance.put({"applications": []})
+    await serve.put(declare(application()))
+    assert dashboard.puts[0]["applications"] == [application()]
+
+
 async def test_masked_secrets_are_never_written_back(dashboard: FakeDashboard, serve: RayServe) -> None:
     masked = {"env_vars": {"KEY": "<redacted>"}}
     dashboard.instance.put({"applications": [application("theirs", runtime_env=masked)]})

@@ -58,6 +58,8 @@ class Process:
     maxconn: int
     is_direct: bool
     tls_pem: str = ""
+    tls_digest: str = ""
+    """Of the certificate's content: a renewed one needs a new process."""
     hard_stop_seconds: int = 3600
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import resource
 import signal
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from reconciler.errors import Stalled
 from reconciler.gateway import listening
@@ -190,6 +192,7 @@ class Fleet:
             maxconn=max(100, min(MAX_CONNECTIONS, (limit - SPARE_DESCRIPTORS) // 2)),
             is_direct=settings.is_direct,
             tls_pem=str(settings.tls_pem.absolute()) if settings.tls_pem else "",
+            tls_digest=_digest(settings.tls_pem) if settings.tls_pem else "",
             hard_stop_seconds=math.ceil(patience.total_seconds()),
         )
 
@@ -240,3 +243,10 @@ class Fleet:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise Stalled(f"the gateway's certificate {path} cannot be read: {error.strerror}") from error

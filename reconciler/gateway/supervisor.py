@@ -100,8 +100,13 @@ class HAProxyGateway:
             raise failure
 
     async def stop(self, grace: timedelta = timedelta(seconds=5)) -> None:
-        """End HAProxy for good; requests in flight have `grace` to finish. For demos and tests."""
+        """End HAProxy for good; requests in flight have `grace` to finish. For demos and tests.
+
+        A gateway that never ran ends the HAProxy that a former one left on its folder.
+        """
         self._is_stopping = True
+        if self._fleet.current is None:
+            await self._fleet.find(self._former or await self._fleet.discover())
         await self._fleet.stop(grace)
         self._save()
 

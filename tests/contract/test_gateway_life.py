@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
@@ -215,6 +216,17 @@ async def test_a_changed_configuration_replaces_haproxy_without_a_gap(
         assert set(result.answers) == {200}
 
 
+@pytest.mark.parametrize("state_is_lost", [False, True])
+async def test_what_a_daemon_left_can_be_ended(tmp_path: Path, state_is_lost: bool) -> None:
+    given = settings(tmp_path)
+    async with front(given, stop=False) as gate:
+        pid = gate.pid
+    if state_is_lost:
+        (given.folder / "gateway.json").unlink()
+    await HAProxyGateway(given, SystemClock()).stop(timedelta(0))
+    assert start_time(pid) is None
+
+
 async def test_a_new_address_is_taken_and_the_old_one_left(tmp_path: Path) -> None:
     given = settings(tmp_path)
     async with replicas((CHAT, "one"), (NEXT, "two")) as doubles:
@@ -251,6 +263,11 @@ async def test_a_bad_certificate_is_told_to_a_person(tmp_path: Path) -> None:
     (tmp_path / "bad.pem").write_text("no certificate")
     with pytest.raises(Stalled, match=r"HAProxy ended at its start.*bad\.pem"):
         await HAProxyGateway(settings(tmp_path, tls_pem=tmp_path / "bad.pem"), SystemClock()).run()
+
+
+async def test_a_missing_certificate_is_told_to_a_person(tmp_path: Path) -> None:
+    with pytest.raises(Stalled, match=r"certificate .*gone\.pem cannot be read: No such file"):
+        await HAProxyGateway(settings(tmp_path, tls_pem=tmp_path / "gone.pem"), SystemClock()).run()
 
 
 async def test_more_cells_than_lanes_grow_the_pool_with_one_seamless_reload(tmp_path: Path) -> None:

@@ -42,9 +42,10 @@ def test_the_version_changes_with_what_needs_a_new_process() -> None:
         replace(PROCESS, threads=2),
         replace(PROCESS, is_direct=False),
         replace(PROCESS, tls_pem="/etc/tls.pem"),
+        replace(PROCESS, tls_pem="/etc/tls.pem", tls_digest="renewed"),
         replace(PROCESS, maxconn=5),
     ]
-    assert len({version(process) for process in [PROCESS, *others]}) == 6
+    assert len({version(process) for process in [PROCESS, *others]}) == 7
 
 
 def test_only_direct_ingress_is_asked_for_its_routes() -> None:

@@ -232,6 +232,12 @@ class Daemon:
 
         return wait_for(reached, within, f"{name}: {what}", shows=lambda: self.story(name))
 
+    def wait_commit(self, sha: str, within: float = 15) -> None:
+        """Wait until the status is that of a commit: before, it is at rest on the one before."""
+        wait_for(
+            lambda: str(self.get("/api/v1/status")["commit"]).endswith(sha), within, f"{sha} is read", shows=self.tail
+        )
+
     def wait_condition(self, name: str, kind: str, value: str, within: float) -> dict[str, Any]:
         """Wait until a condition of a service has this value; return the status."""
 

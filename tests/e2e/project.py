@@ -67,6 +67,8 @@ class Spec:
                     "deployments": [dict(deployment) for deployment in listed],
                 },
                 "rollout": rollout,
+                # Serve takes this long to let go of a replica that never started.
+                "maxRequestDuration": "40s",
                 **self.extra,
             },
         }

@@ -46,9 +46,10 @@ class Stage:
 
     def deploy(self, *specs: Spec, within: float = 90, **others: Any) -> None:
         """Push services and wait until all of them are settled; start the daemon when it does not run."""
-        self.project.push(*specs, **others)
+        sha = self.project.push(*specs, **others)
         if not self.daemon.is_running():
             self.daemon.start()
+        self.daemon.wait_commit(sha)
         for spec in specs:
             self.daemon.wait_settled(spec.name, spec.revision, within)
 

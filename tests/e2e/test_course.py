@@ -14,6 +14,7 @@ from tests.ray_cluster import echo_application
 
 pytestmark = pytest.mark.ray
 
+BROKEN = "apiVersion: heliostat.dev/v1alpha1\nkind: Service\nmetadata: {name: chat}\nspec: {applicatoin: {}}\n"
 HALF_WAY = [weight(50), pause()]
 
 
@@ -38,7 +39,8 @@ def test_a_newer_commit_takes_over_and_the_way_back_needs_no_canary(stage: Stage
         after = stage.replicas().ids
         name = f"chat.{a}.-.-.0"
         assert list(after) == [(name, "Echo")]
-        assert before[name, "Echo"] <= after[name, "Echo"], "replicas of the live revision were replaced"
+        # The one that half of the traffic had left may have stopped; the other one never did.
+        assert before[name, "Echo"] & after[name, "Echo"], "replicas of the live revision were replaced"
 
         # Promoted and still warm: the way back is a change of weights.
         warm = {"scaleDownDelay": "60s"}
@@ -110,10 +112,11 @@ def test_services_leave_only_when_pruning_is_allowed_and_nothing_of_others_is_to
     stage.deploy(chat, search)
     with sending(stage.load(rate=40)) as load:
         # A broken file holds its own service only.
-        stage.project.push(replace(search, revision="v2"), others={"chat.yaml": "kind: Service\nspec: [\n"})
+        stage.project.push(replace(search, revision="v2"), others={"chat.yaml": BROKEN})
         daemon.wait_settled("search", "v2")
         assert daemon.revision_at("/chat") == "v1"
-        assert any(error.startswith("chat.yaml:") for error in daemon.get("/api/v1/status")["errors"])
+        errors = daemon.get("/api/v1/status")["errors"]
+        assert any(error.startswith("chat.yaml:4:") for error in errors), errors
 
         stage.project.push(chat)
         daemon.wait("search", 30, "kept without leave to prune", reason="PruneDisabled")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,7 +19,7 @@ from reconciler.planning.plan import Plan, make_plan
 from reconciler.planning.remember import Surroundings
 from reconciler.planning.report import Circumstances, report
 from reconciler.planning.routing import route_table
-from reconciler.ports import Ports, Reading, ServeSeen
+from reconciler.ports import Clock, Ports, Reading, ServeSeen
 from specs.commands import Command
 from specs.decisions import Decision
 from specs.effects import PutServeConfig, SetRoutes
@@ -70,6 +70,8 @@ class Tick:
     compiled: Compiled
     results: Results
     status: ClusterStatus
+    timings: Mapping[str, timedelta]
+    """How long each phase took: observe, plan, apply, report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,25 +180,33 @@ class Reconciler:
 
     async def tick(self) -> Tick:
         """Take one turn: read, plan, act, report."""
+        watch = _Stopwatch(self._ports.clock)
         await self._read_source()
         world = await observe(self._ports, self._reading, self._memory)
+        watch.lap("observe")
         requests, self._requests = self._requests, []
         orders, accepted = self._orders(world, requests)
         plan = make_plan(world, self._surroundings, orders)
         compiled = compile_effects(plan, self._memory, self._routed)
-        deployed = frozenset(cell.name for cell in world.observed.cells)
-        results = await apply(self._ports, compiled.effects, deployed)
+        watch.lap("plan")
+        results = await apply(self._ports, compiled.effects, frozenset(cell.name for cell in world.observed.cells))
+        self._take(compiled, results)
+        await self._answer(accepted, results)
+        watch.lap("apply")
+        self.nodes = world.observed.nodes or self.nodes
+        self.status = report(plan, self._memory, self._circumstances(compiled, results), self.status)
+        watch.lap("report")
+        tick = Tick(world=world, plan=plan, compiled=compiled, results=results, status=self.status, timings=watch.laps)
+        self._ticked(tick)
+        return tick
+
+    def _take(self, compiled: Compiled, results: Results) -> None:
+        """Go on from what was saved, and from the table that the gateway took."""
         if results.is_saved:
             self._memory = compiled.memory
             self.table = route_table(self._memory)
         tables = [effect.table for effect in results.done if isinstance(effect, SetRoutes)]
         self._routed = tables[-1] if tables else self._routed
-        await self._answer(accepted, results)
-        self.nodes = world.observed.nodes or self.nodes
-        self.status = report(plan, self._memory, self._circumstances(compiled, results), self.status)
-        tick = Tick(world=world, plan=plan, compiled=compiled, results=results, status=self.status)
-        self._ticked(tick)
-        return tick
 
     async def _read_source(self) -> None:
         """Read Git: cheap while nothing changed, and it says how old the answer is."""
@@ -265,6 +275,20 @@ class Reconciler:
         return Circumstances(cluster=self._cluster, is_leader=True, read_at=self._reading.read_at, problems=problems)
 
 
+class _Stopwatch:
+    """Times the phases of a turn, one after the other."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since = clock.now()
+        self.laps: dict[str, timedelta] = {}
+
+    def lap(self, phase: str) -> None:
+        """End a phase."""
+        now = self._clock.now()
+        self.laps[phase], self._since = now - self._since, now
+
+
 def _waiting_for_serve(memory: Memory) -> tuple[str, ...]:
     """Return the services whose candidate is not in Serve's document yet."""
     return tuple(
@@ -277,6 +301,7 @@ def _waiting_for_serve(memory: Memory) -> tuple[str, ...]:
 def _interval(tick: Tick) -> timedelta:
     """Return how long to wait before the next turn."""
     if not tick.plan.is_quiet:
-        return MOVING if any(isinstance(done, PutServeConfig) for done in tick.results.done) else AT_ONCE
+        waits = bool(tick.results.problems) or any(isinstance(done, PutServeConfig) for done in tick.results.done)
+        return MOVING if waits or not tick.results.done else AT_ONCE
     moving = any(service.candidate or service.outgoing for service in tick.compiled.memory.services.values())
     return MOVING if moving or not tick.world.observed.complete else AT_REST

@@ -24,7 +24,7 @@ async def observe(ports: Ports, reading: Reading, memory: Memory) -> World:
     observed = Observed(
         at=ports.clock.now(),
         complete=not problems,
-        problem="; ".join(problems),
+        problem="; ".join(dict.fromkeys(problems)),
         cells=serve.cells if not isinstance(serve, str) else (),
         nodes=nodes if not isinstance(nodes, str) else (),
         gateway=gateway if not isinstance(gateway, str) else None,

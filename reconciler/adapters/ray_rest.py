@@ -114,8 +114,8 @@ class RayRest:
         if answer.status in (401, 403):
             raise Stalled(
                 f"Ray's dashboard at {self.base_url} refuses Heliostat ({answer.status}). The cluster runs with "
-                "RAY_AUTH_MODE=token: give its token with --ray-token or HELIOSTAT_RAY_TOKEN, and check that it is "
-                "the right one."
+                "RAY_AUTH_MODE=token: give its token with --ray-token-file or HELIOSTAT_RAY_TOKEN, and check that it "
+                "is the right one."
             )
         if answer.status == 501:
             raise Stalled(

@@ -45,7 +45,10 @@ class Circumstances:
 
 
 def report(plan: Plan, memory: Memory, about: Circumstances, last: ClusterStatus | None) -> ClusterStatus:
-    """Return the status after a tick. `last` keeps the transition times of conditions that did not change."""
+    """Return the status after a tick.
+
+    `last` keeps the transition times of conditions that did not change, and when all was last seen.
+    """
     world = replace(plan.world, memory=memory)
     before = {service.name: service for service in last.services} if last else {}
     services = tuple(
@@ -56,7 +59,7 @@ def report(plan: Plan, memory: Memory, about: Circumstances, last: ClusterStatus
     return ClusterStatus(
         cluster=about.cluster,
         commit=str(desired.commit) if desired else None,
-        observed_at=world.observed.at,
+        observed_at=world.observed.at if world.observed.complete else (last.observed_at if last else None),
         complete=world.observed.complete,
         leader=about.is_leader,
         problem="; ".join(dict.fromkeys(problem for problem in problems if problem)),

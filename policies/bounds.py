@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.capacity import share_of
+from policies.capacity import Counts, share_of
 from policies.view import CellView, ServiceView
 from specs.desired import AutoScale
 from specs.memory import Bounds
@@ -22,12 +22,14 @@ def first_bounds(view: ServiceView, deployment: str, count: int) -> Bounds:
     return Bounds(min_replicas=start, max_replicas=max(start, scale.max_replicas))
 
 
-def next_bounds(view: ServiceView, cell: CellView, deployment: str, count: int, share: int) -> Bounds | None:
-    """Return the bounds that bring a deployment to `count` while it may scale within its `share`.
+def next_bounds(view: ServiceView, cell: CellView, deployment: str, counts: Counts, share: int) -> Bounds | None:
+    """Return the bounds that bring a deployment to its count while it may scale within its `share`.
 
-    `share` is in basis points. A growth raises the lower bound; a shrink lowers the upper one until
-    Serve has followed, and opens it again afterwards. None: leave them.
+    `share` is in basis points. A growth raises the lower bound; a shrink lowers the upper one. While
+    somebody waits for room the upper one stays where it is: Serve would fill the room that was just made.
+    None: leave them.
     """
+    count = counts.now[cell.revision]
     scale, current, seen = view.scale(deployment), cell.memory.bounds.get(deployment), cell.deployment(deployment)
     if not isinstance(scale, AutoScale) or seen is None:
         return None
@@ -35,7 +37,7 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, count: int, 
     if is_stable and view.memory.candidate is None and not _is_regaining(view, cell, deployment, scale):
         return Bounds(min_replicas=scale.min_replicas, max_replicas=scale.max_replicas)
     lower = min(current.min_replicas if current else scale.min_replicas, max(1, count))
-    upper = max(count, share_of(share, scale.max_replicas), 1)
+    upper = max(count, 1) if counts.is_tight else max(count, share_of(share, scale.max_replicas), 1)
     if count < seen.target:
         return Bounds(min_replicas=min(lower, max(1, count)), max_replicas=max(1, count))
     if count > seen.target:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from policies.traffic import heir
 from policies.view import Budget, ServiceView
+from specs.desired import AutoScale
 from specs.observed import ReplicaState
 from specs.routes import FULL
 
@@ -29,12 +30,13 @@ def carriers_of(weight: int, replicas: int) -> int:
 class Counts:
     """One deployment's counts per revision: what is to be commanded now, and where that leads.
 
-    `room` is what the budget allows beyond that; negative when above it.
+    `room` is what the budget allows beyond that; negative when above it. `is_tight`: somebody waits for room.
     """
 
     now: Mapping[str, int]
     goal: Mapping[str, int]
     room: int
+    is_tight: bool
 
 
 def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> Mapping[str, int]:
@@ -65,7 +67,8 @@ def next_counts(view: ServiceView, deployment: str, goal: Mapping[str, int], wei
     `weights` are the basis points per revision about to be routed. A shrink never takes capacity that
     today's or the next weights need, nor serving replicas below N - maxUnavailable; a growth never
     exceeds N + maxSurge, counting replicas that are still stopping. What was commanded and Serve has not
-    heard of (it could not be reached, say) is decided anew: the world may have changed since.
+    heard of (it could not be reached, say) is decided anew: the world may have changed since. What an
+    outgoing revision or Serve's autoscaling has beyond its goal goes only when somebody needs the room.
     """
     budget = view.budget(deployment)
     target = goal_counts(view, deployment, goal)
@@ -79,19 +82,21 @@ def next_counts(view: ServiceView, deployment: str, goal: Mapping[str, int], wei
         now[revision] += growth
         room += unheard - growth
         wants -= growth
-    unmet = wants + _pending_start(view, deployment) - max(0, room)
+    unmet = max(0, wants + _pending_start(view, deployment) - max(0, room))
+    is_tight = unmet > 0
     spare = _spare(view, deployment, budget, weights)
     for revision in reversed(present):
         floor = max(target[revision], _carried(view, revision, weights, budget))
         excess = max(0, now[revision] - floor)
-        if _leaves_by_retirement(view, revision):
-            excess = min(excess, max(0, unmet))
+        if _leaves_by_retirement(view, revision) or isinstance(view.scale(deployment), AutoScale):
+            excess = min(excess, unmet)
         unstarted = max(0, now[revision] - _running(view, revision, deployment))
         if _is_routed(view, revision, weights):
             excess = min(excess, spare + unstarted)
             spare -= max(0, excess - unstarted)
         now[revision] -= excess
-    return Counts(now=now, goal=target, room=room)
+        unmet = max(0, unmet - excess)
+    return Counts(now=now, goal=target, room=room, is_tight=is_tight)
 
 
 def _has(view: ServiceView, revision: str, deployment: str) -> bool:

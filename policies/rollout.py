@@ -138,16 +138,16 @@ def _resize(view: ServiceView, counts: Mapping[str, Counts], goal: Mapping[str, 
         for cell in view.cells_of(revision):
             for name in sorted(cell.deployments & counts.keys()):
                 if revision in counts[name].now:
-                    decisions += _command(view, cell, name, counts[name].now[revision], goal[revision])
+                    decisions += _command(view, cell, name, counts[name], goal[revision])
     return tuple(decisions)
 
 
-def _command(view: ServiceView, cell: CellView, name: str, count: int, share: int) -> tuple[Decision, ...]:
-    seen, key = cell.deployment(name), cell.memory.key
+def _command(view: ServiceView, cell: CellView, name: str, counts: Counts, share: int) -> tuple[Decision, ...]:
+    seen, key, count = cell.deployment(name), cell.memory.key, counts.now[cell.revision]
     if seen is None:
         return ()
     if name in cell.memory.bounds:
-        bounds = next_bounds(view, cell, name, count, share)
+        bounds = next_bounds(view, cell, name, counts, share)
         if bounds is None or bounds == cell.memory.bounds[name]:
             return ()
         return (SetCapacity(service=view.name, cell=key, deployment=name, bounds=bounds),)

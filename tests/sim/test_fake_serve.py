@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -161,3 +162,48 @@ async def test_long_quiet_times_cost_nothing_and_change_nothing(driver: Driver) 
     before = await driver.until(lambda now: cell(now, A).status is CellStatus.RUNNING)
     await driver.pass_time(timedelta(days=30))
     assert await driver.serve.read() == before
+
+
+async def test_a_deployment_that_was_given_up_starts_nothing_more(driver: Driver) -> None:
+    await driver.put(echo_application(A, fail_start="no such file"))
+    await driver.until(lambda now: cell(now, A).status is CellStatus.DEPLOY_FAILED)
+    before = len(simulated(driver).samples)
+    await driver.pass_time(timedelta(minutes=2))
+    assert cell(await driver.serve.read(), A).deployments[0].live == 0
+    assert len(simulated(driver).samples) <= before + 1
+
+
+async def test_replicas_that_cannot_start_beside_running_ones_are_tried_for_ever_without_a_word(driver: Driver) -> None:
+    await driver.put(echo_application(A))
+    await driver.until(lambda now: cell(now, A).status is CellStatus.RUNNING)
+    echo = simulated(driver).instance.applications[A].deployments["Echo"]
+    echo.behaviour = replace(echo.behaviour, fail_start="no such file")
+    await driver.serve.scale(A, "Echo", 2)
+    await driver.pass_time(timedelta(minutes=2))
+    found = cell(await driver.serve.read(), A)
+    assert found.status is CellStatus.RUNNING
+    assert found.deployments[0].count(ReplicaState.RUNNING) == 1
+
+
+async def test_without_direct_ingress_only_proxies_take_requests(driver: Driver) -> None:
+    simulated(driver).instance.direct_ingress = False
+    await driver.put(echo_application(A))
+    seen = await driver.until(running(A, "Echo", 1))
+    assert cell(seen, A).endpoints == ()
+    assert [proxy.zone for proxy in seen.proxies] == ["a", "b", "c"]
+
+
+async def test_an_application_of_a_script_outlives_every_put(driver: Driver) -> None:
+    simulated(driver).instance.run_imperatively(echo_application("script"))
+    await driver.put(echo_application(A), cut=True)
+    await driver.put_by_somebody_else()
+    seen = await driver.until(lambda now: len(now.cells) == 1)
+    assert [(one.name, one.config) for one in seen.cells] == [("script", None)]
+
+
+async def test_old_code_drains_while_new_code_starts(driver: Driver) -> None:
+    await driver.put(echo_application(A, revision="one"))
+    await driver.until(running(A, "Echo", 1))
+    await driver.put(echo_application(A, revision="two"))
+    await driver.until(running(A, "Echo", 1))
+    assert simulated(driver).peak("chat", "Echo") == 2

@@ -33,6 +33,11 @@ class CellView:
         return self.memory.key.revision
 
     @property
+    def is_leaving(self) -> bool:
+        """Return whether Serve takes it away already."""
+        return self.seen is not None and self.seen.status is CellStatus.DELETING
+
+    @property
     def deployments(self) -> frozenset[str]:
         """Return the names of its deployments: commanded and seen ones, listed in the spec or not."""
         seen = {deployment.name for deployment in self.seen.deployments} if self.seen else set()
@@ -58,7 +63,7 @@ class CellView:
 
         A retired cell's counts until Serve was told: what is built meanwhile starts as it was asked to.
         """
-        if self.memory.is_retired and (self.seen is None or self.seen.status is CellStatus.DELETING):
+        if self.memory.is_retired and (self.seen is None or self.is_leaving):
             return 0
         if deployment in self.memory.counts:
             return self.memory.counts[deployment]
@@ -67,9 +72,12 @@ class CellView:
         return max(floor, seen.target if seen else 0)
 
     def followed(self, deployment: str) -> int:
-        """Return the count that Serve itself works towards: it may not have heard our last word yet."""
+        """Return the count that Serve itself works towards: it may not have heard our last word yet.
+
+        A cell that somebody else takes away is put back with the counts that it had.
+        """
         seen = self.deployment(deployment)
-        return seen.target if seen is not None else self.commanded(deployment)
+        return self.commanded(deployment) if seen is None or self.is_leaving else seen.target
 
     def projected(self, deployment: str) -> int:
         """Return the live replicas once all that was commanded has started and nothing has yet stopped."""

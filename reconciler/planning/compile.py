@@ -101,8 +101,8 @@ def _as_said(cell: CellMemory, seen: CellSeen | None, said: set[tuple[CellKey, s
 
     A count that was commanded at an earlier look and never reached Serve may be wrong by now.
     """
-    if seen is None:
-        return cell
+    if seen is None or not _is_present(seen):
+        return cell  # To be put back as it was.
     unsaid = {
         found.name: found.target
         for found in seen.deployments

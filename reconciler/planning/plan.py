@@ -14,6 +14,7 @@ from reconciler.planning.perceive import perceive
 from reconciler.planning.remember import Moment, Surroundings, new_service, remember
 from specs.decisions import Decision, ForgetService, Hold, RestoreCell, StartRollout
 from specs.memory import Event, HistoryEntry, Memory, ServiceMemory
+from specs.observed import CellSeen, CellStatus
 from specs.reasons import Reason
 from specs.world import World
 
@@ -75,7 +76,7 @@ def _decisions(world: World, name: str, removal: Decision | None, veto: Veto) ->
 
 
 def _restored(world: World, name: str) -> tuple[Decision, ...]:
-    """Tell of cells that were live and are gone from a complete observation."""
+    """Tell of cells that were live and are gone, or going, in a complete observation."""
     memory = world.memory.services[name]
     heals = world.desired is None or world.desired.settings.self_heal
     if not world.observed.complete or memory.is_removed:
@@ -83,12 +84,16 @@ def _restored(world: World, name: str) -> tuple[Decision, ...]:
     lost = [
         cell.key
         for cell in memory.cells
-        if cell.targets and not cell.is_retired and world.observed.cell(cell.key.name) is None
+        if cell.targets and not cell.is_retired and _is_lost(world.observed.cell(cell.key.name))
     ]
     if lost and not heals:
         text = f"{lost[0].name} is missing in Serve and selfHeal is off"
         return (Hold(service=name, reason=Reason.SELF_HEAL_DISABLED, message=text),)
     return tuple(RestoreCell(service=name, cell=key) for key in lost)
+
+
+def _is_lost(seen: CellSeen | None) -> bool:
+    return seen is None or seen.status is CellStatus.DELETING
 
 
 class _Draft:

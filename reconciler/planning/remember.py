@@ -197,7 +197,11 @@ def _set_capacity(memory: ServiceMemory, decision: SetCapacity, moment: Moment) 
 
 
 def _set_weights(memory: ServiceMemory, decision: SetWeights, moment: Moment) -> ServiceMemory:
-    return replace(memory, weights=dict(decision.weights))
+    """Who gets requests (again, when all others broke) has not begun to drain."""
+    cells = tuple(
+        replace(cell, drain_since=None) if decision.weights.get(cell.key.name, 0) > 0 else cell for cell in memory.cells
+    )
+    return replace(memory, weights=dict(decision.weights), cells=cells)
 
 
 def _enter_step(memory: ServiceMemory, decision: EnterStep, moment: Moment) -> ServiceMemory:

@@ -1,12 +1,12 @@
-"""`make bench [ARGS="throughput pace fleet"]`: measure on this machine and write docs/benchmarks."""
+"""`make bench [ARGS="throughput pace fleet gateway"]`: measure on this machine and write docs/benchmarks."""
 
 from __future__ import annotations
 
 import sys
 
-from tests.bench import fleet, pace, throughput
+from tests.bench import fleet, gateway_cost, pace, throughput
 
-BENCHMARKS = {"throughput": throughput.run, "pace": pace.run, "fleet": fleet.run}
+BENCHMARKS = {"throughput": throughput.run, "pace": pace.run, "fleet": fleet.run, "gateway": gateway_cost.run}
 
 
 def main() -> None:

@@ -51,30 +51,35 @@ def verdict(differences: Sequence[str], screen: Screen) -> str:
 def next_steps(places: Places, screen: Screen) -> tuple[str, ...]:
     """Return what a user can try now, as commands that work when pasted into another terminal."""
     heliostat = command_name()
-    server = "" if places.page == DEFAULT_SERVER else f"export HELIOSTAT_SERVER={places.page}"
+    server = "" if places.page == DEFAULT_SERVER else f" --server {places.page}"
     repository = shlex.quote(str(places.repository))
     commands = (
-        ("Watch, in a second terminal:", (*filter(None, (server,)), f"{heliostat} status {SERVICE} --watch")),
+        ("Watch, in a second terminal:", (f"{heliostat} status {SERVICE} --watch{server}",)),
         (
-            "Mend v3 by committing the file it misses, in a third one:",
+            "Mend v3 by committing the file that it misses, in a third one:",
             (
                 f"cd {repository}",
                 f"echo Hello > services/{SERVICE}/{MISSING_FILE}",
                 "git add . && git commit -m 'Commit the greeting, too'",
             ),
         ),
+        ("Push a change of yours:", (f'sed -i \'s/"v3"/"v4"/\' {APP}', "git commit -am 'Greet from v4'")),
         (
-            "Push a change of yours:",
-            (f'sed -i \'s/"v3"/"v4"/\' {APP}', "git commit -am 'Greet from v4'"),
+            "Break it, see it come back, and take the mistake out again:",
+            (
+                f"sed -i 's/self.greeting = /self.greeting = 1 \\/ 0 or /' {APP}",
+                "git commit -am 'Break it'",
+                f"{heliostat} history {SERVICE}{server}",
+                "git revert --no-edit HEAD",
+            ),
         ),
         (
             "Scale, which needs no rollout:",
-            (f"sed -i 's/num_replicas: 3/num_replicas: 4/' {SPEC}", "git commit -am Scale"),
+            (f"sed -i 's/num_replicas: 3/num_replicas: 4/' {SPEC}", "git commit -am 'One more replica'"),
         ),
-        ("Ask for it:", (f"curl {places.service}",)),
     )
     lines = ["", screen.colour("Your turn. Everything stays up and the load goes on until Ctrl-C.", BOLD)]
-    lines += [f"  Open {places.page} in a browser."]
+    lines += [f"  Open {places.page} in a browser; ask the service at {places.service}"]
     for text, typed in commands:
         lines += [f"  {text}", *(f"    {command}" for command in typed)]
     return (*lines, "")

@@ -14,6 +14,7 @@ from typing import TextIO
 BAR_CELLS = 30
 CLEAR_LINE = "\r\x1b[2K"
 WRAP_AT = 100
+SHORT_ID = 7
 
 BOLD, DIM, RED, GREEN, YELLOW, CYAN = "1", "2", "31", "32", "33", "36"
 VERSION_COLOURS = (CYAN, YELLOW, "35", GREEN, "34")
@@ -111,11 +112,11 @@ class Names:
     known: dict[str, str] = field(default_factory=dict)
 
     def of(self, revision: str) -> str:
-        """Return a revision's name; its own id where the story knows none."""
-        return self.known.get(revision, revision)
+        """Return a revision's name; the start of its id where the story knows none."""
+        return self.known.setdefault(revision, revision[:SHORT_ID])
 
     def shares(self, weights: Mapping[str, float]) -> tuple[Share, ...]:
-        """Return the weights, oldest version first."""
-        order = {revision: number for number, revision in enumerate(self.known)}
-        ordered = sorted(weights, key=lambda revision: (order.get(revision, len(order)), revision))
-        return tuple(Share(name=self.of(revision), percent=weights[revision]) for revision in ordered)
+        """Return the weights, in the order in which their revisions were first heard of."""
+        for revision in sorted(weights):
+            self.of(revision)
+        return tuple(Share(name=name, percent=weights[key]) for key, name in self.known.items() if key in weights)

@@ -128,7 +128,7 @@ class Demo:
         story.look_back()
         self.differences += story.differences
         self.screen.end_live()
-        table = render(story.stages, story.load.tally, story.witness.peak, total)
+        table = render(story.stages, story.load.tally, story.witness, total)
         print(f"\n{table}\n", flush=True)
         if broke is not None:
             raise broke

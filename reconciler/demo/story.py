@@ -193,7 +193,8 @@ class Story:
         if strange:
             self.differences.append(f"unexpected answers: {', '.join(map(repr, strange))}")
         if self.witness.peak > BUDGET:
-            self.differences.append(f"{self.witness.peak} replicas at once, the budget is {BUDGET}")
+            states = self.witness.peak_states
+            self.differences.append(f"{self.witness.peak} replicas at once ({states}), the budget is {BUDGET}")
 
 
 def is_settled(sight: Sight) -> bool:

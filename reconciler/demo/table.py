@@ -8,11 +8,12 @@ from datetime import timedelta
 from reconciler.demo.repository import SURGE, TARGET
 from reconciler.demo.story import BUDGET, Stage
 from reconciler.demo.traffic import Tally
+from reconciler.demo.witness import Witness
 
 COLUMNS = ("stage", "seconds", "requests", "failed", "answered by", "first action")
 
 
-def render(stages: Sequence[Stage], tally: Tally, peak: int, total: timedelta) -> str:
+def render(stages: Sequence[Stage], tally: Tally, witness: Witness, total: timedelta) -> str:
     """Return the table and the sums below it."""
     rows = [COLUMNS, *(_row(stage) for stage in stages)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
@@ -25,12 +26,21 @@ def render(stages: Sequence[Stage], tally: Tally, peak: int, total: timedelta) -
         ("requests failed", str(tally.failed)),
         ("answers per version", _answers(tally) or "none"),
         ("slowest answer", f"{tally.slowest * 1000:.0f} ms"),
-        ("peak replicas", f"{peak} of at most {BUDGET} ({TARGET} + surge {SURGE}), counted at Ray"),
+        (
+            "peak replicas",
+            f"{witness.peak} of at most {BUDGET} ({TARGET} + surge {SURGE}), counted at Ray{_retried(witness)}",
+        ),
         ("commit to first action", f"{slowest} at most, until Ray had the new application"),
         ("whole story", f"{total.total_seconds():.0f} s"),
     )
     wide = max(len(name) for name, _ in sums)
     return "\n".join([*lines, "", *(f"{name:{wide}}  {value}" for name, value in sums)])
+
+
+def _retried(witness: Witness) -> str:
+    if not witness.retried:
+        return ""
+    return f"; besides {witness.retried} that failed to start, while Serve replaced it"
 
 
 def _row(stage: Stage) -> tuple[str, ...]:

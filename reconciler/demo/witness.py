@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -74,10 +75,15 @@ class Witness:
     problem: str = ""
     peak: int = 0
     """The highest number of live replicas that Ray itself has shown, stopping ones included."""
+    peak_states: str = ""
+    """Which replicas those were."""
+    retried: int = 0
+    """The most replicas that Serve was clearing away at once because they had not even started."""
     deployed_at: dict[str, datetime] = field(default_factory=dict)
     last_event: int = 0
     on_sight: Callable[[Sight], None] = lambda sight: None
     on_event: Callable[[Mapping[str, Any]], None] = lambda event: None
+    _ran: set[str] = field(default_factory=set)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -129,15 +135,31 @@ class Witness:
             seen = (await client.get(f"{self.ray_url}/api/serve/applications/")).raise_for_status().json()
         except httpx.HTTPError:
             return
-        applications = {
-            name: found for name, found in seen["applications"].items() if name.startswith(f"{self.service}.")
-        }
-        for name, found in applications.items():
+        mine = {name: found for name, found in seen["applications"].items() if name.startswith(f"{self.service}.")}
+        for name, found in mine.items():
             revision = name.split(".")[1]
             self.deployed_at.setdefault(revision, datetime.fromtimestamp(found["last_deployed_time_s"], tz=UTC))
-        self.peak = max(self.peak, sum(_live(found) for found in applications.values()))
+        self._count([replica for found in mine.values() for replica in _replicas(found)])
+
+    def _count(self, replicas: Sequence[tuple[str, str]]) -> None:
+        """Take in all replicas (id, state).
+
+        One that is stopped without ever having run failed at its start, and Serve replaces it on its own, at
+        once and for as long as it likes: these are not Heliostat's moves, and are told apart.
+        """
+        live = [(replica, state) for replica, state in replicas if state in LIVE_STATES]
+        self._ran |= {replica for replica, state in live if state == "RUNNING"}
+        failed = [replica for replica, state in live if state == "STOPPING" and replica not in self._ran]
+        self.retried = max(self.retried, len(failed))
+        if len(live) - len(failed) > self.peak:
+            self.peak = len(live) - len(failed)
+            counts = Counter(state for replica, state in live if replica not in failed)
+            self.peak_states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
 
 
-def _live(application: Mapping[str, Any]) -> int:
-    replicas = (replica for found in application["deployments"].values() for replica in found["replicas"])
-    return sum(1 for replica in replicas if replica["state"] in LIVE_STATES)
+def _replicas(application: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (replica["replica_id"], replica["state"])
+        for found in application["deployments"].values()
+        for replica in found["replicas"]
+    ]

@@ -71,7 +71,7 @@ def test_a_message_without_a_traceback_stays_whole() -> None:
         ({"answers": {"Hello from v1": 9, "Hello from v2": 1}, "failures": {"status 503": 1}}, "1 of 11 requests"),
         ({"answers": {"Hello from v1": 9}}, "nobody was ever answered 'Hello from v2'"),
         ({"answers": {"Hello from v1": 1, "Hello from v2": 1, "Hello from v3": 1}}, "unexpected answers"),
-        ({"answers": {"Hello from v1": 1, "Hello from v2": 1}, "peak": 5}, "5 replicas at once, the budget is 4"),
+        ({"answers": {"Hello from v1": 1, "Hello from v2": 1}, "peak": 5}, "5 replicas at once (), the budget is 4"),
     ],
 )
 def test_looking_back_finds_what_differed(told: dict[str, object], differs: str | None) -> None:
@@ -93,7 +93,9 @@ def test_the_table_counts_each_stage_and_the_whole() -> None:
     )
     whole = Tally(answers=Counter({"Hello from v1": 8, "Hello from v2": 2}), failures=Counter({"ReadError": 1}))
 
-    lines = render(stages, whole, 4, timedelta(seconds=80)).splitlines()
+    lines = render(
+        stages, whole, Witness(page_url="", ray_url="", service="greeter", peak=4), timedelta(seconds=80)
+    ).splitlines()
 
     assert lines[0].split() == ["stage", "seconds", "requests", "failed", "answered", "by", "first", "action"]
     assert lines[2].split() == ["v1", "deployed", "9.7", "-", "-", "-", "after", "0.23", "s"]
@@ -132,3 +134,18 @@ async def test_a_story_that_stands_still_says_what_was_seen_last() -> None:
 
     with pytest.raises(StoryBroke, match=r"v1 goes live: not within 0.01 s\. Last seen: Ray does not answer"):
         await witness.until(lambda sight: True, within=timedelta(milliseconds=10), what="v1 goes live")
+
+
+def test_what_serve_replaces_because_it_failed_to_start_is_told_apart_from_the_budget() -> None:
+    witness = Witness(page_url="", ray_url="", service="greeter")
+
+    witness._count([("a", "RUNNING"), ("b", "RUNNING"), ("c", "STARTING"), ("gone", "STOPPED")])
+    witness._count([("a", "RUNNING"), ("b", "STOPPING"), ("c", "STOPPING"), ("d", "STARTING")])
+
+    assert witness.peak == 3
+    assert witness.peak_states == "2 RUNNING, 1 STARTING"
+    assert witness.retried == 1
+
+    witness._count([("a", "RUNNING"), ("b", "STOPPING"), ("d", "RUNNING"), ("e", "STARTING")])
+
+    assert (witness.peak, witness.peak_states) == (4, "2 RUNNING, 1 STARTING, 1 STOPPING")

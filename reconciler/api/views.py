@@ -178,7 +178,7 @@ def excerpt(message: str) -> Excerpt:
     lines = [line for line in message.splitlines() if line.strip()]
     if len(lines) <= 1 and len(message) <= 240:
         return Excerpt(line=message.strip(), rest="")
-    is_traceback = any(line.lstrip().startswith("Traceback ") for line in lines)
+    is_traceback = any("Traceback (most recent call last)" in line for line in lines)
     telling = (lines[-1] if is_traceback else lines[0]).strip()
     return Excerpt(line=telling if len(telling) <= 240 else telling[:239] + "…", rest=message.strip())
 

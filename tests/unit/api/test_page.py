@@ -132,6 +132,8 @@ async def test_long_tracebacks_are_folded_behind_their_last_line(client: httpx.A
     text = (await client.get("/")).text
     assert len(re.findall(r"<details id=\"quarantine-search\"><summary>", text)) == 1
     assert excerpt(TRACEBACK).line.startswith("ModuleNotFoundError")
+    # Serve wraps the traceback of a constructor into its own.
+    assert excerpt(f"The deployment failed. RuntimeError: {TRACEBACK}").line.startswith("ModuleNotFoundError")
     assert excerpt(TRACEBACK).rest == TRACEBACK
     assert excerpt("short") == excerpt("short\n")
     assert excerpt("x" * 1000).line == "x" * 239 + "…"

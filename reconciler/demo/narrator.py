@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from reconciler.api.views import excerpt
 from reconciler.demo.repository import SERVICE
 from reconciler.demo.screen import Names, Screen
 from reconciler.demo.traffic import Tally
@@ -15,8 +16,6 @@ LOUD_EVENTS = frozenset(
     {"SpecChanged", "RolloutStarted", "Promoted", "RolledBack", "Quarantined", "Superseded", "Scaled", "CellRetired"}
 )
 """What a user who pushes changes by hand wants to read; weights are told from what is seen."""
-
-EVENT_WIDTH = 160
 
 
 @dataclass(kw_only=True)
@@ -47,8 +46,7 @@ class Narrator:
     def heard(self, event: Mapping[str, Any]) -> None:
         """Tell of one of the daemon's events."""
         if self.is_open and event["service"] == SERVICE and event["kind"] in LOUD_EVENTS:
-            text = event["message"].partition("\n")[0]
-            self.screen.say(f"{event['kind']}: {text[:EVENT_WIDTH]}")
+            self.screen.say(f"{event['kind']}: {excerpt(event['message']).line}")
 
 
 def headline(sight: Sight) -> str:

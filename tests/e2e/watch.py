@@ -29,14 +29,20 @@ class Replicas:
     at: float
     live: Mapping[tuple[str, str], int]
     ids: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    targets: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
-    def of(self, service: str, deployment: str) -> int:
-        """Return a service's live replicas of a deployment, summed over its applications."""
-        return sum(
-            count
-            for (application, name), count in self.live.items()
-            if application.split(".")[0] == service and name == deployment
-        )
+    def of(self, service: str, deployment: str, failing: frozenset[str] = frozenset()) -> int:
+        """Return a service's live replicas of a deployment, summed over its applications.
+
+        Serve starts the next replica of a failing revision while the one before still stops: of those
+        only as many count as were asked for.
+        """
+        total = 0
+        for (application, name), count in self.live.items():
+            own, revision = (*application.split("."), "")[:2]
+            if own == service and name == deployment:
+                total += min(count, self.targets[application, name]) if revision in failing else count
+        return total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +58,13 @@ def read_replicas(details: Mapping[str, Any], at: float) -> Replicas:
     """Count replicas in the answer of Serve's API."""
     live: dict[tuple[str, str], int] = {}
     ids: dict[tuple[str, str], frozenset[str]] = {}
+    targets: dict[tuple[str, str], int] = {}
     for application, shown in details["applications"].items():
         for deployment, found in shown["deployments"].items():
             live[application, deployment] = len(found["replicas"])
+            targets[application, deployment] = found["target_num_replicas"]
             ids[application, deployment] = frozenset(replica["replica_id"] for replica in found["replicas"])
-    return Replicas(at=at, live=live, ids=ids)
+    return Replicas(at=at, live=live, ids=ids, targets=targets)
 
 
 class AdminSocket:
@@ -137,9 +145,9 @@ class Watch:
             with suppress(OSError, KeyError, ValueError):
                 self.traffic.append(self._admin.traffic(time.time()))
 
-    def peak(self, service: str, deployment: str = "Echo") -> int:
-        """Return the most live replicas that Ray ever showed."""
-        return max(look.of(service, deployment) for look in self.replicas)
+    def peak(self, service: str, deployment: str = "Echo", failing: frozenset[str] = frozenset()) -> int:
+        """Return the most live replicas that Ray ever showed; `failing` as in `Replicas.of`."""
+        return max(look.of(service, deployment, failing) for look in self.replicas)
 
     def jumps(self, needed: int) -> list[str]:
         """Return each raise of a weight above the share that servers which were up could carry.

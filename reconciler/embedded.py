@@ -33,8 +33,12 @@ from reconciler.errors import Stalled
 
 ZONE_LABEL = "ray.io/availability-zone"
 
-HEAD_IP = "127.0.0.10"
-"""Not 127.0.0.1: Ray replaces that by the host's own address, and the dashboard then cannot reach the GCS."""
+FIRST_HOST = 10
+"""The head's last number. Not 127.0.0.1: Ray replaces that by the host's own address, and the dashboard then
+cannot reach the GCS."""
+
+NETWORKS = range(100)
+"""Clusters side by side on one machine have addresses of their own, 127.0.0.x, 127.0.1.x and so on."""
 
 START_WITHIN = timedelta(seconds=120)
 """A cold page cache on a small machine needs most of a minute; beyond this something is wrong."""
@@ -65,10 +69,40 @@ class EmbeddedNode:
     id: str
 
 
+class _Network:
+    """The loopback addresses of one cluster, claimed by a name that the kernel frees when its holder dies."""
+
+    def __init__(self, number: int, claim: socket.socket) -> None:
+        self._number = number
+        self._claim = claim
+
+    @classmethod
+    def claim(cls) -> Self:
+        """Take the first network that no other cluster has. Raises Stalled when there is none."""
+        for number in NETWORKS:
+            claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                claim.bind(f"\0heliostat-embedded-{number}")
+            except OSError:
+                claim.close()
+                continue
+            return cls(number, claim)
+        raise Stalled(f"{len(NETWORKS)} embedded Ray clusters run on this machine: end one of them first")
+
+    def address(self, host: int) -> str:
+        """Return the address of a host of this network."""
+        return f"127.0.{self._number}.{host}"
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._claim.close()
+
+
 @dataclass(kw_only=True)
 class EmbeddedCluster:
     """A head without CPUs at 127.0.0.10 and one worker node per zone at 127.0.0.11 and on.
 
+    A second cluster on the same machine takes 127.0.1.10 and on, and so forth.
     `dashboard_port` 0 takes a free one. `drain` is how long a stopping replica keeps serving. Use it as an
     asynchronous or as an ordinary context manager. Raises Stalled when the cluster cannot be started, with
     the reason.
@@ -85,6 +119,7 @@ class EmbeddedCluster:
     dashboard_url: str = field(default="", init=False)
     gcs_address: str = field(default="", init=False)
     started_in: timedelta = field(default=timedelta(0), init=False)
+    _network: _Network | None = field(default=None, init=False)
     _temp_dir: str = field(default="", init=False)
     _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _received: bytes = field(default=b"", init=False)
@@ -98,10 +133,12 @@ class EmbeddedCluster:
         # Short and in /tmp: Ray's socket paths below it must stay under 108 bytes.
         self._temp_dir = tempfile.mkdtemp(prefix="hs-", dir="/tmp")
         try:
+            self._network = _Network.claim()
             self._spawn()
-            head = self._ask({"do": "start", "ip": HEAD_IP, "dashboard_port": port}, START_WITHIN)
+            ip = self._network.address(FIRST_HOST)
+            head = self._ask({"do": "start", "ip": ip, "dashboard_port": port}, START_WITHIN)
             self.dashboard_url, self.gcs_address = f"http://127.0.0.1:{port}", head["gcs"]
-            self.nodes[HEAD_IP] = EmbeddedNode(ip=HEAD_IP, zone="", id=head["node"])
+            self.nodes[ip] = EmbeddedNode(ip=ip, zone="", id=head["node"])
             for zone in self.zones:
                 self.add_node(zone)
         except BaseException:
@@ -138,6 +175,8 @@ class EmbeddedCluster:
             end_members(child.pid, os.path.basename(self._temp_dir))
         if self._temp_dir:
             shutil.rmtree(self._temp_dir, ignore_errors=True)
+        if self._network is not None:
+            self._network.release()
         self.nodes.clear()
 
     def __enter__(self) -> Self:
@@ -205,9 +244,10 @@ class EmbeddedCluster:
         return Path(self._temp_dir) / "embedded.log"
 
     def _next_ip(self) -> str:
-        taken = {int(ip.rsplit(".", 1)[1]) for ip in self.nodes}
-        free = next(number for number in range(11, 255) if number not in taken)
-        return f"127.0.0.{free}"
+        if self._network is None:
+            raise Stalled("The embedded Ray cluster is not running.")
+        hosts = map(self._network.address, range(FIRST_HOST + 1, 255))
+        return next(ip for ip in hosts if ip not in self.nodes)
 
     def _ask(self, request: Mapping[str, Any], within: timedelta) -> dict[str, Any]:
         if self._child is None or self._child.stdin is None:

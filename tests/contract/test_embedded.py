@@ -70,18 +70,15 @@ async def test_nodes_carry_their_zones_come_and_go_and_answer_only_who_shows_the
                 await RayNodes(stranger).read()
         nodes = RayNodes(rest)
         found = {node.ip: node for node in await nodes.read()}
-        assert {ip: node.zone for ip, node in found.items()} == {
-            "127.0.0.10": None,
-            "127.0.0.11": "a",
-            "127.0.0.12": "b",
-        }
+        head, first, second = cluster.nodes
+        assert {ip: node.zone for ip, node in found.items()} == {head: None, first: "a", second: "b"}
         assert {node.id for node in found.values()} == {node.id for node in cluster.nodes.values()}
-        assert found["127.0.0.10"].is_head
-        assert found["127.0.0.10"].resources.get("CPU", 0.0) == 0.0
+        assert found[head].is_head
+        assert found[head].resources.get("CPU", 0.0) == 0.0
 
-        await asyncio.to_thread(cluster.kill_node, "127.0.0.11")
+        await asyncio.to_thread(cluster.kill_node, first)
         deadline = time.monotonic() + 30
-        while {node.ip: node for node in await nodes.read()}["127.0.0.11"].is_alive:
+        while {node.ip: node for node in await nodes.read()}[first].is_alive:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.2)
 

@@ -43,9 +43,12 @@ class Watch:
         """Applications that the daemon created."""
         self.barred: set[tuple[str, str]] = set()
         """(service, revision) that were rolled back and neither released nor replaced by a commit since."""
+        self.ever_barred: set[tuple[str, str]] = set()
+        self.most_moving = 0
         self._wanted: dict[str, str] = {}
         self._routed_once: set[str] = set()
         self._silent: Counter[str] = Counter()
+        self._outdated: Counter[str] = Counter()
         self._weightless_since: dict[str, datetime] = {}
         self._excused_until: datetime | None = None
 
@@ -84,6 +87,7 @@ class Watch:
             self.log.append(f"    {event.service}: {event.kind} {event.message[:90]}")
             if event.kind == "RolledBack":
                 self.barred.add((event.service, event.revision))
+                self.ever_barred.add((event.service, event.revision))
             elif event.kind == "Released":
                 self.barred.discard((event.service, event.revision))
 
@@ -147,6 +151,11 @@ class Watch:
         if key.name in self.created:
             return  # It is put back: somebody took it away, its place is its own.
         self._check_barred(key, "is created")
+        memory = self._sim.known(key.service)
+        saved = memory is not None and any(cell.key == key for cell in memory.cells)
+        _must(saved, f"I8: {key.name} is created before the intent is saved: a crash now would lose it")
+        doubled = memory is not None and any(c.key != key and not c.failure for c in memory.cells_of(key.revision))
+        _must(not doubled, f"I5: {key.name} is created though {key.revision} runs already")
         for deployment in entry.get("deployments", ()):
             count = first_count(deployment)
             if count is not None:
@@ -249,11 +258,15 @@ class Watch:
         self.requests.step()
 
     def after_tick(self) -> None:
+        tick = self._sim.tick
+        moving = sum(1 for memory in tick.compiled.memory.services.values() if memory.candidate) if tick else 0
+        self.most_moving = max(self.most_moving, moving)
         if self.is_blind:
             return
         for row in self._sim.gateway.table.services:
             self._check_broken(row)
         self._check_pruned()
+        self._check_newest()
         self.requests.check()
 
     def _check_broken(self, row: ServiceRoute) -> None:
@@ -265,6 +278,19 @@ class Watch:
         self._silent[row.service] = self._silent[row.service] + 1 if bad and others else 0
         text = f"I1: {bad} of {row.service} do not answer and keep their weight though {others} do"
         _must(self._silent[row.service] <= PATIENCE, text)
+
+    def _check_newest(self) -> None:
+        """I5: no rollout goes on that a newer commit does not want."""
+        desired = self._sim.tick.world.desired if self._sim.tick else None
+        for service in desired.services if desired else ():
+            memory = self._sim.known(service.name)
+            if memory is None or service.suspend or memory.pin is not None:
+                continue
+            old = memory.candidate not in (None, service.revision.id)
+            waits = any(cell.failure for cell in memory.cells_of(service.revision.id))
+            self._outdated[service.name] = self._outdated[service.name] + 1 if old and not waits else 0
+            text = f"I5: {service.name} goes on to {memory.candidate}, its commit wants {service.revision.id}"
+            _must(self._outdated[service.name] <= PATIENCE, text)
 
     def _check_pruned(self) -> None:
         """I7: what left Git stays, unless pruning is on and the commit is whole."""

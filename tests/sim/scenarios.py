@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from specs.desired import DesiredService, Pause
+from specs.desired import ClusterSettings, DesiredService, Pause
 from tests.builders import Sizes, seconds, service, steps
 from tests.sim.serve_model import Timing
 from tests.sim.world import Simulation
@@ -22,6 +22,7 @@ CODE: Mapping[str, Mapping[str, Any]] = {
     "unbuildable": {"fail_build": "ModuleNotFoundError: No module named 'nope'"},
     "unstartable": {"fail_start": "RuntimeError: no weights"},
     "sick": {"sick_seconds": 15},
+    "lame": {"sick_seconds": 15, "start_seconds": 10},
     "homeless": {"never_schedules": True},
 }
 """What a revision's code does, as args of the simulated application."""
@@ -179,8 +180,10 @@ def stories(*whats: str, services: int = 2, acts: int = 8) -> st.SearchStrategy[
 class Teller:
     """Lets a story happen to a simulation. `check` is called after every act."""
 
-    def __init__(self, story: Story) -> None:
+    def __init__(self, story: Story, *, moving: int = 5) -> None:
+        """`moving` is how many services may move at once."""
         self.story = story
+        self.settings = ClusterSettings(max_services_moving=moving)
         self.sim = Simulation(seed=story.seed, timing=Timing(drain=timedelta(seconds=25)))
         self.versions: dict[str, int | str] = dict.fromkeys(story.specs, 0)
         self.plus: dict[str, int] = dict.fromkeys(story.specs, 0)
@@ -220,7 +223,8 @@ class Teller:
             *(
                 self.shape(name).spec(name, version, plus=self.plus[name], suspend=name in self.suspended)
                 for name, version in self.versions.items()
-            )
+            ),
+            settings=self.settings,
         )
 
     async def _heal(self) -> None:

@@ -105,8 +105,8 @@ def _retry(view: ServiceView, command: Command) -> tuple[Decision, ...] | Refusa
 
 def _rollback(view: ServiceView, command: Command) -> tuple[Decision, ...] | Refusal:
     memory, current = view.memory, view.memory.stable
-    good = [record.id for record in memory.revisions if record.id not in (current, memory.candidate)]
-    good = [revision for revision in good if memory.quarantined(revision) is None]
+    kept = {record.id for record in memory.revisions} - {current, memory.candidate}
+    good = [revision for revision in memory.good if revision in kept]
     target = command.to or (good[-1] if good else None)
     if target is None:
         return Refusal(message="no earlier good revision is remembered")

@@ -144,6 +144,8 @@ class ServiceMemory:
     quarantine: tuple[Quarantined, ...] = ()
     revisions: tuple[Revision, ...] = ()
     """Revisions that are live, warm or good before: enough to create each again without Git."""
+    good: tuple[str, ...] = ()
+    """Revisions that once took all requests and were not taken back since, the latest last: where a way back leads."""
     cells: tuple[CellMemory, ...] = ()
     generations: Mapping[str, int] = field(default_factory=dict)
     """The next generation per revision: a cell's name is never used for two different things."""

@@ -148,10 +148,11 @@ def _revived(cell: CellMemory) -> CellMemory:
 
 
 def _with_record(memory: ServiceMemory, revision: Revision) -> tuple[Revision, ...]:
-    """Keep what is live, wanted or recently good; the oldest of the rest go."""
+    """Keep what is live, wanted or recently good; of the rest those go first that never were good."""
     others = [record for record in memory.revisions if record.id != revision.id]
     in_use = {cell.key.revision for cell in memory.cells} | {memory.stable, memory.candidate}
     spare = [record for record in others if record.id not in in_use]
+    spare.sort(key=lambda record: record.id in memory.good)
     dropped = {record.id for record in spare[: max(0, len(spare) - REVISIONS_KEPT)]}
     return (*(record for record in others if record.id not in dropped), revision)
 
@@ -224,8 +225,16 @@ def _promote(memory: ServiceMemory, decision: Promote, moment: Moment) -> Servic
     learned = dict(memory.learned)
     for cell in memory.cells_of(decision.revision):
         learned |= cell.code
+    kept = {record.id for record in memory.revisions} - {decision.revision}
     return replace(
-        memory, stable=decision.revision, candidate=None, rollout=None, pause=None, outgoing=outgoing, learned=learned
+        memory,
+        stable=decision.revision,
+        candidate=None,
+        rollout=None,
+        pause=None,
+        outgoing=outgoing,
+        learned=learned,
+        good=(*(good for good in memory.good if good in kept), decision.revision),
     )
 
 
@@ -246,7 +255,8 @@ def _quarantined(
 ) -> ServiceMemory:
     entry = Quarantined(revision=revision, reason=decision.reason, message=decision.message, at=moment.now)
     others = tuple(other for other in memory.quarantine if other.revision != revision)
-    return replace(memory, quarantine=(*others, entry))
+    good = tuple(other for other in memory.good if other != revision)
+    return replace(memory, quarantine=(*others, entry), good=good)
 
 
 def _release(memory: ServiceMemory, decision: Release, moment: Moment) -> ServiceMemory:

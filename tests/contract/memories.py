@@ -103,6 +103,7 @@ def rich_service(name: str = "chat") -> ServiceMemory:
         outgoing=(Outgoing(revision="000000000000", since=AT, cause=OutgoingCause.SUPERSEDED),),
         quarantine=(Quarantined(revision="91aa0c3d55fe", reason=Reason.CRASH_LOOP, message="died 5 times", at=AT),),
         revisions=(revision(), revision("3f9a1c2eb771")),
+        good=("3f9a1c2eb771",),
         cells=(cell,),
         generations={"b7710de40a12": 3},
         learned={"Unlisted": 2},

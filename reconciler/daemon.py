@@ -19,6 +19,7 @@ from reconciler.adapters.nodes import RayNodes
 from reconciler.adapters.packages import RayPackages
 from reconciler.adapters.ray_rest import RayRest
 from reconciler.adapters.serve import RayServe, ServeStart
+from reconciler.adapters.serve_approval import ApprovedServe
 from reconciler.adapters.store import SqliteStore
 from reconciler.api.app import make_app
 from reconciler.api.guard import Access
@@ -44,7 +45,7 @@ class _Fittings:
     settings: Settings
     clock: SystemClock
     rest: RayRest
-    serve: RayServe
+    serve: ApprovedServe
     store: SqliteStore
     source: GitSource
     metrics: Metrics
@@ -98,7 +99,7 @@ async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
             path=settings.path,
             interval=settings.git_interval,
         )
-        serve = RayServe(rest, nodes=RayNodes(rest), start=ServeStart(host=settings.serve_host))
+        serve = ApprovedServe(RayServe(rest, nodes=RayNodes(rest), start=ServeStart(host=settings.serve_host)))
         try:
             yield _Fittings(
                 settings=settings,

@@ -37,7 +37,7 @@ async def test_a_cluster_that_somebody_else_owns_is_read_but_never_written() -> 
     cluster = Cluster(OWNED, SLOW)
     serve = ApprovedServe(cluster)
     assert (await serve.read()).running
-    with pytest.raises(Stalled, match="A RayService owns it. Use a RayCluster."):
+    with pytest.raises(Stalled, match=r"A RayService owns it\. Use a RayCluster\."):
         await serve.put(NOTHING)
     with pytest.raises(Stalled, match="RayService"):
         await serve.scale("chat", "Chat", 2)

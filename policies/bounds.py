@@ -30,8 +30,9 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, counts: Coun
     None: leave them.
     """
     count = counts.now[cell.revision]
-    scale, current, seen = view.scale(deployment), cell.memory.bounds.get(deployment), cell.deployment(deployment)
-    if not isinstance(scale, AutoScale) or seen is None:
+    scale, current = view.bounds_of(cell.revision, deployment), cell.memory.bounds.get(deployment)
+    seen = cell.deployment(deployment)
+    if scale is None or seen is None:
         return None
     is_stable = cell.revision == view.memory.stable
     if is_stable and view.memory.candidate is None and not _is_regaining(view, cell, deployment, scale):

@@ -140,7 +140,7 @@ def _stable(view: ServiceView) -> Hold | None:
         if sick:
             text = " ".join(f"{seen.name}: {seen.message}" for seen in sick)
             return _hold(view, Reason.HEALTH_CHECK_FAILED, text)
-    short = [name for name in view.deployments if view.ready(stable, name) < view.budget(name).target]
+    short = [name for name in view.needed if view.ready(stable, name) < view.budget(name).target]
     if short or view.weights.get(stable, 0) < goal_weights(view).get(stable, FULL):
         counts = (f"{name} {view.ready(stable, name)} of {view.budget(name).target} ready" for name in short)
         return _hold(view, Reason.NOT_READY, ", ".join(counts) or "its traffic is not routed yet")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 
 from specs.desired import AutoScale, DesiredService, FixedScale, Revision, Scale
@@ -151,20 +151,42 @@ class ServiceView:
 
     @cached_property
     def deployments(self) -> tuple[str, ...]:
-        """Return the names of all deployments of all cells and of the wanted revision, sorted."""
-        names = {deployment.name for deployment in self.wanted.deployments if deployment.scale is not None}
+        """Return the names of all deployments of all cells, of the wanted revision and of the candidate, sorted."""
+        records = (self.wanted, self.memory.revision(self.memory.candidate or ""))
+        names = {
+            listed.name for record in records if record for listed in record.deployments if listed.scale is not None
+        }
         return tuple(sorted(names.union(*(cell.deployments for cell in self.cells))))
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Return the names of the deployments that the stable revision needs; all of them during a rollout.
+
+        What a revision that was taken back would have added, or one that is leaving had, nobody misses.
+        """
+        stable = self.deployments_of(self.memory.stable)
+        return tuple(sorted(stable)) if stable and self.memory.candidate is None else self.deployments
+
     def scale(self, deployment: str) -> Scale | None:
-        """Return how a deployment is scaled: as the spec says, else as the newest record that lists it."""
-        stable = self.memory.revision(self.memory.stable) if self.memory.stable else None
-        others = (stable, *reversed(self.memory.revisions)) if stable else tuple(reversed(self.memory.revisions))
-        records: tuple[Revision, ...] = (self.spec.revision, self.wanted, *others)
-        for record in records:
-            for listed in record.deployments:
-                if listed.name == deployment and listed.scale is not None:
-                    return listed.scale
-        return None
+        """Return how a deployment is scaled: as the spec says, else as the newest record that lists it.
+
+        Whether it is autoscaled belongs to a revision: where the spec wants that changed, it holds from the
+        candidate on, and not for one that runs instead.
+        """
+        running = self.memory.revision(self.memory.candidate or self.memory.stable or "") or self.wanted
+        own, written = running.scale(deployment), self.spec.revision.scale(deployment)
+        if own is not None and type(own) is not type(written):
+            return own
+        stable = self.memory.revision(self.memory.stable or "")
+        records = (self.spec.revision, self.wanted, *((stable,) if stable else ()), *reversed(self.memory.revisions))
+        scales = (record.scale(deployment) for record in records)
+        return next((scale for scale in scales if scale is not None), None)
+
+    def bounds_of(self, revision: str, deployment: str) -> AutoScale | None:
+        """Return the bounds of an autoscaled deployment of a revision: the spec's if it is still autoscaled there."""
+        record = self.memory.revision(revision)
+        scales = (self.spec.revision.scale(deployment), record.scale(deployment) if record else None)
+        return next((scale for scale in scales if isinstance(scale, AutoScale)), None)
 
     def budget(self, deployment: str) -> Budget:
         """Return target, surge and unavailable of a deployment, counts summed over revisions."""
@@ -262,8 +284,3 @@ def view_of(world: World, name: str) -> ServiceView:
         for cell in memory.cells
     )
     return ServiceView(world=world, memory=memory, spec=memory.wanted, cells=cells)
-
-
-def since_or_never(moment: datetime | None, now: datetime) -> timedelta:
-    """Return how long ago `moment` was; zero when it has not happened."""
-    return now - moment if moment is not None else timedelta(0)

@@ -124,6 +124,10 @@ class Revision:
     max_request_duration: timedelta
     deployments: tuple[DesiredDeployment, ...]
 
+    def scale(self, deployment: str) -> Scale | None:
+        """Return how a deployment is scaled, None when that is not written."""
+        return next((listed.scale for listed in self.deployments if listed.name == deployment), None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DesiredService:

@@ -27,7 +27,6 @@ deployments) are one template, so they are one document to Serve.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -195,9 +194,3 @@ def _split_where(rest: str) -> tuple[str, str]:
         return rest.removesuffix(".working_dir"), "working_dir"
     name, index = rest.rsplit(".py_modules.", 1)
     return name, f"py_modules.{index}"
-
-
-def template_of(revision: Revision) -> dict[str, Any]:
-    """Return a revision's template as a mapping of its own, free to change."""
-    template: dict[str, Any] = json.loads(revision.template)
-    return template

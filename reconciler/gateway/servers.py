@@ -62,14 +62,6 @@ class Verdict:
     detail: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LaneWork:
-    """What to do to the servers of one lane now: commands, and what is waited for."""
-
-    commands: tuple[str, ...]
-    is_pending: bool
-
-
 def to_probe(known: Iterable[Known], present: Mapping[str, ServerStat]) -> tuple[Endpoint, ...]:
     """Return endpoints to probe: those without a server, and those that vanished from the list."""
     return tuple(

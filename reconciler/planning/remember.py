@@ -135,7 +135,7 @@ def _start_rollout(memory: ServiceMemory, decision: StartRollout, moment: Moment
         outgoing=outgoing,
         cells=cells,
         revisions=_with_record(memory, revision),
-        base=_autoscaling_base(memory, moment),
+        base=_autoscaling_base(memory, revision, moment),
         peak=0,
     )
 
@@ -157,13 +157,14 @@ def _with_record(memory: ServiceMemory, revision: Revision) -> tuple[Revision, .
     return (*(record for record in others if record.id not in dropped), revision)
 
 
-def _autoscaling_base(memory: ServiceMemory, moment: Moment) -> dict[str, int]:
+def _autoscaling_base(memory: ServiceMemory, revision: Revision, moment: Moment) -> dict[str, int]:
     view = moment.view
     if view is None or not memory.cells:
         return {}
     if memory.base:
         return dict(memory.base)
-    autoscaled = [name for name in view.deployments if isinstance(view.scale(name), AutoScale)]
+    scales = {name: (view.scale(name), revision.scale(name)) for name in view.deployments}
+    autoscaled = [name for name, both in scales.items() if any(isinstance(scale, AutoScale) for scale in both)]
     return {name: view.budget(name).target for name in autoscaled}
 
 

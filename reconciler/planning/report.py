@@ -115,7 +115,7 @@ def _sync(view: ServiceView) -> Sync:
         return Sync.UNKNOWN
     is_wanted = memory.stable == view.wanted.id and memory.stable == view.spec.revision.id
     is_settled = memory.candidate is None and not memory.is_removed and view.weights.get(memory.stable or "") == FULL
-    full = all(view.ready(memory.stable, name) >= view.budget(name).target for name in view.deployments)
+    full = all(view.ready(memory.stable, name) >= view.budget(name).target for name in view.needed)
     return Sync.SYNCED if is_wanted and is_settled and full else Sync.OUT_OF_SYNC
 
 
@@ -132,7 +132,7 @@ def _health(view: ServiceView, hold: Hold) -> Health:
         return Health.MISSING
     if not view.is_serving(memory.stable):
         return Health.DEGRADED
-    short = any(view.ready(memory.stable, name) < view.budget(name).needed for name in view.deployments)
+    short = any(view.ready(memory.stable, name) < view.budget(name).needed for name in view.needed)
     if short or hold.reason is Reason.HEALTH_CHECK_FAILED:
         return Health.DEGRADED
     is_moving = _sync(view) is Sync.OUT_OF_SYNC and memory.quarantined(view.spec.revision.id) is None
@@ -185,7 +185,7 @@ def _step(view: ServiceView, hold: Hold) -> StepStatus | None:
 
 def _replicas(view: ServiceView) -> ReplicaStatus:
     names = view.deployments
-    target = sum(view.budget(name).target for name in names)
+    target = sum(view.budget(name).target for name in view.needed)
     live = sum(view.live(name) for name in names)
     ready = sum(len(cell.serving(name)) for name in names for cell in view.cells)
     over = sum(max(0, view.live(name) - view.budget(name).ceiling) for name in names)

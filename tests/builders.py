@@ -167,9 +167,13 @@ def cell(
     name: str = "chat",
     seen: bool = True,
     building: bool = False,
+    died: int = 0,
     **memory: Any,
 ) -> tuple[CellMemory, CellSeen | None, LaneSeen | None]:
-    """Return one cell with one deployment; `weight` None: it has no lane. `memory` are fields of CellMemory."""
+    """Return one cell with one deployment; `weight` None: it has no lane. `memory` are fields of CellMemory.
+
+    `died` replicas were seen before and are gone.
+    """
     key = CellKey(service=name, revision=version)
     target = ready + starting if target is None else target
     states = [ReplicaState.RUNNING] * ready + [ReplicaState.STARTING] * starting + [ReplicaState.STOPPING] * stopping
@@ -182,6 +186,7 @@ def cell(
         "config": canonical_json({"name": key.name, "import_path": "app:build"}),
         "created_at": NOW - SETTLED,
         "building_since": NOW - SETTLED,
+        "seen": {f"dead-{number}": "n1" for number in range(died)},
     }
     application = CellSeen(
         name=key.name,

@@ -1,0 +1,116 @@
+"""Which services there are: adoption, routes, pruning, and how many may move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from policies.membership import adopt, free_routes, limit_moving, moving, prune, route_conflicts
+from specs.decisions import Hold, Remove, StartRollout
+from specs.desired import ClusterSettings, DesiredService, PruneSettings, SpecError
+from specs.memory import Memory, ServiceMemory
+from specs.observed import Observed
+from specs.reasons import Reason
+from specs.world import World
+from tests.builders import NOW, amount, cell, desired, revision, service
+
+ERROR = SpecError(path="x.yaml", line=1, column=1, message="no")
+
+
+def known(*services: DesiredService, **fields: object) -> Mapping[str, ServiceMemory]:
+    made = {
+        spec.name: ServiceMemory(name=spec.name, wanted=spec, stable="v1", cells=(cell("v1", name=spec.name)[0],))
+        for spec in services
+    }
+    return {name: replace(memory, **fields) for name, memory in made.items()}  # type: ignore[arg-type]
+
+
+def look(
+    *wanted: DesiredService,
+    memory: Mapping[str, ServiceMemory],
+    errors: tuple[SpecError, ...] = (),
+    pruning: PruneSettings | None = None,
+) -> World:
+    settings = ClusterSettings(prune=pruning or PruneSettings(enabled=True, max_services=1, max_fraction=amount("20%")))
+    commit = desired(*wanted, errors=errors, settings=settings)
+    return World(now=NOW, desired=commit, observed=Observed(at=NOW, complete=True), memory=Memory(services=memory))
+
+
+A, B, C = service("a"), service("b"), service("c")
+
+
+def test_what_is_new_or_differs_is_adopted() -> None:
+    longer = replace(B, rollout=replace(B.rollout, auto_rollback=False))
+    adopted = adopt(look(A, longer, C, memory=known(A, B)))
+    assert [decision.service for decision in adopted] == ["b", "c"]
+
+
+def test_a_service_that_comes_back_is_adopted_again() -> None:
+    assert [decision.service for decision in adopt(look(A, memory=known(A, is_removed=True)))] == ["a"]
+
+
+def test_before_the_first_commit_nothing_is_adopted_or_pruned() -> None:
+    world = replace(look(memory=known(A)), desired=None)
+    assert adopt(world) == ()
+    assert prune(world) == {}
+
+
+@pytest.mark.parametrize(
+    ("errors", "pruning", "reason"),
+    [
+        ((), PruneSettings(enabled=False), Reason.PRUNE_DISABLED),
+        ((ERROR,), PruneSettings(enabled=True), Reason.INVALID_SPEC),
+    ],
+)
+def test_what_left_git_is_held(errors: tuple[SpecError, ...], pruning: PruneSettings, reason: Reason) -> None:
+    decision = prune(look(A, memory=known(A, B), errors=errors, pruning=pruning))["b"]
+    assert isinstance(decision, Hold)
+    assert decision.reason is reason
+
+
+def test_what_left_git_is_removed_when_pruning_is_on() -> None:
+    assert prune(look(A, memory=known(A, B))) == {"b": Remove(service="b")}
+
+
+def test_more_than_the_guard_allows_at_once_is_held_altogether() -> None:
+    decisions = prune(look(A, memory=known(A, B, C)))
+    assert [decision.reason for decision in decisions.values() if isinstance(decision, Hold)] == [
+        Reason.PRUNE_GUARD,
+        Reason.PRUNE_GUARD,
+    ]
+
+
+def test_the_last_service_is_never_pruned() -> None:
+    decision = prune(look(memory=known(A)))["a"]
+    assert isinstance(decision, Hold)
+    assert decision.reason is Reason.PRUNE_GUARD
+
+
+def test_only_a_start_counts_against_the_services_that_may_move() -> None:
+    start = StartRollout(service="b", revision=revision("v2"))
+    assert moving(known(A, candidate="v2") | known(B)) == {"a"}
+    assert limit_moving(start, frozenset({"a"}), 2) == start
+    held = limit_moving(start, frozenset({"a"}), 1)
+    assert isinstance(held, Hold)
+    assert held.reason is Reason.SERVICES_MOVING
+    assert limit_moving(start, frozenset({"b"}), 1) == start
+
+
+def test_routes_may_be_swapped_in_one_commit() -> None:
+    a, b = replace(A, route="/b"), replace(B, route="/a")
+    assert free_routes(desired(a, b), known(A, B)) == {"a": "/b", "b": "/a"}
+
+
+def test_a_route_that_a_held_service_has_is_not_taken() -> None:
+    moved = replace(A, route="/b")
+    assert free_routes(desired(moved), known(A, B)) == {"a": "/a", "b": "/b"}
+    assert adopt(look(moved, memory=known(A, B))) == ()
+    assert route_conflicts(look(moved, memory=known(A, B)))["a"].reason is Reason.ROUTE_CONFLICT
+
+
+def test_a_chain_of_routes_behind_a_held_one_stays_where_it_is() -> None:
+    """b is held; a wants b's route, c wants a's: nobody can move."""
+    a, c = replace(A, route="/b"), replace(C, route="/a")
+    assert free_routes(desired(a, c), known(A, B, C)) == {"a": "/a", "b": "/b", "c": "/c"}

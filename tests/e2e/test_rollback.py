@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.e2e.load import sending
-from tests.e2e.project import pause, weight
+from tests.e2e.project import pause, policy, weight
 from tests.e2e.stage import Stage
 from tests.e2e.waiting import wait_for
 
@@ -24,21 +24,20 @@ def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def test_every_kind_of_broken_revision_is_rolled_back_with_the_words_of_ray(stage: Stage) -> None:
     daemon = stage.daemon
-    good = [stage.spec(name=name, replicas=1, **PATIENT) for name in ("build", "imports", "start", "stuck")]
-    stage.deploy(*good)
-    build, imports, start, stuck = good
+    good = [stage.spec(name=name, replicas=1, **PATIENT) for name in ("build", "start", "stuck")]
+    missing = {"missing.py": "import surely_not_installed\n"}
+    stage.deploy(*good, others=missing)
+    build, start, stuck = good
     too_large = [{"name": "Echo", "num_replicas": 1, "ray_actor_options": {"num_cpus": 64}}]
     with sending(stage.load(route="/stuck", rate=40)) as load:
         stage.project.push(
-            replace(build, revision="v2", args={"fail_build": "no weights for it"}),
-            replace(imports, revision="v2", import_path="missing:build"),
+            replace(build, revision="v2", import_path="missing:build"),
             replace(start, revision="v2", args={"fail_start": "no such table"}),
             replace(stuck, revision="v2", deployments=too_large),
-            others={"missing.py": "import surely_not_installed\n"},
+            others=missing,
         )
         expected = {
-            "build": ("BuildFailed", "no weights for it"),
-            "imports": ("BuildFailed", "surely_not_installed"),
+            "build": ("BuildFailed", "surely_not_installed"),
             "start": ("StartFailed", "no such table"),
             "stuck": ("ProgressDeadlineExceeded", "64"),
         }
@@ -56,10 +55,10 @@ def test_every_kind_of_broken_revision_is_rolled_back_with_the_words_of_ray(stag
     fixed = replace(build, revision="v3")
     stage.project.push(
         fixed,
-        replace(imports, revision="v2", import_path="missing:build"),
         replace(start, revision="v2", args={"fail_start": "no such table"}),
         replace(stuck, revision="v2", deployments=too_large),
-        others={"missing.py": "import surely_not_installed\n", "README.md": "unrelated"},
+        others=missing,
+        cluster=policy(budget={"maxServicesMoving": 4}),
     )
     daemon.wait_settled("build", "v3")
     assert {name: stage.cells(name) for name in expected if name != "build"} == {

@@ -33,7 +33,7 @@ from tests.origin import Origin
 
 APP = Path(__file__).parent / "app" / "bench_app.py"
 CONNECTIONS = 16
-SECONDS = 6
+SECONDS = 5
 ROUNDS = 5
 PATHS = {"requests": "/hello", "streams": "/events"}
 
@@ -108,7 +108,8 @@ def _ray(name: str, front: str, environment: Mapping[str, str]) -> Iterator[Mode
             ],
         }
         url = f"{cluster.dashboard_url}/api/serve/applications/"
-        httpx.put(url, json=document, timeout=90, trust_env=False).raise_for_status()
+        answer = httpx.put(url, json=document, timeout=90, trust_env=False)
+        assert answer.status_code == 200, f"{name}: {answer.text[-3000:]}"
         session = cluster._child.pid if cluster._child else 0  # every process of the cluster is in its session
         yield _ready(Mode(name=name, url=f"http://127.0.0.1:{port}/bench", front=lambda: find(session, front)))
 

@@ -183,7 +183,14 @@ def cell(
     )
     remembered: dict[str, Any] = {
         "counts": {deployment: target},
-        "config": canonical_json({"name": key.name, "import_path": "app:build"}),
+        "config": canonical_json(
+            {
+                "name": key.name,
+                "import_path": "app:build",
+                "runtime_env": {"env_vars": {"HELIOSTAT_GATEWAY_URL": GATEWAY_URL}},
+                "external_scaler_enabled": True,
+            }
+        ),
         "created_at": NOW - SETTLED,
         "building_since": NOW - SETTLED,
         "seen": {f"dead-{number}": "n1" for number in range(died)},

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from specs.desired import ClusterSettings, DesiredService, Pause
+from specs.desired import ClusterSettings, DesiredService, FixedScale, Pause
 from tests.builders import Sizes, seconds, service, steps
 from tests.sim.serve_model import Timing
 from tests.sim.world import Simulation
@@ -315,7 +315,6 @@ class Teller:
 def _sizes(spec: DesiredService) -> Sizes:
     found: dict[str, int | tuple[int, int] | None] = {}
     for listed in spec.revision.deployments:
-        scale = listed.scale
-        if hasattr(scale, "replicas"):
-            found[listed.name] = scale.replicas
+        if isinstance(listed.scale, FixedScale):
+            found[listed.name] = listed.scale.replicas
     return found or {"Echo": 1}

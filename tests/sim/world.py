@@ -223,7 +223,14 @@ class Simulation:
             return True
         only = {cell.key.revision for cell in memory.cells} <= {memory.stable}
         idle = memory.candidate is None and not memory.outgoing and not memory.is_removed and only
-        return idle and self.tick is not None and not self.tick.compiled.effects
+        return idle and self.tick is not None and not self.tick.compiled.effects and self._is_still(name)
+
+    def _is_still(self, name: str) -> bool:
+        """Return whether nothing is being built, and every replica that is wanted runs."""
+        found = [app for _, app in self.watch.applications(name)]
+        wanted = (dep for app in found for dep in app.deployments.values())
+        running = all(sum(1 for r in dep.replicas if r.state == "RUNNING") == dep.target for dep in wanted)
+        return running and not any(app.is_building for app in found)
 
     async def settle(self, *names: str, within: float = 1200) -> None:
         """Step until nothing moves, then see that nothing goes on moving (planning again yields only Holds)."""

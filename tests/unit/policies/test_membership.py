@@ -90,7 +90,7 @@ def test_the_last_service_is_never_pruned() -> None:
 
 def test_only_a_start_counts_against_the_services_that_may_move() -> None:
     start = StartRollout(service="b", revision=revision("v2"))
-    assert moving(known(A, candidate="v2") | known(B)) == {"a"}
+    assert moving({**known(A, candidate="v2"), **known(B)}) == {"a"}
     assert limit_moving(start, frozenset({"a"}), 2) == start
     held = limit_moving(start, frozenset({"a"}), 1)
     assert isinstance(held, Hold)

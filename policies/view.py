@@ -261,12 +261,14 @@ class ServiceView:
     def weights(self) -> Mapping[str, int]:
         """Return the basis points per revision as the gateway routes them now.
 
-        A gateway that lost its lanes is about to get them back as they were: until then those count.
+        A gateway that lost its lanes is about to get them back as they were: until then those count. While it
+        has some of them, what it was told of the others did not reach it: they have no share yet.
         """
         totals = dict.fromkeys(self.revisions, 0)
+        told = {} if any(cell.lane for cell in self.cells) else self.memory.weights
         for cell in self.cells:
             if cell.revision in totals and not cell.memory.is_retired:
-                totals[cell.revision] += cell.lane.weight if cell.lane else self.memory.weights.get(cell.name, 0)
+                totals[cell.revision] += cell.lane.weight if cell.lane else told.get(cell.name, 0)
         return totals
 
 

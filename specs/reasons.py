@@ -43,3 +43,4 @@ class Reason(StrEnum):
     ROLLED_BACK_BY_OPERATOR = "RolledBackByOperator"
     SUPERSEDED = "Superseded"
     ROUTE_CONFLICT = "RouteConflict"
+    DRIFTED = "Drifted"

@@ -82,7 +82,9 @@ def _ready_since(view: ServiceView) -> Mapping[str, datetime]:
         for deployment in sorted(cell.deployments)
         for replica in cell.serving(deployment)
     ]
-    return {replica: view.memory.ready_since.get(replica, view.now) for replica in sorted(answering)}
+    # A clock that was set back must not make what answers unready for as long as it was ahead.
+    known = view.memory.ready_since
+    return {replica: min(known.get(replica, view.now), view.now) for replica in sorted(answering)}
 
 
 def _learned(view: ServiceView, cells: tuple[CellMemory, ...]) -> Mapping[str, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from policies.steps import resettle
 from policies.view import ServiceView
 from reconciler.planning.compose import compose_config, recompose_config
 from specs.cells import CellKey
@@ -90,9 +91,11 @@ def _adopt(memory: ServiceMemory, decision: AdoptSpec, moment: Moment) -> Servic
         replace(cell, config=recompose_config(new.revision, cell)) if cell.key.revision == new.revision.id else cell
         for cell in memory.cells
     )
+    steps = memory.wanted.rollout.steps, new.rollout.steps
     return replace(
         memory,
         wanted=new,
+        rollout=resettle(memory.rollout, *steps) if memory.rollout else None,
         revisions=revisions,
         cells=cells,
         quarantine=() if changed else memory.quarantine,

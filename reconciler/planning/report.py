@@ -11,7 +11,7 @@ from reconciler.planning.plan import Plan
 from specs.decisions import Hold
 from specs.desired import Pause, SetWeight, Step
 from specs.memory import Memory, OutgoingCause
-from specs.observed import TrafficSeen
+from specs.observed import CellStatus, TrafficSeen
 from specs.reasons import Reason
 from specs.routes import FULL
 from specs.status import (
@@ -27,6 +27,7 @@ from specs.status import (
     Sync,
     TrafficStatus,
 )
+from specs.world import World
 
 BLIND = frozenset({Reason.RAY_UNREACHABLE, Reason.GATEWAY_UNREACHABLE})
 
@@ -52,7 +53,8 @@ def report(plan: Plan, memory: Memory, about: Circumstances, last: ClusterStatus
     world = replace(plan.world, memory=memory)
     before = {service.name: service for service in last.services} if last else {}
     services = tuple(
-        _service(view_of(world, name), _hold(plan, name, about), before.get(name)) for name in sorted(memory.services)
+        _service(view_of(world, name), _hold(plan, name, about), before.get(name), _drift(plan.world, name))
+        for name in sorted(memory.services)
     )
     desired = world.desired
     problems = [world.observed.problem, world.desired_problem, *(text for _, text in about.problems.values())]
@@ -78,7 +80,7 @@ def _hold(plan: Plan, name: str, about: Circumstances) -> Hold:
     return holds[0] if holds else Hold(service=name, reason=Reason.PROGRESSING, message="moving")
 
 
-def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None) -> ServiceStatus:
+def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: str) -> ServiceStatus:
     memory, observed = view.memory, view.world.observed
     health, phase = _health(view, hold), _phase(view, hold)
     status = ServiceStatus(
@@ -101,7 +103,7 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None) -> Servi
         labels=view.spec.labels,
         target=view.wanted.id,
     )
-    return replace(status, conditions=_conditions(view, status, last))
+    return replace(status, conditions=_conditions(view, status, last, drift))
 
 
 def _commit(view: ServiceView) -> str:
@@ -235,7 +237,26 @@ def _worst(known: float | None, seen: timedelta | None) -> float | None:
     return max(values) if values else None
 
 
-def _conditions(view: ServiceView, status: ServiceStatus, last: ServiceStatus | None) -> tuple[Condition, ...]:
+def _drift(world: World, name: str) -> str:
+    """Return what of a service is in Serve otherwise than it was commanded before this look; "" when nothing is."""
+    found = []
+    for cell in world.memory.services[name].cells:
+        seen = world.observed.cell(cell.key.name)
+        if cell.is_retired or not world.observed.complete or not cell.targets:
+            continue
+        if seen is None or seen.status is CellStatus.DELETING:
+            found.append(f"{cell.key.name} is missing in Serve")
+            continue
+        for deployment in seen.deployments:
+            wanted = cell.counts.get(deployment.name, deployment.target)
+            if wanted != deployment.target:
+                found.append(f"{deployment.name} of {cell.key.name} has {deployment.target} replicas, not {wanted}")
+    return "; ".join(found)
+
+
+def _conditions(
+    view: ServiceView, status: ServiceStatus, last: ServiceStatus | None, drift: str
+) -> tuple[Condition, ...]:
     unknown = not view.world.observed.complete
     spec_errors = view.world.desired.errors if view.world.desired else ()
     mine = [str(error) for error in spec_errors if error.path == view.spec.source.path]
@@ -249,11 +270,12 @@ def _conditions(view: ServiceView, status: ServiceStatus, last: ServiceStatus | 
         "Paused": (status.phase is Phase.PAUSED, *told),
         "RollbackInProgress": (rolling_back, *told),
         "Quarantined": (bool(quarantine), *((quarantine.reason.value, quarantine.message) if quarantine else told)),
+        "Drifted": (bool(drift), *((Reason.DRIFTED.value, drift) if drift else told)),
         "Suspended": (view.spec.suspend, *told),
         "SpecValid": (not mine, *((Reason.INVALID_SPEC.value, "; ".join(mine)) if mine else told)),
     }
     known = {condition.type: condition for condition in last.conditions} if last else {}
-    blind_to = ("Ready", "Synced")
+    blind_to = ("Ready", "Synced", "Drifted")
     return tuple(
         _condition(
             Condition(

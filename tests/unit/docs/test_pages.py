@@ -1,0 +1,65 @@
+"""The pages say what the code says: every reason, setting, metric and link."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reconciler.cli.run import OPTIONS, run
+from reconciler.metrics import Metrics
+from reconciler.settings import PARSERS, PREFIX, TOKEN_FILE
+from specs.application import application_problems
+from specs.reasons import Reason
+from specs.service import Service
+
+ROOT = Path(__file__).parents[3]
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def rows(heading: str) -> list[str]:
+    """Return the first cells of the table with this header line, code marks taken off."""
+    _, _, below = OPERATIONS.partition(f"| {heading} |")
+    lines = below.splitlines()[2:]
+    table = lines[: next((number for number, line in enumerate(lines) if not line.startswith("|")), len(lines))]
+    return [name for line in table for name in re.findall(r"`([^`]+)`", line.split("|")[1])]
+
+
+def test_every_reason_is_explained_once() -> None:
+    assert sorted(rows("reason")) == sorted(reason.value for reason in Reason)
+
+
+def test_every_setting_is_listed_with_its_flag_and_variable() -> None:
+    flags = {word for option in run.params for word in option.opts if word.startswith("--")}
+    assert len(flags) >= len(OPTIONS)
+    assert set(rows("flag")) == flags - {"--config", "--help"}
+    for name in PARSERS.keys() | {TOKEN_FILE}:
+        assert PREFIX + name.upper() in OPERATIONS
+
+
+def test_every_metric_that_is_listed_exists() -> None:
+    source = (ROOT / "reconciler" / "metrics.py").read_text()
+    listed = rows("metric")
+    assert len(listed) >= 15
+    for name in listed:
+        stem = name.removeprefix("heliostat_").removesuffix("_total")
+        assert f'"{stem}"' in source or f'"heliostat_{stem}"' in source, name
+    assert b"heliostat_leader" in Metrics().render()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_spec_in_the_readme_is_valid() -> None:
+    text = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert text is not None
+    service = Service.model_validate(yaml.safe_load(text[1]))
+    assert list(application_problems(yaml.safe_load(text[1])["spec"]["application"])) == []
+    assert service.metadata.name == "chat"

@@ -54,7 +54,7 @@ def test_a_newer_commit_takes_over_and_the_way_back_needs_no_canary(stage: Stage
         stage.project.push(stage.spec("a", steps=HALF_WAY, rollout=warm))
         daemon.wait("chat", 60, "back at a", stable=a, candidate=None, weights={a: 100})
         assert f"chat.{a}.-.-.0" in stage.cells("chat")
-    assert load.failures() == []
+    assert load.failures() == [], watch.around(load.failures())
     assert watch.peak("chat") <= 2 + 1
     assert watch.jumps(needed=2) == []
     assert len({a, b, c, d}) == 4

@@ -32,7 +32,7 @@ def test_a_rollout_survives_a_daemon_killed_at_arbitrary_moments(stage: Stage) -
             daemon.start(ready=dice.random() < 0.5)
         daemon.wait_settled("chat", "v2", 180)
         assert daemon.haproxy() == haproxy, "HAProxy outlives the daemon"
-    assert load.failures() == []
+    assert load.failures() == [], watch.around(load.failures())
     assert executed_twice(stage.count_file) == []
     assert watch.jumps(needed=3) == []
     assert watch.peak("chat") <= 3 + 1
@@ -67,6 +67,6 @@ def test_a_dashboard_that_is_away_holds_a_rollout_and_rolls_nothing_back(far_sta
         assert status["quarantined"] == []
         stage.wire.mode = Mode.PASS
         daemon.wait_settled("chat", "v2", 120)
-    assert load.failures() == []
+    assert load.failures() == [], watch.around(load.failures())
     assert watch.jumps(needed=2) == []
     assert daemon.status("chat")["quarantined"] == []

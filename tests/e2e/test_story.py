@@ -137,7 +137,7 @@ def check(story: Story, killed: list[float]) -> None:
         for record in held_at(load.failures(), moment + 0.1) + held_at(load.failures(), moment)
     ]
     lost = [record for record in load.failures() if record not in held]
-    assert lost == []
+    assert lost == [], watch.around(lost)
     assert executed_twice(story.stage.count_file) == []
     answered = {record.id for record in load.records("post") if not record.failed}
     executed = {line.split()[0] for line in story.stage.count_file.read_text().splitlines()}

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Any, Self
 import httpx
 
 from tests.e2e.daemon import Daemon
+from tests.e2e.load import Record
 
 RAY_EVERY = 0.4
 GATEWAY_EVERY = 0.1
@@ -144,6 +145,19 @@ class Watch:
         while not self._over.wait(GATEWAY_EVERY):
             with suppress(OSError, KeyError, ValueError):
                 self.traffic.append(self._admin.traffic(time.time()))
+
+    def around(self, records: Sequence[Record]) -> str:
+        """Return what HAProxy and Ray showed when requests failed."""
+        if not records:
+            return ""
+        since, until = records[0].start - 3, records[-1].end + 1
+        looks = [look for look in (*self.traffic, *self.replicas) if since <= look.at <= until]
+        told = [f"{len(records)} failed, such as {records[0]}"]
+        for look in sorted(looks, key=lambda look: look.at):
+            shown = f"{dict(look.weights)} up {dict(look.up)}" if isinstance(look, Traffic) else f"Ray: {look.live}"
+            if shown != told[-1].partition(" ")[2]:
+                told.append(f"{look.at:.1f} {shown}")
+        return "\n".join(told)
 
     def peak(self, service: str, deployment: str = "Echo", failing: frozenset[str] = frozenset()) -> int:
         """Return the most live replicas that Ray ever showed; `failing` as in `Replicas.of`."""

@@ -25,16 +25,30 @@ async def test_goes_as_told(path: Path) -> None:
     for scene in story["scenes"]:
         for line in scene["do"]:
             await stage.play(line)
-        happened = stage.news()
+        happened = "".join(f"{line}\n" for line in stage.news())
         if os.environ.get("HELIOSTAT_RETELL"):
             scene["then"] = happened
-        assert happened == scene.get("then", []), stage.sim.describe()
+        assert happened == scene.get("then", ""), stage.sim.describe()
         for name, wanted in scene.get("see", {}).items():
             seen = stage.picture(name)
             assert {key: seen.get(key) for key in wanted} == wanted, stage.sim.describe()
     if os.environ.get("HELIOSTAT_RETELL"):
-        path.write_text(_dumped(story))
+        path.write_text(_written(story))
 
 
-def _dumped(story: dict[str, Any]) -> str:
-    return yaml.safe_dump(story, sort_keys=False, width=110, allow_unicode=True)
+def _written(story: dict[str, Any]) -> str:
+    """Return the file's text, laid out for reading."""
+    lines = [f"story: {story['story']}", f"service: {_flow(story['service'])}", "scenes:"]
+    for scene in story["scenes"]:
+        lines.append(f"- do: {_flow(scene['do'])}")
+        if scene["then"]:
+            lines.append("  then: |")
+            lines += [f"    {line}" for line in scene["then"].splitlines()]
+        if "see" in scene:
+            lines.append("  see:")
+            lines += [f"    {name}: {_flow(picture)}" for name, picture in scene["see"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).strip()

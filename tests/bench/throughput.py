@@ -60,7 +60,8 @@ def run() -> None:
     """Measure and write docs/benchmarks/throughput.md."""
     if shutil.which("wrk") is None:
         raise SystemExit("This benchmark sends its load with wrk: apt install wrk")
-    folder = Path(tempfile.mkdtemp(prefix="heliostat-bench-"))
+    # Short: Ray adds 60 characters to the path of its HAProxy's socket, which holds 97.
+    folder = Path(tempfile.mkdtemp(prefix="hb-", dir="/tmp"))
     try:
         with ExitStack() as stack:
             modes = [
@@ -80,10 +81,10 @@ def _ray_haproxy(folder: Path) -> Mapping[str, str]:
     """Ray's mode with its own defaults, its files out of the way of others."""
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "ray" / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "ray" / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder / "ray"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "ray" / "server-state"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "r" / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "r" / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder / "r"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "r" / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
     }

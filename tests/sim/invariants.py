@@ -46,6 +46,8 @@ class Watch:
         self.ever_barred: set[tuple[str, str]] = set()
         self.most_moving = 0
         self._wanted: dict[str, str] = {}
+        self._told: dict[str, dict[str, int]] = {}
+        """Weights as the gateway was last told: one that forgot them is told again, which raises nothing."""
         self._routed_once: set[str] = set()
         self._silent: Counter[str] = Counter()
         self._outdated: Counter[str] = Counter()
@@ -171,10 +173,11 @@ class Watch:
         memory = self._sim.known(row.service)
         _must(memory is not None, f"I1: {row.service} is routed and not remembered")
         assert memory is not None
-        before, after = self.weights(row.service), _by_revision(row)
+        before, after = self._told.get(row.service, {}), _by_revision(row)
+        self._told[row.service] = after
         lost = [rev for rev, weight in before.items() if weight and not self.truth.is_serving(row.service, rev)]
         if sum(before.values()) == 0 and row.service in self._routed_once:
-            lost = ["all"]
+            lost = ["all"]  # It comes back after its removal had begun.
         if sum(after.values()):
             self._routed_once.add(row.service)
         for revision, weight in after.items():

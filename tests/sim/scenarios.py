@@ -9,8 +9,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from specs.desired import ClusterSettings, DesiredService, FixedScale, Pause
-from tests.builders import Sizes, seconds, service, steps
+from specs.desired import ClusterSettings, DesiredService, FixedScale, Pause, PruneSettings
+from tests.builders import Sizes, amount, seconds, service, steps
 from tests.sim.serve_model import Timing
 from tests.sim.world import Simulation
 
@@ -94,6 +94,9 @@ class Story:
     seed: int
     shapes: tuple[Shape, ...]
     acts: tuple[Act, ...]
+    drain: int = 25
+    """Seconds that a stopping replica holds its place; longer than a progress deadline with long streams."""
+    is_direct: bool = True
 
     @property
     def specs(self) -> dict[str, DesiredService]:
@@ -140,21 +143,11 @@ shapes = st.builds(
     code=st.tuples(st.just("good"), *[st.sampled_from([*CODE, "good"])] * 3),
 ).filter(_leaves_room)
 
-PEOPLE = (
-    "push",
-    "push",
-    "push",
-    "revert",
-    "scale",
-    "suspend",
-    "abort",
-    "retry",
-    "promote",
-    "full",
-    "pause",
-    "rollback",
-)
-ACCIDENTS = ("ray", "gateway", "git", "kill", "crash", "crash", "remove", "head", "drain", "node", "demand", "writes")
+ORDERS = ("abort", "retry", "promote", "full", "pause", "rollback")
+PEOPLE = ("push", "push", "push", "revert", "scale", "suspend", "leave", *ORDERS)
+OUTAGES = ("ray", "gateway", "git", "writes")
+LOSSES = ("remove", "head", "forget", "drain", "node", "demand")
+ACCIDENTS = (*OUTAGES, *LOSSES, "kill", "crash", "crash")
 
 
 def stories(*whats: str, services: int = 2, acts: int = 8) -> st.SearchStrategy[Story]:
@@ -169,6 +162,8 @@ def stories(*whats: str, services: int = 2, acts: int = 8) -> st.SearchStrategy[
     return st.builds(
         Story,
         seed=st.integers(0, 3),
+        drain=st.sampled_from([25, 25, 25, 100]),
+        is_direct=st.sampled_from([True, True, True, False]),
         shapes=st.lists(shapes, min_size=1, max_size=services).map(tuple),
         acts=st.lists(act, min_size=1, max_size=acts).map(tuple),
     )
@@ -183,11 +178,14 @@ class Teller:
     def __init__(self, story: Story, *, moving: int = 5) -> None:
         """`moving` is how many services may move at once."""
         self.story = story
-        self.settings = ClusterSettings(max_services_moving=moving)
-        self.sim = Simulation(seed=story.seed, timing=Timing(drain=timedelta(seconds=25)))
+        pruning = PruneSettings(enabled=True, max_services=9, max_fraction=amount("100%"))
+        self.settings = ClusterSettings(max_services_moving=moving, prune=pruning)
+        drain = timedelta(seconds=story.drain)
+        self.sim = Simulation(seed=story.seed, timing=Timing(drain=drain), is_direct=story.is_direct)
         self.versions: dict[str, int | str] = dict.fromkeys(story.specs, 0)
         self.plus: dict[str, int] = dict.fromkeys(story.specs, 0)
         self.suspended: set[str] = set()
+        self.absent: set[str] = set()
         self.older: dict[str, int | str] = dict(self.versions)
 
     async def tell(self) -> Simulation:
@@ -223,6 +221,7 @@ class Teller:
             *(
                 self.shape(name).spec(name, version, plus=self.plus[name], suspend=name in self.suspended)
                 for name, version in self.versions.items()
+                if name not in self.absent
             ),
             settings=self.settings,
         )
@@ -233,6 +232,7 @@ class Teller:
         self.sim.serve.write_outage = ""
         self.sim.crash.at = None
         self.suspended.clear()
+        self.absent.clear()
         for node in tuple(self.sim.nodes.nodes.values()):
             self.sim.nodes.add(replace(node, is_alive=True, is_draining=False))
 
@@ -245,6 +245,7 @@ class Teller:
             "revert": lambda: self._push(name, self.older[name]),
             "scale": lambda: self._scale(name, act.number % 5 - 2),
             "suspend": lambda: self._suspend(name),
+            "leave": lambda: self._leave(name),
             "abort": lambda: self.sim.order("abort", name),
             "retry": lambda: self.sim.order("retry", name),
             "promote": lambda: self.sim.order("promote", name),
@@ -269,6 +270,11 @@ class Teller:
 
     async def _suspend(self, name: str) -> None:
         self.suspended ^= {name}
+        self.push()
+
+    async def _leave(self, name: str) -> None:
+        """Let a service leave Git, or come back to it."""
+        self.absent ^= {name}
         self.push()
 
     async def _suffer(self, act: Act, name: str) -> None:
@@ -300,6 +306,8 @@ class Teller:
                 sim.somebody_removes_ours()
             case "head":
                 sim.lose_head()
+            case "forget":
+                sim.gateway.forget()
             case "drain":
                 sim.nodes.drain(node)
             case "node":

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.sim.scenarios import ACCIDENTS, PEOPLE, Story, Teller, stories
+from tests.sim.scenarios import ACCIDENTS, LOSSES, OUTAGES, PEOPLE, Story, Teller, stories
 
 SEEDS = int(os.environ.get("HELIOSTAT_SEEDS", "12"))
 
@@ -56,7 +56,7 @@ async def test_dying_at_any_effect(story: Story) -> None:
 
 
 @lives
-@given(story=stories("push", "push", "ray", "gateway", "git", "writes", services=2))
+@given(story=stories("push", "push", *OUTAGES, services=2))
 async def test_blindness(story: Story) -> None:
     teller = await _tell(story)
     for name, revision in teller.sim.watch.ever_barred:
@@ -64,7 +64,7 @@ async def test_blindness(story: Story) -> None:
 
 
 @lives
-@given(story=stories("push", "push", "head", "remove", "drain", "node", "demand", services=1))
+@given(story=stories("push", "push", *LOSSES, services=1))
 async def test_a_cluster_that_loses_things(story: Story) -> None:
     await _tell(story)
 

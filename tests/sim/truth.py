@@ -44,12 +44,19 @@ class Truth:
         now = self._sim.clock.now()
         lanes = self._sim.gateway._book.seen((), now, is_direct=True).lanes
         lane = next((lane for lane in lanes if lane.cell == cell), None)
-        return self._sim.gateway._up(lane, now) if lane else frozenset()
+        if lane is None:
+            return frozenset()
+        return self._sim.gateway._up(lane, now) if self._sim.is_direct else self._behind_proxies(cell)
+
+    def _behind_proxies(self, cell: str) -> frozenset[str]:
+        found = self._sim.serve.instance.applications.get(cell)
+        ingress = found.deployments.get(self._sim.book.behaviour(found.config).ingress) if found else None
+        return frozenset(one.id for one in ingress.replicas if one.is_serving) if ingress else frozenset()
 
     def serving(self, cell: str, deployment: SimDeployment) -> list[str]:
         """Return the replicas that answer; at the ingress only what the gateway's checks found up."""
         running = [replica.id for replica in deployment.replicas if replica.is_serving]
-        if deployment.name != deployment.behaviour.ingress:
+        if deployment.name != deployment.behaviour.ingress or not self._sim.is_direct:
             return running
         up = self.up(cell)
         return [replica for replica in running if replica in up]

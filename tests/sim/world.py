@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from reconciler.errors import PortError, Retry
-from reconciler.loop import CommandRefused, Reconciler, Tick
+from reconciler.loop import CommandRefused, Reconciler, Tick, UnknownService
 from reconciler.observe import endpoints_of
 from reconciler.planning.remember import Surroundings
 from reconciler.ports import Ports
@@ -40,13 +40,16 @@ class Simulation:
     seed: int = 0
     timing: Timing = field(default_factory=Timing)
     cpus: float = 100.0
+    is_direct: bool = True
+    """Whether replicas take requests themselves; else Serve's own proxies do."""
 
     def __post_init__(self) -> None:
         self.clock = FakeClock()
         self.nodes = FakeNodes.in_zones("a", "b", "c", cpus=self.cpus)
         self.book = CodeBook()
         self.serve = FakeServe(self.clock, nodes=self.nodes, book=self.book, timing=self.timing, seed=self.seed)
-        self.gateway = FakeGateway(self.clock, healthy=self._is_up)
+        self.serve.instance.direct_ingress = self.is_direct
+        self.gateway = FakeGateway(self.clock, healthy=self._is_up, is_direct=self.is_direct)
         self.source = FakeSource(self.clock)
         self.store = FakeStore()
         self.packages = FakePackages(clock=self.clock)
@@ -69,7 +72,7 @@ class Simulation:
             gateway=WatchedGateway(self.gateway, self.watch, self.crash),
             store=WatchedStore(self.store, self.watch, self.crash),
         )
-        daemon = Reconciler(ports, Surroundings(gateway_url=GATEWAY_URL), cluster="sim")
+        daemon = Reconciler(ports, Surroundings(gateway_url=GATEWAY_URL), cluster="sim", is_direct=self.is_direct)
         await daemon.load()
         self.daemon = daemon
 
@@ -114,7 +117,7 @@ class Simulation:
         """The gateway's endpoints are kept fresh by a task of its own, also while turns are slow."""
         try:
             seen = await self.serve.read()
-            await self.gateway.refresh(endpoints_of(seen, is_direct=True), complete=True)
+            await self.gateway.refresh(endpoints_of(seen, is_direct=self.is_direct), complete=True)
         except PortError:
             return
 
@@ -159,7 +162,7 @@ class Simulation:
             return "the daemon died"
         try:
             await answer
-        except CommandRefused as refusal:
+        except (CommandRefused, UnknownService) as refusal:
             return str(refusal)
         return ""
 

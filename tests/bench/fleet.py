@@ -58,8 +58,9 @@ def _measure(stage: Stage) -> None:
     cpu = {name: 100 * (cpu_seconds([pid]) - before[name]) / took for name, pid in pids.items()}
     memory = {name: resident_mib(pid) for name, pid in pids.items()}
 
+    print(f"at rest over {took:.0f} s: CPU % {cpu}, MiB {memory}", flush=True)
     began = time.monotonic()
-    stage.project.push(*(replace(spec, revision="v2") for spec in specs), cluster=all_at_once)
+    daemon.wait_commit(stage.project.push(*(replace(spec, revision="v2") for spec in specs), cluster=all_at_once))
     _all_serve(stage, [replace(spec, revision="v2") for spec in specs], "v2")
     rolled = time.monotonic() - began
     reloads, same = daemon.reloads(), daemon.haproxy() == haproxy

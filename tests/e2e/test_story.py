@@ -21,6 +21,9 @@ pytestmark = pytest.mark.ray
 REPLICAS, SURGE = 3, 1
 RATE = 110
 WEIGHTS = (10, 25, 50, 75)
+MOST_IN_HAND = 3
+"""Short requests that one HAProxy holds at a moment at this rate: each takes milliseconds."""
+
 SAMPLE = 400
 """Answers per step that the observed share is judged by."""
 
@@ -108,34 +111,32 @@ class Story:
         self.stage.daemon.start()
         assert self.stage.daemon.haproxy() == haproxy
 
-    def kill_haproxy(self) -> tuple[float, float]:
-        """Kill HAProxy; return when, and when the next one served. What it held dies with it, nothing else."""
+    def kill_haproxy(self) -> float:
+        """Kill HAProxy and wait for the next one; return when. What it held dies with it, nothing else."""
         daemon = self.stage.daemon
         pid = daemon.haproxy()
         assert pid is not None
         killed = time.time()
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: daemon.haproxy() not in (None, pid), 20, "another HAProxy serves")
-        served = time.time()
         asked = len(self.load.requests())
         wait_for(lambda: len(self.load.requests()) > asked + RATE, 30, "requests go on")
         self.load.stream(self.stream_seconds)
-        return killed, served
+        return killed
 
 
 def held_at(records: list[Record], moment: float) -> list[Record]:
-    """Return the requests that were under way at a moment: their connections ended with the process."""
-    return [record for record in records if record.start <= moment <= record.end]
+    """Return the requests that were under way at a moment: their connections ended with the process.
+
+    The kernel ends a process a little after it was told to.
+    """
+    return [record for record in records if record.start <= moment + 0.05 and record.end >= moment]
 
 
 def check(story: Story, killed: list[float]) -> None:
     """Nothing failed but what a killed HAProxy held in its hands, and nothing was executed twice."""
     load, watch, daemon = story.load, story.watch, story.stage.daemon
-    held = [
-        record
-        for moment in killed
-        for record in held_at(load.failures(), moment + 0.1) + held_at(load.failures(), moment)
-    ]
+    held = [record for moment in killed for record in held_at(load.failures(), moment)]
     lost = [record for record in load.failures() if record not in held]
     assert lost == [], watch.around(lost)
     assert executed_twice(story.stage.count_file) == []
@@ -166,25 +167,27 @@ def test_nobody_notices_a_rollout_a_rollback_and_a_killed_daemon(stage: Stage) -
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(1200)
 def test_minute_long_streams_survive_everything_that_heliostat_does(stage: Stage) -> None:
+    """A HAProxy killed with SIGKILL takes the connections that it holds with it, and nothing else."""
     story = tell(stage, stream_seconds=60)
     with sending(story.load), story.watch:
         story.rollout("v2")
         story.rollback("v3")
-        story.scale(4)
-        story.scale(3)
+        story.scale(REPLICAS - 1)
         story.restart_daemon()
-        story.rollout("v4")
-    check(story, [])
-    streams = story.load.records("stream")
-    assert len(streams) >= 14
-    assert all(stream.end - stream.start >= 59 for stream in streams)
+        story.scale(REPLICAS)
+        killed = story.kill_haproxy()
+    check(story, [killed])
+    whole = [stream for stream in story.load.records("stream") if not stream.failed]
+    assert len(whole) >= len(WEIGHTS) + 4
+    assert all(stream.end - stream.start >= 59 for stream in whole)
 
 
 @pytest.mark.slow
 def test_a_killed_haproxy_costs_nothing_but_the_connections_it_held(stage: Stage) -> None:
-    story = tell(stage, stream_seconds=5)
+    story = tell(stage, stream_seconds=2)
     with sending(story.load), story.watch:
-        killed = [story.kill_haproxy()[0] for _ in range(5)]
+        killed = [story.kill_haproxy() for _ in range(5)]
     check(story, killed)
+    assert len([record for record in story.load.failures() if record.kind != "stream"]) <= 5 * MOST_IN_HAND

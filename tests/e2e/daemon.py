@@ -190,11 +190,12 @@ class Daemon:
         return _items(self.get(f"/api/v1/services/{name}/history"))
 
     def metric(self, line: str) -> float:
-        """Return the value of a metric's line; 0 when there is none."""
-        for found in self._client.get("/metrics").text.splitlines():
+        """Return the value of the first line of a metric."""
+        text = self._client.get("/metrics").text
+        for found in text.splitlines():
             if found.startswith(line) and found[len(line)] in " {":
                 return float(found.rsplit(" ", 1)[1])
-        return 0.0
+        raise AssertionError(f"there is no metric {line}\n{text}")
 
     def cli(self, *arguments: str, within: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a verb of the command line against it."""

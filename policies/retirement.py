@@ -51,13 +51,18 @@ def _may_go(view: ServiceView, outgoing: Outgoing) -> bool:
 
 
 def _is_due(view: ServiceView, cell: CellView) -> bool:
-    """Return whether a cell is to start draining, or has drained: nothing in flight, or time is over."""
+    """Return whether a cell is to start draining, or has drained: nothing in flight, or time is over.
+
+    A removed service's lanes are free again when they have drained; any other cell without a lane belongs to a
+    gateway that has forgotten it, and what is in flight is not known.
+    """
     started = cell.memory.drain_since
     if started is None:
         return True
     record = view.memory.revision(cell.revision)
     longest = record.max_request_duration if record else view.spec.revision.max_request_duration
-    return cell.lane is None or cell.lane.in_flight == 0 or view.now - started >= longest
+    drained = cell.lane.in_flight == 0 if cell.lane is not None else view.memory.is_removed
+    return drained or view.now - started >= longest
 
 
 def _leave(view: ServiceView, cell: CellView, urgent: bool) -> Decision:

@@ -20,6 +20,7 @@ import reconciler.planning.compile
 import reconciler.planning.plan
 from policies.view import ServiceView
 from reconciler.observe import observe
+from specs.desired import ClusterSettings
 from specs.memory import ServiceMemory
 from specs.routes import FULL
 from specs.world import World
@@ -224,6 +225,7 @@ async def test_losing_what_is_foreign_is_found(monkeypatch: pytest.MonkeyPatch, 
 async def _departure() -> None:
     """A service leaves Git though nobody switched pruning on."""
     teller = Teller(replace(CANARY, shapes=(THREE, THREE)))
+    teller.settings = ClusterSettings()
     await teller.sim.start()
     teller.push()
     await teller.sim.run(20)

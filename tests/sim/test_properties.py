@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.sim.scenarios import ACCIDENTS, LOSSES, OUTAGES, PEOPLE, Story, Teller, stories
 
+IS_FULL = "HELIOSTAT_SEEDS" in os.environ
 SEEDS = int(os.environ.get("HELIOSTAT_SEEDS", "12"))
 
 lives = settings(
@@ -21,6 +22,8 @@ lives = settings(
     derandomize=not os.environ.get("HELIOSTAT_RANDOM"),
     deadline=None,
     database=None,
+    # Shrinking takes minutes; a full run may have them.
+    phases=[Phase.generate, Phase.shrink] if IS_FULL else [Phase.generate],
     suppress_health_check=list(HealthCheck),
     print_blob=False,
 )

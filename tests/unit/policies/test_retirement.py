@@ -45,6 +45,13 @@ def test_a_draining_cell_goes_when_nothing_is_in_flight_or_its_requests_had_thei
     assert any(isinstance(decision, Retire) for decision in retire_outgoing(view)) == goes
 
 
+def test_what_a_forgetful_gateway_has_in_flight_is_not_known() -> None:
+    view = leaving(OutgoingCause.REPLACED, ready=1, weight=None, drain_since=NOW - seconds(1))
+    assert retire_outgoing(view) == ()
+    removed = look(service(), cell("v1", weight=None, drain_since=NOW), stable="v1", is_removed=True)
+    assert [type(decision) for decision in retire_removed(removed)] == [Retire]
+
+
 def test_only_a_rollback_is_in_a_hurry() -> None:
     for cause in OutgoingCause:
         (retire,) = retire_outgoing(leaving(cause, ready=1, drain_since=NOW - seconds(1)))

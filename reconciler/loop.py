@@ -269,6 +269,8 @@ class Reconciler:
 
     def _circumstances(self, compiled: Compiled, results: Results) -> Circumstances:
         problems = dict(results.problems)
+        for name, text in compiled.invalid.items():
+            problems[name] = (Reason.INVALID_DOCUMENT, f"Serve would refuse it: {text}")
         if compiled.waiting:
             for name in _waiting_for_serve(compiled.memory):
                 problems.setdefault(name, (Reason.SERVE_BUSY, compiled.waiting))

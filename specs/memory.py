@@ -60,6 +60,11 @@ class CellMemory:
     """The intent to take it out of Serve's document is saved."""
     is_urgent: bool = False
     """Its removal may cut builds in progress: a rollback needs its room."""
+    was_seen: bool = False
+    """Serve has shown it: when it is missing now, somebody took it away."""
+    restores: int = 0
+    """How often it was put back lately. Another writer is answered more and more slowly, not in a race."""
+    restored_at: datetime | None = None
 
     @property
     def is_externally_scaled(self) -> bool:

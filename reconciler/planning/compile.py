@@ -7,8 +7,9 @@ decided it, by what it saw.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from reconciler.planning.compose import with_counts, without_counts
@@ -29,7 +30,7 @@ from specs.effects import (
 from specs.memory import CellMemory, Memory, ServiceMemory
 from specs.observed import CellSeen, CellStatus, Observed
 from specs.routes import RouteTable
-from specs.serve_document import same_application
+from specs.serve_document import check_document, same_application, unknown_fields
 
 LONGEST_BUILD = timedelta(minutes=10)
 """A build that takes longer is not waited for: one that no node fits (ours under a pause, or foreign) never
@@ -38,11 +39,15 @@ ends, and nobody else could ever move."""
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """The effects in the order in which they are to be applied; `waiting` says why a PUT is put off ("" if not)."""
+    """The effects in the order in which they are to be applied.
+
+    `waiting` says why a PUT is put off ("" if not); `invalid` what Serve would refuse, by service.
+    """
 
     effects: tuple[Effect, ...]
     memory: Memory
     waiting: str = ""
+    invalid: Mapping[str, str] = field(default_factory=dict)
 
 
 def compile_effects(plan: Plan, before: Memory, routed: RouteTable | None) -> Compiled:
@@ -54,7 +59,9 @@ def compile_effects(plan: Plan, before: Memory, routed: RouteTable | None) -> Co
     observed = plan.world.observed
     if not observed.complete:
         return Compiled(effects=_saved(plan, before, plan.memory), memory=plan.memory)
-    put, waiting = _put(plan, observed)
+    due = _due(plan, observed)
+    invalid = _invalid(due, observed)
+    put, waiting = _put(plan, observed, [cell for cell in due if cell.key.name not in invalid], invalid)
     memory = _with_restarted_builds(plan, observed) if put is not None else plan.memory
     effects = (
         *_saved(plan, before, memory),
@@ -63,7 +70,7 @@ def compile_effects(plan: Plan, before: Memory, routed: RouteTable | None) -> Co
         *_scales(plan, observed),
         *((put,) if put is not None else ()),
     )
-    return Compiled(effects=effects, memory=memory, waiting=waiting)
+    return Compiled(effects=effects, memory=memory, waiting=waiting, invalid=_by_service(plan, invalid))
 
 
 def _saved(plan: Plan, before: Memory, after: Memory) -> tuple[SaveMemory, ...]:
@@ -142,12 +149,40 @@ def _heals(plan: Plan, service: ServiceMemory) -> bool:
     return moving or was is None or was.cells != service.cells
 
 
-def _put(plan: Plan, observed: Observed) -> tuple[PutServeConfig | None, str]:
-    """Return the one PUT that creates, retires and adjusts what cannot be scaled, or why it has to wait."""
+def _due(plan: Plan, observed: Observed) -> list[CellMemory]:
+    """Return the cells that Serve's document lacks or has otherwise."""
+    return [
+        cell
+        for service, cell in _live(plan)
+        if not cell.is_retired and _needs_put(plan, service, cell, observed.cell(cell.key.name))
+    ]
+
+
+def _invalid(due: list[CellMemory], observed: Observed) -> Mapping[str, str]:
+    """Return what is wrong with entries that are due, by cell: one of them must not keep all from moving."""
+    found = {}
+    for cell in due:
+        entry = json.loads(with_counts(cell, observed.cell(cell.key.name)))
+        problems = [*check_document({"applications": [entry]}), *unknown_fields(entry)]
+        if problems:
+            found[cell.key.name] = "; ".join(problems)
+    return found
+
+
+def _by_service(plan: Plan, invalid: Mapping[str, str]) -> Mapping[str, str]:
+    return {service.name: invalid[cell.key.name] for service, cell in _live(plan) if cell.key.name in invalid}
+
+
+def _put(
+    plan: Plan, observed: Observed, due: list[CellMemory], invalid: Mapping[str, str]
+) -> tuple[PutServeConfig | None, str]:
+    """Return the one PUT that creates, retires and adjusts what cannot be scaled, or why it has to wait.
+
+    Entries that Serve would refuse stay as they are there, or away.
+    """
     live = [(service, cell) for service, cell in _live(plan) if not cell.is_retired]
     retired = [(service, cell) for service, cell in _live(plan) if cell.is_retired]
     removed = frozenset(cell.key.name for _, cell in retired)
-    due = [cell for service, cell in live if _needs_put(plan, service, cell, observed.cell(cell.key.name))]
     leaving = [cell for _, cell in retired if _is_present(observed.cell(cell.key.name))]
     if not due and not leaving:
         return None, ""
@@ -157,11 +192,19 @@ def _put(plan: Plan, observed: Observed) -> tuple[PutServeConfig | None, str]:
     if awaited and not urgent:
         return None, f"{', '.join(awaited)} is being built; a change of Serve's document now would start it anew"
     applications = tuple(
-        ServeApplication(name=cell.key.name, config=with_counts(cell, observed.cell(cell.key.name)))
+        ServeApplication(name=cell.key.name, config=config)
         for _, cell in live
-        if _is_declared(plan, cell, observed)
+        if _is_declared(plan, cell, observed) and (config := _entry(cell, observed, invalid)) is not None
     )
     return PutServeConfig(applications=applications, removed=removed, may_cut_builds=bool(building)), ""
+
+
+def _entry(cell: CellMemory, observed: Observed, invalid: Mapping[str, str]) -> str | None:
+    """Return a cell's entry; of one that Serve would refuse, what Serve has of it already (None: nothing)."""
+    seen = observed.cell(cell.key.name)
+    if cell.key.name in invalid:
+        return seen.config if seen is not None else None
+    return with_counts(cell, seen)
 
 
 def _is_overdue(cell: CellSeen, now: datetime) -> bool:
@@ -169,9 +212,12 @@ def _is_overdue(cell: CellSeen, now: datetime) -> bool:
 
 
 def _restores(plan: Plan, due: list[CellMemory]) -> bool:
-    """A cell that carried requests and is gone is put back at once, whatever is being built."""
+    """A cell that carried requests and is gone is put back at once, whatever is being built.
+
+    Not when it goes again and again: then another writer would make us cut everybody's builds.
+    """
     weights = {name: weight for service in plan.memory.services.values() for name, weight in service.weights.items()}
-    return any(cell.was_ready and weights.get(cell.key.name, 0) > 0 for cell in due if cell.targets)
+    return any(cell.was_ready and weights.get(cell.key.name, 0) > 0 for cell in due if cell.restores == 1)
 
 
 def _is_declared(plan: Plan, cell: CellMemory, observed: Observed) -> bool:
@@ -185,9 +231,10 @@ def _is_present(seen: CellSeen | None) -> bool:
 
 
 def _needs_put(plan: Plan, service: ServiceMemory, cell: CellMemory, seen: CellSeen | None) -> bool:
-    if seen is None:
-        return _heals(plan, service)
-    if not _is_present(seen) or seen.config is None:
+    if seen is None or not _is_present(seen):
+        is_due = not cell.was_seen or cell.restored_at == plan.world.now
+        return is_due and _heals(plan, service)
+    if seen.config is None:
         return _heals(plan, service)
     if not _heals(plan, service) and not cell.bounds:
         return False

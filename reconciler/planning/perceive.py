@@ -9,11 +9,14 @@ from datetime import datetime, timedelta
 from policies.health import is_pausing
 from policies.view import CellView, ServiceView, view_of
 from specs.memory import CellMemory, Memory, Rollout, ServiceMemory
-from specs.observed import CellStatus, DeploymentSeen, ReplicaState
+from specs.observed import CellSeen, CellStatus, DeploymentSeen, ReplicaState
 from specs.world import World
 
 IDLE_REFRESH = timedelta(seconds=10)
 """A clock that stands still (a pause, blindness) is moved on this often: not at every look, each is a write."""
+
+STAYED = timedelta(minutes=5)
+"""A cell that was put back and is still there after this long is not fought over."""
 
 
 def perceive(world: World) -> World:
@@ -27,7 +30,10 @@ def _perceive_service(world: World, name: str) -> ServiceMemory:
     memory = view.memory
     if not world.observed.complete:
         return replace(memory, rollout=_time_stands_still(view, memory.rollout))
-    cells = tuple(_perceive_cell(cell, is_judged=cell.revision == memory.candidate) for cell in view.cells)
+    cells = tuple(
+        _present(_perceive_cell(cell, is_judged=cell.revision == memory.candidate), cell.seen, view.now)
+        for cell in view.cells
+    )
     memory = replace(
         memory,
         cells=cells,
@@ -67,6 +73,14 @@ def _perceive_cell(cell: CellView, *, is_judged: bool) -> CellMemory:
         shrunk=memory.shrunk + fell if is_judged else 0,
         was_ready=memory.was_ready or all(cell.serving(found.name) for found in deployments),
     )
+
+
+def _present(memory: CellMemory, seen: CellSeen | None, now: datetime) -> CellMemory:
+    """Note that Serve has a cell. One that stayed for a while is put back at once when it goes again."""
+    if seen is None or seen.status is CellStatus.DELETING:
+        return memory
+    stayed = memory.restored_at is not None and now - memory.restored_at >= STAYED
+    return replace(memory, was_seen=True, restores=0 if stayed else memory.restores)
 
 
 def _code_counts(memory: CellMemory, deployments: tuple[DeploymentSeen, ...]) -> Mapping[str, int]:

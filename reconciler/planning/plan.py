@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
 
 from policies.membership import adopt, limit_moving, moving, prune, route_conflicts
@@ -13,7 +14,7 @@ from reconciler.planning.chronicle import event_of, history_of, is_news
 from reconciler.planning.perceive import perceive
 from reconciler.planning.remember import Moment, Surroundings, new_service, remember
 from specs.decisions import Decision, ForgetService, Hold, RestoreCell, StartRollout
-from specs.memory import Event, HistoryEntry, Memory, ServiceMemory
+from specs.memory import CellMemory, Event, HistoryEntry, Memory, ServiceMemory
 from specs.observed import CellSeen, CellStatus
 from specs.reasons import Reason
 from specs.world import World
@@ -76,20 +77,40 @@ def _decisions(world: World, name: str, removal: Decision | None, veto: Veto) ->
 
 
 def _restored(world: World, name: str) -> tuple[Decision, ...]:
-    """Tell of cells that were live and are gone, or going, in a complete observation."""
+    """Put back cells that Serve had and that are gone, or going, in a complete observation.
+
+    Whoever takes them away again and again is answered more and more slowly: two writers that race would
+    cut each other's builds for ever.
+    """
     memory = world.memory.services[name]
     heals = world.desired is None or world.desired.settings.self_heal
     if not world.observed.complete or memory.is_removed:
         return ()
     lost = [
-        cell.key
+        cell
         for cell in memory.cells
-        if cell.targets and not cell.is_retired and _is_lost(world.observed.cell(cell.key.name))
+        if cell.was_seen and not cell.is_retired and _is_lost(world.observed.cell(cell.key.name))
     ]
     if lost and not heals:
-        text = f"{lost[0].name} is missing in Serve and selfHeal is off"
+        text = f"{lost[0].key.name} is missing in Serve and selfHeal is off"
         return (Hold(service=name, reason=Reason.SELF_HEAL_DISABLED, message=text),)
-    return tuple(RestoreCell(service=name, cell=key) for key in lost)
+    return tuple(_put_back(name, cell, world.now) for cell in lost)
+
+
+def _put_back(service: str, cell: CellMemory, now: datetime) -> Decision:
+    again = cell.restored_at + _patience(cell) if cell.restored_at is not None else now
+    if cell.restores == 0 or now >= again:
+        return RestoreCell(service=service, cell=cell.key)
+    text = (
+        f"{cell.key.name} was taken out of Serve {cell.restores} times: who else writes its document? "
+        f"It is put back at {again:%H:%M:%S}"
+    )
+    return Hold(service=service, reason=Reason.DRIFTED, message=text, until=again)
+
+
+def _patience(cell: CellMemory) -> timedelta:
+    """Return how long to wait since the last time: 2, 4, 8 seconds and so on, at most a minute."""
+    return min(timedelta(minutes=1), timedelta(seconds=float(2**cell.restores)))
 
 
 def _is_lost(seen: CellSeen | None) -> bool:

@@ -74,8 +74,8 @@ def new_service(decision: AdoptSpec) -> ServiceMemory:
 
 
 def remember(memory: ServiceMemory, decision: Decision, moment: Moment) -> ServiceMemory:
-    """Return `memory` after `decision`. Pure; a Hold or a Restore changes nothing."""
-    if isinstance(decision, Hold | RestoreCell | ForgetService):
+    """Return `memory` after `decision`. Pure; a Hold changes nothing."""
+    if isinstance(decision, Hold | ForgetService):
         return memory
     change: Callable[[ServiceMemory, Any, Moment], ServiceMemory] = _CHANGES[type(decision)]
     return change(memory, decision, moment)
@@ -291,6 +291,12 @@ def _retire(memory: ServiceMemory, decision: Retire, moment: Moment) -> ServiceM
     return _with_cell(memory, decision.cell, lambda cell: replace(cell, is_retired=True, is_urgent=decision.is_urgent))
 
 
+def _restore(memory: ServiceMemory, decision: RestoreCell, moment: Moment) -> ServiceMemory:
+    return _with_cell(
+        memory, decision.cell, lambda cell: replace(cell, restores=cell.restores + 1, restored_at=moment.now)
+    )
+
+
 def _forget_cell(memory: ServiceMemory, decision: ForgetCell, moment: Moment) -> ServiceMemory:
     name = decision.cell.name
     return replace(
@@ -330,6 +336,7 @@ _CHANGES: dict[type, Callable[[ServiceMemory, Any, Moment], ServiceMemory]] = {
     LatchFailure: _latch,
     Drain: _drain,
     Retire: _retire,
+    RestoreCell: _restore,
     ForgetCell: _forget_cell,
     EndOutgoing: _end_outgoing,
     Remove: _remove,

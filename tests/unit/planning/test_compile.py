@@ -88,7 +88,9 @@ def test_what_is_being_deleted_is_not_scaled_but_put_back_with_its_counts() -> N
 
 
 def _listing(*deployments: str) -> str:
-    return canonical_json({"name": "chat.v1.-.-.0", "deployments": [{"name": name} for name in deployments]})
+    return canonical_json(
+        {"name": "chat.v1.-.-.0", "import_path": "app:build", "deployments": [{"name": name} for name in deployments]}
+    )
 
 
 def test_numbers_that_serve_gives_back_as_floats_are_the_same() -> None:
@@ -121,9 +123,19 @@ def test_a_build_that_never_ends_is_not_waited_for() -> None:
 
 
 def test_what_carried_requests_is_put_back_though_something_is_built() -> None:
-    (effect,) = compiled(building(5, was_ready=True, targets={"Echo": 3}, weight=FULL)).effects
+    lost = {"was_ready": True, "was_seen": True, "weight": FULL, "restored_at": NOW}
+    (effect,) = compiled(building(5, restores=1, **lost)).effects
     assert isinstance(effect, PutServeConfig)
     assert effect.may_cut_builds
+    assert compiled(building(5, restores=2, **lost)).waiting, "who is taken away again does not cut builds again"
+
+
+def test_an_entry_that_serve_would_refuse_is_left_out_and_told() -> None:
+    config = canonical_json({"name": "chat.v1.-.-.0", "import_path": "nonsense"})
+    made = world(service(), cell("v1", seen=False, weight=None, config=config), candidate="v1")
+    found = compiled(made)
+    assert not any(isinstance(effect, PutServeConfig) for effect in found.effects)
+    assert "import_path" in found.invalid["chat"]
 
 
 def test_a_build_that_our_put_cuts_starts_its_deadline_anew() -> None:

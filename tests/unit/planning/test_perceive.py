@@ -63,7 +63,15 @@ def test_the_replicas_of_a_stable_revision_come_and_go() -> None:
 
 def test_while_serve_builds_nothing_is_forgotten() -> None:
     made = world(service(), cell("v1", building=True, weight=FULL, died=3, targets={"Echo": 3}), stable="v1")
-    assert after(made).cells[0] == made.memory.services["chat"].cells[0]
+    assert after(made).cells[0] == replace(made.memory.services["chat"].cells[0], was_seen=True)
+
+
+def test_a_cell_that_stayed_is_not_fought_over_any_more() -> None:
+    def restores(restored: float) -> int:
+        put_back = cell("v1", ready=3, weight=FULL, restores=4, restored_at=NOW - seconds(restored))
+        return after(world(service(), put_back, stable="v1")).cells[0].restores
+
+    assert (restores(299), restores(300)) == (4, 0)
 
 
 def test_counts_that_nobody_commanded_are_learned() -> None:

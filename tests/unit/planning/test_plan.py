@@ -10,7 +10,7 @@ import pytest
 from reconciler.planning.plan import Plan, make_plan
 from reconciler.planning.remember import Surroundings
 from reconciler.planning.report import Circumstances, report
-from specs.decisions import Hold, PauseRollout, SetWeights, StartRollout
+from specs.decisions import Hold, PauseRollout, RestoreCell, SetWeights, StartRollout
 from specs.desired import ClusterSettings, SpecError
 from specs.memory import Memory, OutgoingCause, Quarantined
 from specs.observed import Observed
@@ -51,6 +51,24 @@ def test_a_settled_world_is_held_with_a_reason() -> None:
     (hold,) = planned.decisions["chat"]
     assert isinstance(hold, Hold)
     assert hold.reason is Reason.STEADY
+
+
+def lost(**memory: Any) -> World:
+    return world(service(), cell("v1", seen=False, weight=FULL, was_seen=True, **memory), stable="v1")
+
+
+def test_a_cell_that_somebody_took_away_is_put_back_at_once() -> None:
+    planned = plan(lost())
+    assert [event.kind for event in planned.events] == ["CellRestored"]
+    assert planned.memory.services["chat"].cells[0].restores == 1
+
+
+@pytest.mark.parametrize(("restores", "ago", "is_due"), [(1, 1.9, False), (1, 2, True), (3, 7, False), (9, 60, True)])
+def test_who_takes_a_cell_away_again_and_again_is_answered_slowly(restores: int, ago: float, is_due: bool) -> None:
+    decisions = plan(lost(restores=restores, restored_at=NOW - seconds(ago))).decisions["chat"]
+    assert any(isinstance(decision, RestoreCell) for decision in decisions) == is_due
+    drifted = [one for one in decisions if isinstance(one, Hold) and one.reason is Reason.DRIFTED]
+    assert bool(drifted) != is_due
 
 
 def test_a_new_service_is_adopted_and_started_in_one_look() -> None:

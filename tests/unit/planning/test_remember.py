@@ -17,7 +17,6 @@ from specs.decisions import (
     ForgetService,
     Hold,
     Promote,
-    RestoreCell,
     Retire,
     RollBack,
     SetCapacity,
@@ -42,7 +41,7 @@ def memory(*cells: object, **fields: object) -> ServiceMemory:
 
 
 def test_every_decision_changes_memory_or_is_known_not_to() -> None:
-    without = {Hold, RestoreCell, ForgetService}
+    without = {Hold, ForgetService}
     assert set(get_args(Decision)) == set(_CHANGES) | without
     assert not set(_CHANGES) & without
 

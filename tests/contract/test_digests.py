@@ -20,7 +20,9 @@ from typing import Any
 
 import pytest
 
+from reconciler.errors import Retry
 from reconciler.planning.compose import compose_config
+from reconciler.ports import ServeSeen
 from specs.cells import CellKey
 from specs.desired import AutoScale, Desired, DesiredService, FixedScale
 from specs.effects import PutServeConfig, ServeApplication
@@ -167,7 +169,7 @@ class Cluster:
         """Return replica ids by service and deployment, once every application runs and nothing starts or stops."""
         deadline = time.monotonic() + SETTLED_WITHIN
         while True:
-            seen = await self.adapters.serve.read()
+            seen = await self._look(deadline)
             if all(is_settled(cell, (running or {}).get(cell.name.split(".")[0], 1)) for cell in seen.cells):
                 return {
                     cell.name.split(".")[0]: {
@@ -180,6 +182,15 @@ class Cluster:
             assert not failed, failed
             assert time.monotonic() < deadline, seen.cells
             await asyncio.sleep(0.5)
+
+    async def _look(self, deadline: float) -> ServeSeen:
+        """Read Serve, again and again while a dozen starting applications keep it from answering."""
+        while True:
+            try:
+                return await self.adapters.serve.read()
+            except Retry:
+                if time.monotonic() > deadline:
+                    raise
 
 
 def is_settled(cell: CellSeen, replicas: int) -> bool:

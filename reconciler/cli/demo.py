@@ -31,7 +31,7 @@ def demo(port_base: int | None, folder: Path | None, keep: bool, stay: bool | No
     small load. Then v1 is deployed; v2 takes over step by step; v3 is broken, comes back and is quarantined.
 
     Prints a table at the end. Exit status 0 means that no request failed and all went as told. Takes about
-    three minutes, some 3 GB of memory and two cores, and leaves nothing behind.
+    two minutes, some 2 GB of memory and two cores, and leaves nothing behind.
     """
     from reconciler.demo.options import Options, Ports
     from reconciler.demo.screen import Screen

@@ -11,7 +11,7 @@ from reconciler.planning.plan import Plan
 from specs.decisions import Hold
 from specs.desired import Pause, SetWeight, Step
 from specs.memory import Memory, OutgoingCause
-from specs.observed import CellStatus, TrafficSeen
+from specs.observed import CellStatus, ReplicaState, TrafficSeen
 from specs.reasons import Reason
 from specs.routes import FULL
 from specs.status import (
@@ -134,11 +134,19 @@ def _health(view: ServiceView, hold: Hold) -> Health:
         return Health.MISSING
     if not view.is_serving(memory.stable):
         return Health.DEGRADED
-    short = any(view.ready(memory.stable, name) < view.budget(name).needed for name in view.needed)
-    if short or hold.reason is Reason.HEALTH_CHECK_FAILED:
+    if hold.reason is Reason.HEALTH_CHECK_FAILED:
         return Health.DEGRADED
+    short = [name for name in view.needed if view.ready(memory.stable, name) < view.budget(name).needed]
+    if short:
+        return Health.PROGRESSING if all(_is_growing(view, name) for name in short) else Health.DEGRADED
     is_moving = _sync(view) is Sync.OUT_OF_SYNC and memory.quarantined(view.spec.revision.id) is None
     return Health.PROGRESSING if is_moving and hold.reason is Reason.NOT_READY else Health.HEALTHY
+
+
+def _is_growing(view: ServiceView, deployment: str) -> bool:
+    """Return whether what the stable revision lacks is on its way up, as after a change of scale."""
+    seen = [cell.deployment(deployment) for cell in view.cells_of(view.memory.stable)]
+    return any(found is not None and found.count(ReplicaState.STARTING) > 0 for found in seen)
 
 
 def _phase(view: ServiceView, hold: Hold) -> Phase:

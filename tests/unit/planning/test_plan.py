@@ -128,6 +128,20 @@ def test_orders_are_carried_out_alone() -> None:
             Reason.OVERCOMMITTED,
         ),
         (
+            world(service(sizes=4), cell("v1", ready=3, starting=1, weight=FULL), stable="v1"),
+            Sync.OUT_OF_SYNC,
+            Health.PROGRESSING,
+            Phase.STEADY,
+            Reason.NOT_READY,
+        ),
+        (
+            world(service(sizes=4), cell("v1", ready=3, target=4, weight=FULL), stable="v1"),
+            Sync.OUT_OF_SYNC,
+            Health.DEGRADED,
+            Phase.STEADY,
+            Reason.NOT_READY,
+        ),
+        (
             world(service(suspend=True), cell("v1", ready=3, weight=FULL), stable="v1"),
             Sync.SYNCED,
             Health.SUSPENDED,
@@ -149,7 +163,7 @@ def test_orders_are_carried_out_alone() -> None:
             Reason.BUILDING,
         ),
     ],
-    ids=["steady", "pausing", "quarantined", "dead", "suspended", "blind", "first"],
+    ids=["steady", "pausing", "quarantined", "dead", "growing", "short", "suspended", "blind", "first"],
 )
 def test_the_status_sums_it_up(made: World, sync: Sync, health: Health, phase: Phase, reason: Reason) -> None:
     status = told(made)

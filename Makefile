@@ -63,7 +63,7 @@ test: lint  ## check, then cases, simulation, contracts and end-to-end tests on 
 	$(BIN)/python -m pytest $(SUITES) -m "not slow" $(PYTEST_ARGS)
 
 test-full: lint  ## test, and what takes longer than twenty minutes
-	$(BIN)/python -m pytest $(SUITES) $(PYTEST_ARGS)
+	HELIOSTAT_SEEDS=$${HELIOSTAT_SEEDS:-150} $(BIN)/python -m pytest $(SUITES) $(PYTEST_ARGS)
 
 bench: $(STAMP)  ## measure throughput, latency and footprint; prints tables for docs/benchmarks
 	$(BIN)/python -m tests.bench $(ARGS)

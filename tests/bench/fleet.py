@@ -17,7 +17,7 @@ from tests.e2e.waiting import wait_for
 
 SERVICES = 20
 REST_SECONDS = 60.0
-SETTLE_SECONDS = 20.0
+SETTLE_SECONDS = 15.0
 TINY = {"ray_actor_options": {"num_cpus": 0.01}}
 
 

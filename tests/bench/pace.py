@@ -17,7 +17,7 @@ from tests.e2e.tcp_proxy import Wire, wire_to
 from tests.e2e.waiting import wait_for
 
 SCALES = 20
-ROLLOUTS = 10
+ROLLOUTS = 5
 
 
 def run() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -22,6 +22,7 @@ from reconciler.planning.routing import route_table
 from reconciler.ports import Clock, Ports, Reading, ServeSeen
 from specs.commands import Command
 from specs.decisions import Decision
+from specs.desired import ClusterSettings, Desired
 from specs.effects import PutServeConfig, SetRoutes
 from specs.memory import Memory
 from specs.observed import Node
@@ -103,6 +104,7 @@ class Reconciler:
         self._requests: list[_Request] = []
         self._wake = asyncio.Event()
         self._kept: frozenset[str] = frozenset()
+        self._settings: ClusterSettings | None = None
         self.status: ClusterStatus | None = None
         self.nodes: tuple[Node, ...] = ()
         self.table = RouteTable()
@@ -215,7 +217,15 @@ class Reconciler:
         except PortError as error:
             self._reading = Reading(desired=self._reading.desired, read_at=self._reading.read_at, problem=error.reason)
         if self._reading.desired is not None:
+            self._hold_policy(self._reading.desired)
             await self._keep_commits(self._reading.desired.commit.sha)
+
+    def _hold_policy(self, desired: Desired) -> None:
+        """A wrong file changes no settings either: the last known ClusterPolicy stays in force."""
+        if desired.is_policy_known:
+            self._settings = desired.settings
+        elif self._settings is not None:
+            self._reading = replace(self._reading, desired=replace(desired, settings=self._settings))
 
     async def _keep_commits(self, newest: str) -> None:
         """Keep what a live, warm or earlier revision was packaged from, even if the branch is rewritten."""

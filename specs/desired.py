@@ -183,6 +183,8 @@ class Desired:
     services: tuple[DesiredService, ...]
     errors: tuple[SpecError, ...]
     settings: ClusterSettings
+    is_policy_known: bool = True
+    """False when some file is wrong and no valid ClusterPolicy was read: `settings` are then the defaults."""
 
     def service(self, name: str) -> DesiredService | None:
         """Return the service called `name`, or None."""

@@ -61,7 +61,8 @@ class _Read:
     """What one document, or one file, or all of them say."""
 
     services: tuple[DesiredService, ...] = ()
-    policies: tuple[tuple[str, Mark, ClusterSettings], ...] = ()
+    policies: tuple[tuple[str, Mark, ClusterSettings | None], ...] = ()
+    """Where each ClusterPolicy is, and what it sets; None when it is wrong."""
     claims: tuple[_Claim, ...] = ()
     errors: tuple[SpecError, ...] = ()
 
@@ -89,11 +90,13 @@ def read_desired(commit: Commit, files: Mapping[str, bytes], packages: PackageIn
     doubles, disputed = _doubles(read.claims)
     settings, policy_errors = _settings(read.policies)
     services = (service for service in read.services if service.name not in disputed)
+    errors = tuple(sorted({*read.errors, *doubles, *policy_errors}))
     return Desired(
         commit=commit,
         services=tuple(sorted(services, key=lambda service: service.name)),
-        errors=tuple(sorted({*read.errors, *doubles, *policy_errors})),
-        settings=settings,
+        errors=errors,
+        settings=settings or ClusterSettings(),
+        is_policy_known=settings is not None or not errors,
     )
 
 
@@ -205,7 +208,7 @@ def _sound_part(rollout: Any) -> RolloutSpec:
 
 def _read_policy(value: dict[str, Any], root: Node, path: str) -> tuple[_Read, list[Problem]]:
     model, problems = validate(ClusterPolicy, value)
-    settings = model.settings() if model is not None else ClusterSettings()
+    settings = model.settings() if model is not None else None
     return _Read(policies=((path, root.locate(("kind",)), settings),)), problems
 
 
@@ -272,10 +275,12 @@ def _doubles(claims: Iterable[_Claim]) -> tuple[list[SpecError], frozenset[str]]
     return errors, frozenset(disputed)
 
 
-def _settings(policies: tuple[tuple[str, Mark, ClusterSettings], ...]) -> tuple[ClusterSettings, list[SpecError]]:
-    """Return the one policy of the cluster. With several, none counts: the defaults remove nothing."""
+def _settings(
+    policies: tuple[tuple[str, Mark, ClusterSettings | None], ...],
+) -> tuple[ClusterSettings | None, list[SpecError]]:
+    """Return the one policy of the cluster, or None. With several, none counts."""
     if not policies:
-        return ClusterSettings(), []
+        return None, []
     if len(policies) == 1:
         return policies[0][2], []
     places = [f"{path}:{line}:{column}" for path, (line, column), _ in policies]
@@ -284,4 +289,4 @@ def _settings(policies: tuple[tuple[str, Mark, ClusterSettings], ...]) -> tuple[
         others = ", ".join(other for other in places if other != place)
         message = f"a repository has at most one ClusterPolicy, there are more at {others}: keep one of them"
         errors.append(_error(path, mark, message))
-    return ClusterSettings(), errors
+    return None, errors

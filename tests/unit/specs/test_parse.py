@@ -241,3 +241,12 @@ def test_a_thousand_services_are_read_in_seconds() -> None:
     assert len(desired.services) == 1000
     assert desired.errors == ()
     assert time.process_time() - began < 5
+
+
+def test_settings_are_known_unless_a_wrong_file_may_hold_them() -> None:
+    assert read(CHAT).is_policy_known
+    assert read(CHAT, POLICY).is_policy_known
+    assert read(CHAT.replace("import_path", "import"), POLICY).is_policy_known
+    assert not read(CHAT, POLICY.replace("prune", "prunes")).is_policy_known
+    assert not read(CHAT, "kind: [\napiVersion: heliostat.dev/v1alpha1\n").is_policy_known
+    assert not read(POLICY, POLICY).is_policy_known

@@ -76,6 +76,7 @@ def test_status_is_the_documented_json(stage: Stage) -> None:
     assert "text/html" in stage.daemon.page().headers["content-type"]
 
 
+@pytest.mark.slow
 def test_the_verbs_of_the_command_line_drive_a_rollout(stage: Stage) -> None:
     """Look, promote, pause, resume, abort, retry, rollback, wait: each does what it says, and says when it cannot."""
     daemon = stage.daemon

@@ -47,7 +47,8 @@ def test_cells_that_somebody_else_removed_come_back(stage: Stage) -> None:
     assert [name.split(".")[4] for name in stage.cells("chat")] == ["0"]
 
 
-@pytest.mark.parametrize("mode", [Mode.REFUSE, pytest.param(Mode.HANG, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG])
 def test_a_dashboard_that_is_away_holds_a_rollout_and_rolls_nothing_back(far_stage: Stage, mode: Mode) -> None:
     stage, daemon = far_stage, far_stage.daemon
     stage.deploy(stage.spec(replicas=2, steps=[weight(50), pause(3)], rollout={"progressDeadline": "10s"}))

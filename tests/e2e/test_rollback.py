@@ -66,6 +66,7 @@ def test_every_kind_of_broken_revision_is_rolled_back_with_the_words_of_ray(stag
     }
 
 
+@pytest.mark.slow
 def test_a_revision_that_falls_sick_or_keeps_crashing_is_rolled_back_and_retry_works(stage: Stage) -> None:
     daemon, sickness = stage.daemon, stage.folder / "sick"
     quick_checks = [{"name": "Echo", "num_replicas": 2, "health_check_period_s": 1, "health_check_timeout_s": 2}]

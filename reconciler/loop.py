@@ -274,8 +274,15 @@ class Reconciler:
             if not results.is_saved:
                 request.answer.set_exception(CommandRefused(results.problems[""][1]))
                 continue
-            newest = await self._ports.store.events(service=request.command.service, limit=1)
-            request.answer.set_result(newest[-1].id if newest else 0)
+            request.answer.set_result(await self._newest_event(request.command.service))
+
+    async def _newest_event(self, service: str) -> int:
+        """Return the id of the event that a command made; 0 when it cannot be read: the command was saved."""
+        try:
+            newest = await self._ports.store.events(service=service, limit=1)
+        except PortError:
+            return 0
+        return newest[-1].id if newest else 0
 
     def _circumstances(self, compiled: Compiled, results: Results) -> Circumstances:
         problems = dict(results.problems)

@@ -28,7 +28,7 @@ def plain_stage() -> Iterator[Stage]:
         upload_echo(cluster.dashboard_url)
         stage = Stage(folder, cluster)
         # All nodes share this machine's ports: one proxy only.
-        http = {"host": "127.0.0.1", "port": free_port()}
+        http = {"host": "0.0.0.0", "port": free_port()}
         stage.put({"proxy_location": "HeadOnly", "http_options": http, "applications": []})
         try:
             yield stage

@@ -11,6 +11,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUITES := $(wildcard tests/unit tests/cases tests/sim tests/contract tests/e2e)
+# The loaders' tests need PyTorch. A CPU build by name: the plain version would, on some machines, be gigabytes of CUDA.
+TORCH ?= torch==2.13.0+cpu
 ARGS ?=
 PYTEST_ARGS ?=
 
@@ -41,6 +43,9 @@ $(STAMP): requirements.lock pyproject.toml
 	fi
 	@echo "Installing the pinned packages into $(VENV); the first time takes a minute or two"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --only-binary=:all: "$(TORCH)" 2>$(VENV)/torch.log || { \
+		echo "pip finds no $(TORCH) for this Python, so the loaders' tests will be skipped (see $(VENV)/torch.log)."; \
+		echo "Name an index that has it and run this again: PIP_EXTRA_INDEX_URL=URL make setup"; }
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 

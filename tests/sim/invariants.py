@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from specs.cells import CellKey, parse_cell_name
 from specs.desired import ClusterSettings, DesiredService
 from specs.effects import PutServeConfig, SaveMemory
-from specs.memory import Event
+from specs.memory import CellMemory, Event
 from specs.routes import FULL, RouteTable, ServiceRoute
 from tests.sim.requests import Requests
 from tests.sim.serve_instance import SimApplication
@@ -41,6 +41,8 @@ class Watch:
         self.events: list[Event] = []
         self.created: set[str] = set()
         """Applications that the daemon created."""
+        self.removed: set[str] = set()
+        """Applications that the daemon took out of Serve; their names are never used again."""
         self.barred: set[tuple[str, str]] = set()
         """(service, revision) that were rolled back and neither released nor replaced by a commit since."""
         self.ever_barred: set[tuple[str, str]] = set()
@@ -97,6 +99,9 @@ class Watch:
         self.note("route " + ", ".join(f"{row.service} {_by_revision(row)}" for row in table.services))
         self._check_sight("I4")
         for row in table.services:
+            self._check_saved(row)
+            leaving = [cell.cell for cell in row.cells if cell.weight and cell.cell in self.removed]
+            _must(not leaving, f"I3: {row.service} routes to {leaving}, which it is tearing down")
             self._check_weights(row)
 
     def before_scale(self, application: str, deployment: str, target: int) -> None:
@@ -107,6 +112,8 @@ class Watch:
         if app is None or key is None or deployment not in app.deployments:
             return
         before = app.deployments[deployment].target
+        saved = next((cell.counts.get(deployment) for cell in self._cells(key)), None)
+        _must(saved == target, f"I8: {application} is scaled to {target} and {saved} is saved: a crash would forget it")
         if target > before:
             self._check_barred(key, f"scales {deployment} up")
             self._check_ceiling(key.service, deployment, {application: target})
@@ -126,6 +133,7 @@ class Watch:
             self._check_floor(service, {where: count for where, count in lowered.items() if _is_of(where[0], service)})
         for name in change.removed & instance.applications.keys():
             self._check_removal(name)
+        self.removed |= change.removed & instance.applications.keys()
         self.created |= {application.name for application in change.applications}
         foreign = {name: app.config for name, app in instance.applications.items() if name not in self.created}
         gone = set(instance.applications) - {application.name for application in change.applications} - change.removed
@@ -167,6 +175,13 @@ class Watch:
 
     def _check_sight(self, name: str) -> None:
         _must(not self.is_blind, f"{name}: acts on a world that it does not see whole ({self.log[-1]})")
+
+    def _check_saved(self, row: ServiceRoute) -> None:
+        """I8: weights are routed that are saved; after a crash the next daemon goes on from exactly those."""
+        memory = self._sim.known(row.service)
+        saved = memory.weights if memory else {}
+        other = {cell.cell: cell.weight for cell in row.cells if cell.weight != saved.get(cell.cell, 0)}
+        _must(not other, f"I8: {row.service} is routed {other} before that is saved: a crash now would forget it")
 
     def _check_weights(self, row: ServiceRoute) -> None:
         """I1: a raise needs ready replicas, unless somebody else's share is lost."""
@@ -217,6 +232,10 @@ class Watch:
             floor = self.truth.floor(memory.wanted, deployment)
             text = f"I2: {deployment} of {service} shrinks to {serving - losses} serving, at least {floor} are owed"
             _must(losses == 0 or serving - losses >= floor, text)
+
+    def _cells(self, key: CellKey) -> Iterable[CellMemory]:
+        memory = self._sim.known(key.service)
+        return (cell for cell in memory.cells if cell.key == key) if memory else ()
 
     def _check_removal(self, name: str) -> None:
         """I3: an application goes when it has no weight and nothing in flight, or its requests had their time."""

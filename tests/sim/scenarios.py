@@ -230,7 +230,7 @@ class Teller:
         for mend in (self.sim.ray_mends, self.sim.gateway_mends, self.sim.git_mends):
             mend()
         self.sim.serve.write_outage = ""
-        self.sim.crash.at = None
+        self.sim.crash.disarm()
         self.suspended.clear()
         self.absent.clear()
         for node in tuple(self.sim.nodes.nodes.values()):

@@ -21,6 +21,7 @@ import reconciler.planning.plan
 from policies.view import ServiceView
 from reconciler.observe import observe
 from specs.desired import ClusterSettings
+from specs.effects import SetRoutes
 from specs.memory import ServiceMemory
 from specs.routes import FULL
 from specs.world import World
@@ -101,6 +102,17 @@ def saves_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler.loop, "compile_effects", reordered)
 
 
+def routes_unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The route goes before the save, everything else after it."""
+    compiled = reconciler.planning.compile.compile_effects
+
+    def reordered(*args: Any) -> Any:
+        made = compiled(*args)
+        return replace(made, effects=tuple(sorted(made.effects, key=lambda effect: not isinstance(effect, SetRoutes))))
+
+    monkeypatch.setattr(reconciler.loop, "compile_effects", reordered)
+
+
 def finishes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     choose = policies.revisions.choose
     kept = lambda view: None if view.memory.candidate else choose(view)  # noqa: E731 - shorter than a function here
@@ -157,6 +169,7 @@ MUTATIONS = (
         breaks="I6",
     ),
     Mutation(name="effects before their intent", change=saves_last, story=DEATHS, breaks="I[18]"),
+    Mutation(name="weights before they are saved", change=routes_unsaved, story=CANARY, breaks="I8"),
     Mutation(
         name="candidates wait for room that nobody gives up",
         change=lambda monkeypatch: (

@@ -20,23 +20,35 @@ from tests.sim.invariants import Watch
 
 @dataclass(kw_only=True)
 class CrashPoint:
-    """The daemon dies at the effect with this number (from 1): before it is done, or right after."""
+    """The daemon dies at the effect with this number (from 1): before it is done, or right after.
+
+    `every` makes it die again each so many effects later, for as long as it is armed.
+    """
 
     at: int | None = None
     is_after: bool = False
+    every: int = 0
     count: int = 0
 
-    def arm(self, effects_from_now: int, *, is_after: bool) -> None:
-        self.at, self.is_after = self.count + effects_from_now, is_after
+    def arm(self, effects_from_now: int, *, is_after: bool, every: int = 0) -> None:
+        self.at, self.is_after, self.every = self.count + effects_from_now, is_after, every
+
+    def disarm(self) -> None:
+        self.at = None
 
     def before(self) -> None:
         self.count += 1
-        if self.count == self.at and not self.is_after:
-            raise Crashed(f"before effect {self.count}")
+        if not self.is_after:
+            self._strike("before")
 
     def after(self) -> None:
-        if self.count == self.at and self.is_after:
-            raise Crashed(f"after effect {self.count}")
+        if self.is_after:
+            self._strike("after")
+
+    def _strike(self, when: str) -> None:
+        if self.count == self.at:
+            self.at = self.at + self.every if self.every else None
+            raise Crashed(f"{when} effect {self.count}")
 
 
 class WatchedServe:

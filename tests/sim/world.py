@@ -42,6 +42,8 @@ class Simulation:
     cpus: float = 100.0
     is_direct: bool = True
     """Whether replicas take requests themselves; else Serve's own proxies do."""
+    downtime: int = 0
+    """How many seconds a daemon that crashed stays away."""
 
     def __post_init__(self) -> None:
         self.clock = FakeClock()
@@ -58,6 +60,7 @@ class Simulation:
         self.daemon: Reconciler | None = None
         self.tick: Tick | None = None
         self.crashes = 0
+        self._away = 0
 
     # -- the world moves -------------------------------------------------------------------------------
 
@@ -86,7 +89,8 @@ class Simulation:
         self.serve.step()
         await self._refresh()
         self.watch.before_tick()
-        if self.daemon is None and restart:
+        self._away = max(0, self._away - 1)
+        if self.daemon is None and restart and not self._away:
             await self.start()
         if self.daemon is not None:
             await self._take_turn(self.daemon)
@@ -110,6 +114,7 @@ class Simulation:
         except Crashed:
             self.daemon = None
             self.crashes += 1
+            self._away = self.downtime + 1
             return
         self.watch.after_tick()
 

@@ -16,7 +16,7 @@ TORCH ?= torch==2.13.0+cpu
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo check lint unit test test-full bench format lock clean
+.PHONY: help setup demo check lint unit test test-full programs bench format lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -64,11 +64,14 @@ unit: $(STAMP)
 	$(BIN)/python -m pytest tests/unit -n 2 -q $(PYTEST_ARGS)
 
 # One pytest run, one process: rollouts on a real cluster are timed, and workers would steal each other's cores.
-test: lint  ## check, then cases, simulation, contracts and end-to-end tests on a real Ray cluster
+test: lint programs  ## check, then cases, simulation, contracts and end-to-end tests on a real Ray cluster
 	$(BIN)/python -m pytest $(SUITES) -m "not slow" $(PYTEST_ARGS)
 
-test-full: lint  ## test, and what takes longer than twenty minutes
+test-full: lint programs  ## test, and what takes longer than twenty minutes
 	HELIOSTAT_SEEDS=$${HELIOSTAT_SEEDS:-150} $(BIN)/python -m pytest $(SUITES) $(PYTEST_ARGS)
+
+programs:  ## what tests need of Debian (installed when root, else named; they are skipped without it)
+	@tests/debian_packages.sh
 
 bench: $(STAMP)  ## measure throughput, latency and footprint; prints tables for docs/benchmarks
 	$(BIN)/python -m tests.bench $(ARGS)

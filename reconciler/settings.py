@@ -19,6 +19,9 @@ from urllib.parse import urlsplit, urlunsplit
 from specs.durations import parse_duration
 
 PREFIX = "HELIOSTAT_"
+_ALLOWED = re.compile(
+    r"(?:\[(?P<literal>[0-9a-f:.]+)\]|(?P<name>(?:\*\.)?[a-z0-9_][a-z0-9._-]*))(?::(?P<port>[0-9]{1,5}))?"
+)
 _CLUSTER = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
@@ -42,6 +45,29 @@ class Address:
         """Return `host:port` for a client on this machine: a wildcard host is no destination."""
         wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 (compared, not bound)
         return str(Address(host=wildcard.get(self.host, self.host), port=self.port))
+
+
+DEFAULT_PORTS = (80, 443)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllowedHost:
+    """A host that the daemon may call because a spec says so; `*.example.com` stands for all names below."""
+
+    host: str
+    port: int | None = None
+    """None: the default ports of http and https."""
+
+    def allows(self, host: str, port: int) -> bool:
+        """Return whether a host and port of a URL are meant."""
+        name = host.lower().rstrip(".")
+        is_named = name.endswith(self.host[1:]) if self.host.startswith("*.") else name == self.host
+        return is_named and (port in DEFAULT_PORTS if self.port is None else port == self.port)
+
+    def __str__(self) -> str:
+        """Return the form in which it is set."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +138,10 @@ class Settings:
     """Cells that can have traffic at once without a reload of HAProxy."""
     gateway_url: str = ""
     """The gateway as replicas see it (`HELIOSTAT_GATEWAY_URL` in every cell); "" derives it from `gateway`."""
+    prometheus: str = ""
+    """The Prometheus server that answers specs' metric queries, "" for none; may hold credentials."""
+    allow_hosts: tuple[AllowedHost, ...] = ()
+    """Hosts that gates in specs may call. Nothing else is ever called because a spec says so."""
     state: Path
     cluster: str = "default"
     serve_host: str = "0.0.0.0"  # noqa: S104 (replicas must be reachable from the gateway's host)
@@ -122,10 +152,12 @@ class Settings:
     @property
     def repo_shown(self) -> str:
         """Return the repository's address without the credentials that it may hold."""
-        parts = urlsplit(self.repo)
-        if not parts.scheme or "@" not in parts.netloc or parts.scheme == "ssh":
-            return self.repo
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return self.repo if self.repo.startswith("ssh:") else _without_credentials(self.repo)
+
+    @property
+    def prometheus_shown(self) -> str:
+        """Return the Prometheus server's address without the credentials that it may hold."""
+        return _without_credentials(self.prometheus)
 
     @property
     def server(self) -> str:
@@ -141,8 +173,16 @@ class Settings:
 
     def __repr__(self) -> str:
         """Return the settings as they may be logged."""
-        shown = {item.name: getattr(self, item.name) for item in fields(self)} | {"repo": self.repo_shown}
+        shown = {item.name: getattr(self, item.name) for item in fields(self)}
+        shown |= {"repo": self.repo_shown, "prometheus": self.prometheus_shown}
         return f"Settings({', '.join(f'{name}={value!s}' for name, value in shown.items())})"
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    if not parts.scheme or "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def parse_address(text: object) -> Address:
@@ -175,6 +215,19 @@ def _parse_cluster(text: object) -> str:
 def _parse_hosts(text: object) -> tuple[str, ...]:
     hosts = text if isinstance(text, list | tuple) else str(text).split(",")
     return tuple(str(host).strip().lower() for host in hosts if str(host).strip())
+
+
+def _parse_allowed(text: object) -> tuple[AllowedHost, ...]:
+    hosts = text if isinstance(text, list | tuple) else str(text).split(",")
+    return tuple(_parse_allowed_host(str(host).strip().lower()) for host in hosts if str(host).strip())
+
+
+def _parse_allowed_host(text: str) -> AllowedHost:
+    found = _ALLOWED.fullmatch(text)
+    if found is None or int(found["port"] or 1) not in range(1, 65536):
+        raise ValueError(f"{text!r} is no host: write hooks.example.com, hooks.example.com:8443 or *.example.com")
+    port = int(found["port"]) if found["port"] else None
+    return AllowedHost(host=(found["literal"] or found["name"]).rstrip("."), port=port)
 
 
 def _parse_interval(text: object) -> timedelta:
@@ -215,6 +268,8 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "gateway_mode": _choice(GatewayMode),
     "gateway_lanes": _parse_lanes,
     "gateway_url": _parse_url,
+    "prometheus": _parse_url,
+    "allow_hosts": _parse_allowed,
     "state": lambda text: Path(str(text)).expanduser(),
     "cluster": _parse_cluster,
     "serve_host": str,
@@ -222,6 +277,9 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "log_level": _choice(LogLevel),
 }
 """One reader per setting; a setting's name is its flag (with dashes), its variable and its TOML key."""
+
+FLAGS = {"allow_hosts": "--allow-host"}
+"""Flags that are called otherwise than their setting: those that may be given several times."""
 
 TOKEN_FILE = "ray_token_file"  # noqa: S105 (a setting's name, not a secret)
 """The token's other form: the name of a file that holds it. There is no flag with the token itself,
@@ -239,10 +297,10 @@ def load_settings(
 
     `flags` are those given on the command line, by field name, plus `config` (a TOML file).
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
     config = given.pop("config", None) or environ.get(f"{PREFIX}CONFIG")
     sources = [
-        {name: (value, f"--{name.replace('_', '-')}") for name, value in given.items()},
+        {name: (value, FLAGS.get(name, f"--{name.replace('_', '-')}")) for name, value in given.items()},
         _from_environment(environ),
         _from_file(Path(str(config)).expanduser()) if config else {},
     ]

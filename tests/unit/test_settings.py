@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.settings import Address, GatewayMode, LogFormat, Settings, SettingsError, load_settings
+from reconciler.settings import Address, AllowedHost, GatewayMode, LogFormat, Settings, SettingsError, load_settings
 
 STATE = Path("/state")
 
@@ -123,3 +123,43 @@ def test_the_strongest_source_of_the_ray_token_wins(tmp_path: Path) -> None:
     assert by_variable.ray_token.reveal() == "from-variable"
     with pytest.raises(SettingsError, match="--ray-token-file: cannot read"):
         load({"repo": "r", "ray_token_file": str(tmp_path / "none")})
+
+
+def test_hosts_that_may_be_called_are_read_from_everywhere(tmp_path: Path) -> None:
+    config = tmp_path / "heliostat.toml"
+    config.write_text('repo = "r"\nallow_hosts = ["Hooks.example", "[::1]:9000"]')
+    wanted = (AllowedHost(host="hooks.example"), AllowedHost(host="::1", port=9000))
+    assert load({"config": str(config)}).allow_hosts == wanted
+    assert load({"config": str(config), "allow_hosts": ()}).allow_hosts == wanted
+    assert load({"repo": "r"}, HELIOSTAT_ALLOW_HOSTS="hooks.example, [::1]:9000").allow_hosts == wanted
+    assert load({"repo": "r", "allow_hosts": ("*.example:8443",)}).allow_hosts == (
+        AllowedHost(host="*.example", port=8443),
+    )
+    assert [str(host) for host in wanted] == ["hooks.example", "[::1]:9000"]
+
+
+@pytest.mark.parametrize("text", ["http://hooks.example", "hooks.example/path", "*", "a b", "h:0", "h:70000", "u@h"])
+def test_what_is_no_host_is_refused_by_its_flag(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"--allow-host: .* is no host: write hooks\.example\.com"):
+        load({"repo": "r", "allow_hosts": (text,)})
+
+
+@pytest.mark.parametrize(
+    ("rule", "host", "port", "allowed"),
+    [
+        (AllowedHost(host="hooks.example"), "Hooks.Example.", 443, True),
+        (AllowedHost(host="hooks.example"), "hooks.example", 8080, False),
+        (AllowedHost(host="hooks.example", port=8080), "hooks.example", 80, False),
+        (AllowedHost(host="*.example"), "a.b.example", 80, True),
+        (AllowedHost(host="*.example"), "example", 80, False),
+    ],
+)
+def test_a_host_is_allowed_by_name_and_port(rule: AllowedHost, host: str, port: int, allowed: bool) -> None:
+    assert rule.allows(host, port) is allowed
+
+
+def test_credentials_of_the_metrics_server_are_not_shown() -> None:
+    settings = load({"repo": "r", "prometheus": "http://ada:s3cret@prom.example:9090/"})
+    assert settings.prometheus == "http://ada:s3cret@prom.example:9090"
+    assert settings.prometheus_shown == "http://prom.example:9090"
+    assert "s3cret" not in repr(settings)

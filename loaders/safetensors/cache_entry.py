@@ -1,0 +1,169 @@
+"""One content on this node: a sparse file, and a record per chunk that says what its bytes must be.
+
+A chunk is written first and recorded afterwards, so a writer that dies in between leaves nothing that counts as there.
+The record holds a checksum of the bytes and a seal over that checksum; both are checked before the bytes are handed
+out. Torn writes, a power cut that kept the record but not the data, and bad memory all end the same way: the chunk is
+fetched again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import xxhash
+
+from loaders.safetensors.cache_claims import Claims
+from loaders.safetensors.cache_content import CHUNK_SIZE, Content
+
+RECORD = struct.Struct("<QQ")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class NoRoom(Exception):
+    """The disk or tmpfs below the cache is full."""
+
+
+def seal(chunk: int, checksum: int) -> int:
+    """Bind a checksum to its place: a record of zeros, half a record or one of another chunk is none."""
+    return xxhash.xxh3_64_intdigest(struct.pack("<QQ", chunk, checksum), seed=1)
+
+
+class Entry:
+    """An opened content. Used from many threads; while it is open its bytes are not evicted."""
+
+    def __init__(self, folder: Path, content: Content) -> None:
+        self.content = content
+        self.folder = folder
+        with contextlib.ExitStack() as opened:
+            self._lease = _opened(folder / "lease", os.O_RDONLY, opened)
+            fcntl.flock(self._lease, fcntl.LOCK_SH)
+            self._data = _opened(folder / "data", os.O_RDWR, opened)
+            self._records = _opened(folder / "records", os.O_RDWR, opened)
+            self._claims = Claims(folder / "claims")
+            opened.pop_all()
+        self._checked: set[int] = set()
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether what was opened is still what the folder holds: it may have been evicted in between."""
+        try:
+            return os.path.samestat(os.fstat(self._lease), os.stat(folder / "lease"))
+        except FileNotFoundError:
+            return False
+
+    def checksum(self, chunk: int) -> int | None:
+        """Return the recorded checksum of a chunk that is there, `None` for one that is not."""
+        record = os.pread(self._records, RECORD.size, chunk * RECORD.size)
+        if len(record) < RECORD.size:
+            return None
+        checksum, sealed = RECORD.unpack(record)
+        return checksum if sealed == seal(chunk, checksum) else None
+
+    def present(self) -> list[int]:
+        """The chunks that are there."""
+        records = os.pread(self._records, self.content.chunks * RECORD.size, 0)
+        whole = len(records) - len(records) % RECORD.size
+        found = enumerate(RECORD.iter_unpack(records[:whole]))
+        return [chunk for chunk, (checksum, sealed) in found if sealed == seal(chunk, checksum)]
+
+    def complete(self) -> bool:
+        """Whether every chunk is there."""
+        return len(self.present()) == self.content.chunks
+
+    def read(self, chunk: int, start: int, into: memoryview) -> bool:
+        """Fill `into` from a chunk; False if the chunk is not there or its bytes are not what was recorded."""
+        checksum = self.checksum(chunk)
+        if checksum is None:
+            return False
+        whole = start == 0 and len(into) == self.content.length_of(chunk)
+        if whole:
+            good = self._fill(chunk, 0, into) and xxhash.xxh3_64_intdigest(into) == checksum
+        else:
+            good = self._check(chunk, checksum) and self._fill(chunk, start, into)
+        if good:
+            self._checked.add(chunk)
+        else:
+            self.forget(chunk)
+        return good
+
+    def _check(self, chunk: int, checksum: int) -> bool:
+        """Check a chunk of which only a part is wanted, once per opening."""
+        if chunk in self._checked:
+            return True
+        scratch = memoryview(bytearray(self.content.length_of(chunk)))
+        return self._fill(chunk, 0, scratch) and xxhash.xxh3_64_intdigest(scratch) == checksum
+
+    def _fill(self, chunk: int, start: int, into: memoryview) -> bool:
+        at = 0
+        while at < len(into):
+            count = os.preadv(self._data, [into[at:]], chunk * CHUNK_SIZE + start + at)
+            if count == 0:
+                return False
+            at += count
+        return True
+
+    def write(self, chunk: int, content: memoryview, checksum: int | None = None) -> int:
+        """Keep a fetched chunk, data first and record afterwards; return its checksum. Raise `NoRoom`."""
+        found = xxhash.xxh3_64_intdigest(content) if checksum is None else checksum
+        at = 0
+        try:
+            while at < len(content):
+                at += os.pwrite(self._data, content[at:], chunk * CHUNK_SIZE + at)
+            os.pwrite(self._records, RECORD.pack(found, seal(chunk, found)), chunk * RECORD.size)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise NoRoom(f"no room left for the weight cache in {self.folder.parent}: {error.strerror}") from error
+            raise
+        self._checked.add(chunk)
+        return found
+
+    def forget(self, chunk: int) -> None:
+        """Take a chunk's record away, so that it is fetched again."""
+        self._checked.discard(chunk)
+        os.pwrite(self._records, bytes(RECORD.size), chunk * RECORD.size)
+
+    def claim(self, chunk: int) -> contextlib.AbstractContextManager[bool]:
+        """Try to be the one on this node who fetches this chunk."""
+        return self._claims.attempt(chunk)
+
+    def descriptor(self) -> int:
+        """The data file, for sending chunks without copying them."""
+        return self._data
+
+    def close(self) -> None:
+        """Give the lease back: from now on the content may be evicted."""
+        self._claims.close()
+        for descriptor in (self._records, self._data, self._lease):
+            os.close(descriptor)
+
+    def __enter__(self) -> Entry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _opened(path: Path, flags: int, opened: contextlib.ExitStack) -> int:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
+@contextlib.contextmanager
+def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[bool]:
+    """Hold a lock file; with `LOCK_NB` tells whether it was got."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, kind)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,292 @@
+"""The node's cache: what it keeps is right, is kept once, and stays while it is read."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from loaders.safetensors import cache_content, cache_read
+from loaders.safetensors.cache_content import CHUNK_SIZE, Content, pieces
+from loaders.safetensors.cache_entry import NoRoom
+from loaders.safetensors.cache_read import ReadThrough
+from loaders.safetensors.cache_settings import cache_settings, parse_bytes
+from loaders.safetensors.cache_store import Store
+
+SIZE = 3 * CHUNK_SIZE + 12345
+BYTES = random.Random(1).randbytes(SIZE)
+CONTENT = Content(uri="https://models.example.com/a.safetensors", etag='"1"', size=SIZE)
+
+
+class Counting:
+    """An origin in memory that counts what it gives."""
+
+    def __init__(self) -> None:
+        self.reads: list[tuple[int, int]] = []
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self.reads.append((offset, len(buffer)))
+        buffer[:] = BYTES[offset : offset + len(buffer)]
+
+    @property
+    def given(self) -> int:
+        return sum(length for _, length in self.reads)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache", 100 * CHUNK_SIZE)
+
+
+def opened(store: Store, origin: Counting, content: Content = CONTENT) -> ReadThrough:
+    entry = store.open(content, content.size)
+    assert entry is not None
+    return ReadThrough(store, entry, origin)
+
+
+def read(source: ReadThrough, offset: int, length: int) -> bytes:
+    into = memoryview(bytearray(length))
+    source.read_into(offset, into)
+    return bytes(into)
+
+
+def read_all(store: Store, origin: Counting, content: Content = CONTENT) -> bytes:
+    source = opened(store, origin, content)
+    found = read(source, 0, content.size)
+    source.close()
+    return found
+
+
+def test_the_second_read_needs_no_origin(store: Store) -> None:
+    first, second = Counting(), Counting()
+    assert read_all(store, first) == BYTES
+    assert read_all(store, second) == BYTES
+    assert (first.given, second.given) == (SIZE, 0)
+
+
+def test_another_version_of_the_object_is_another_content(store: Store) -> None:
+    read_all(store, Counting())
+    origin = Counting()
+    read_all(store, origin, Content(uri=CONTENT.uri, etag='"2"', size=SIZE))
+    assert origin.given == SIZE
+
+
+def test_signatures_and_passwords_are_neither_kept_nor_told_apart(store: Store) -> None:
+    signed = Content(uri="https://me:pw@models.example.com/a.safetensors?sig=abc", etag='"1"', size=SIZE)
+    assert signed.key == CONTENT.key
+    read_all(store, Counting(), signed)
+    assert [kept.content.uri for kept in store.kept()] == [CONTENT.uri]
+    assert not [path for path in store.folder.rglob("*.json") if "pw" in path.read_text() or "abc" in path.read_text()]
+
+
+def test_a_partial_load_fetches_and_keeps_no_more_than_it_needs(store: Store) -> None:
+    origin = Counting()
+    source = opened(store, origin)
+    assert read(source, 100, 50) == BYTES[100:150]
+    assert read(source, CHUNK_SIZE - 10, 20) == BYTES[CHUNK_SIZE - 10 : CHUNK_SIZE + 10]
+    assert origin.given == 70
+    assert store.kept()[0].present == 0
+    source.close()
+
+
+def test_chunks_that_are_wanted_in_parts_are_fetched_once(store: Store) -> None:
+    origin = Counting()
+    source = opened(store, origin)
+    source.expect([(100, CHUNK_SIZE - 100)])
+    half = CHUNK_SIZE // 2
+    assert read(source, half, 10) == BYTES[half : half + 10]
+    assert read(source, 100, half) == BYTES[100 : 100 + half]
+    assert origin.reads == [(0, CHUNK_SIZE)]
+    source.close()
+
+
+@pytest.mark.parametrize("damage", ["flip", "zeros", "short", "torn record", "record of another chunk"])
+@pytest.mark.parametrize("part", [False, True])
+def test_damage_is_found_and_mended(store: Store, damage: str, part: bool) -> None:
+    read_all(store, Counting())
+    folder = store.folder / CONTENT.key
+    with (folder / "data").open("r+b") as data, (folder / "records").open("r+b") as records:
+        if damage == "flip":
+            data.seek(CHUNK_SIZE + 77)
+            data.write(bytes([BYTES[CHUNK_SIZE + 77] ^ 1]))
+        if damage == "zeros":
+            data.seek(CHUNK_SIZE)
+            data.write(bytes(4096))
+        if damage == "short":
+            data.truncate(CHUNK_SIZE + 5)
+        if damage == "torn record":
+            records.seek(16 + 8)
+            records.write(bytes(8))
+        if damage == "record of another chunk":
+            record = os.pread(records.fileno(), 16, 0)
+            records.seek(16)
+            records.write(record)
+    origin = Counting()
+    source = opened(store, origin)
+    source.expect([(0, SIZE)])
+    start, length = (CHUNK_SIZE + 1000, 4000) if part else (CHUNK_SIZE, CHUNK_SIZE)
+    assert read(source, start, length) == BYTES[start : start + length]
+    assert origin.reads == [(CHUNK_SIZE, CHUNK_SIZE)]
+    source.close()
+    assert read_all(store, Counting()) == BYTES
+
+
+def test_a_chunk_of_another_is_waited_for_and_not_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_read, "PATIENCE", 0.05)
+    holder, origin = opened(store, Counting()), Counting()
+    reader = opened(store, origin)
+    with holder._entry.claim(0) as claimed:
+        assert claimed
+        assert read(reader, 0, CHUNK_SIZE) == BYTES[:CHUNK_SIZE]
+    assert origin.given == CHUNK_SIZE
+    assert store.kept()[0].present == 0, "what is read past a claim is not written under it"
+
+
+def test_waiting_ends_when_the_load_is_cancelled(store: Store) -> None:
+    class Cancelled(Exception):
+        pass
+
+    def check() -> None:
+        raise Cancelled
+
+    holder = opened(store, Counting())
+    entry = store.open(CONTENT, SIZE)
+    assert entry is not None
+    reader = ReadThrough(store, entry, Counting(), check=check)
+    with holder._entry.claim(0), pytest.raises(Cancelled):
+        read(reader, 0, CHUNK_SIZE)
+
+
+def test_an_origin_that_fails_leaves_nothing(store: Store) -> None:
+    class Failing(Counting):
+        def read_into(self, offset: int, buffer: memoryview) -> None:
+            buffer[: len(buffer) // 2] = b"x" * (len(buffer) // 2)
+            raise ConnectionResetError
+
+    source = opened(store, Failing())
+    with pytest.raises(ConnectionResetError):
+        read(source, 0, CHUNK_SIZE)
+    source.close()
+    assert store.kept()[0].present == 0
+    assert read_all(store, Counting()) == BYTES
+
+
+def small(number: int, chunks: int = 1) -> Content:
+    return Content(uri=f"https://models.example.com/{number}", etag='"1"', size=chunks * CHUNK_SIZE)
+
+
+def fill(store: Store, content: Content) -> None:
+    entry = store.open(content, content.size)
+    assert entry is not None
+    with entry:
+        for chunk in range(content.chunks):
+            entry.write(chunk, memoryview(bytes(content.length_of(chunk))))
+
+
+def uris(store: Store) -> set[str]:
+    return {kept.content.uri[-1] for kept in store.kept()}
+
+
+def used(store: Store, content: Content, at: int) -> None:
+    os.utime(store.folder / content.key / "lease", (at, at))
+
+
+def test_the_least_recently_used_goes_first_and_the_cap_holds(tmp_path: Path) -> None:
+    store = Store(tmp_path, 3 * CHUNK_SIZE)
+    for number in range(3):
+        fill(store, small(number))
+        used(store, small(number), 1000 + number)
+    fill(store, small(0))  # used again
+    fill(store, small(3))
+    assert uris(store) == {"0", "2", "3"}
+    fill(store, small(4, chunks=3))
+    assert uris(store) == {"4"}
+    assert store.open(small(5, chunks=4), 4 * CHUNK_SIZE) is None
+    assert uris(store) == {"4"}, "what can never fit evicts nothing"
+
+
+def test_what_is_read_is_not_evicted(tmp_path: Path) -> None:
+    store = Store(tmp_path, 2 * CHUNK_SIZE)
+    fill(store, small(0))
+    reading = store.open(small(0), CHUNK_SIZE)
+    assert reading is not None
+    assert store.open(small(1, chunks=2), 2 * CHUNK_SIZE) is None
+    assert not store.remove(small(0).key)
+    assert store.kept()[0].in_use
+    reading.close()
+    fill(store, small(1, chunks=2))
+    assert uris(store) == {"1"}
+    assert store.remove(small(1, chunks=2).key)
+    assert not store.kept()
+    assert [item.name for item in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_part_takes_room_for_a_part(tmp_path: Path) -> None:
+    store = Store(tmp_path, 2 * CHUNK_SIZE)
+    whole = small(0, chunks=50)
+    entry = store.open(whole, CHUNK_SIZE)
+    assert entry is not None
+    entry.close()
+    fill(store, small(1))
+    assert uris(store) == {"0", "1"}
+
+
+def test_a_full_disk_is_no_error_of_the_load(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> int:
+        raise NoRoom("no room left for the weight cache in /there: No space left on device")
+
+    origin = Counting()
+    source = opened(store, origin)
+    monkeypatch.setattr(source._entry, "write", full)
+    assert read(source, 0, SIZE) == BYTES
+    assert caplog.text.count("No space left on device") == 1
+    source.close()
+
+
+def test_a_full_disk_is_recognised(store: Store) -> None:
+    entry = store.open(CONTENT, SIZE)
+    assert entry is not None
+    full = os.open("/dev/full", os.O_RDWR)
+    os.dup2(full, entry.descriptor())
+    os.close(full)
+    with entry, pytest.raises(NoRoom, match="No space left"):
+        entry.write(0, memoryview(BYTES[:CHUNK_SIZE]))
+
+
+def test_what_a_crash_left_of_an_eviction_is_swept(store: Store) -> None:
+    (store.folder / "leaving-abc-1").mkdir()
+    (store.folder / "leaving-abc-1" / "data").write_bytes(b"x")
+    fill(store, small(0))
+    store.remove(small(0).key)
+    assert not list(store.folder.glob("leaving-*"))
+
+
+def test_the_last_used_version_of_a_uri_is_known_first(store: Store) -> None:
+    older, newer = small(0), Content(uri=small(0).uri, etag='"2"', size=CHUNK_SIZE)
+    for content, at in ((newer, 2000), (older, 1000)):
+        fill(store, content)
+        used(store, content, at)
+    assert store.known(small(0).uri + "?signed=1") == [newer, older]
+
+
+def test_pieces_cover_a_range_once() -> None:
+    found = list(pieces(CHUNK_SIZE - 3, CHUNK_SIZE + 6))
+    assert [(piece.chunk, piece.start, piece.at, piece.length) for piece in found] == [
+        (0, CHUNK_SIZE - 3, 0, 3),
+        (1, 0, 3, CHUNK_SIZE),
+        (2, 0, CHUNK_SIZE + 3, 3),
+    ]
+    assert cache_content.Content(uri="u", etag="e", size=0).chunks == 0
+
+
+def test_settings_come_from_the_environment(tmp_path: Path) -> None:
+    given = cache_settings({"HELIOSTAT_CACHE_DIR": str(tmp_path / "x"), "HELIOSTAT_CACHE_BYTES": "1.5G"})
+    assert (given.folder, given.cap) == (tmp_path / "x", 3 << 29)
+    assert cache_settings({"XDG_CACHE_HOME": str(tmp_path)}).folder == tmp_path / "heliostat" / "weights"
+    assert parse_bytes("64GiB") == 64 << 30
+    with pytest.raises(ValueError, match="HELIOSTAT_CACHE_BYTES: 'lots' is no number of bytes"):
+        cache_settings({"HELIOSTAT_CACHE_DIR": str(tmp_path), "HELIOSTAT_CACHE_BYTES": "lots"})

@@ -1,0 +1,52 @@
+"""All measures together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from policies.analysis.latency import judge_latency
+from policies.analysis.success import judge_success
+from policies.analysis.windows import total
+from specs.analysis import AnalysisSettings, Judgement, Outcome, Unit, Verdict
+from specs.evidence import Window
+
+FALSE_ALARMS = 0.01
+"""The chance that an equal candidate is ever rejected in a rollout, over all looks and measures together. Half of
+it would cost some 10% more requests for a regression to be found; twice as much, a needless rollback in fifty."""
+
+
+def judge(windows: Sequence[Window], settings: AnalysisSettings) -> Judgement:
+    """Judge a candidate by all windows of its rollout; as often as one likes, on sums that only grow.
+
+    Measures share the false alarm budget evenly (Bonferroni), so that all together keep it.
+    """
+    together = total(tuple(windows))
+    asked = [
+        test
+        for test, wanted in ((judge_success, settings.success_rate), (judge_latency, settings.latency))
+        if wanted is not None
+    ]
+    if not asked:
+        return Judgement(outcome=Outcome.PASSING, message="nothing is asked of the candidate")
+    if settings.unit is Unit.CLIENT and not _tells_clients_apart(together):
+        message = "clients cannot be told apart yet, and with sticky traffic they are what counts"
+        return Judgement(outcome=Outcome.INCONCLUSIVE, message=message)
+    verdicts = tuple(test(windows, together, settings, FALSE_ALARMS / len(asked)) for test in asked)
+    return _together(verdicts)
+
+
+def _tells_clients_apart(window: Window) -> bool:
+    return all(not side.requests or side.clients for side in (window.candidate, window.stable))
+
+
+def _together(verdicts: tuple[Verdict, ...]) -> Judgement:
+    for outcome in (Outcome.FAILING, Outcome.INCONCLUSIVE, Outcome.PASSING):
+        found = [verdict for verdict in verdicts if verdict.outcome is outcome]
+        if found:
+            break
+    return Judgement(
+        outcome=outcome,
+        message="; ".join(verdict.message for verdict in found),
+        verdicts=verdicts,
+        needed=max(verdict.needed for verdict in verdicts) if outcome is Outcome.INCONCLUSIVE else 0,
+    )

@@ -1,0 +1,132 @@
+"""Sequential comparison of two rates: valid however often one looks, exact for any counts, zero included.
+
+The question is whether events (failed requests, slow answers) happen more often per request at the candidate
+than at the stable revision. If not, then each event is the candidate's with a chance of at most its share of the
+requests, whatever the rate is and however it changes with time. So for any ratio r > 1
+
+    E(r) = product over windows of  r^x / (1 + (r - 1) p)^n
+
+with x of n events at the candidate, whose share of the requests is p, has an expectation of at most 1: it is the
+likelihood ratio of the binomial distribution of x given n, and requests drawn without replacement vary less than
+that (Hoeffding 1963, theorem 4), so it also holds for frequent events. For the share that routing gives E(r) is a
+test martingale; with the share as counted it differs from one by a factor that is near 1 when events are rare, and
+errs on the safe side when they are not. A mixture over r, fixed in advance, is a mixture likelihood ratio test (Robbins
+1970; mSPRT of Johari, Pekelis and Walsh 2015, 2022). By Ville's inequality an equal candidate ever reaches
+E >= 1 / alpha with a chance of at most alpha, over all looks together.
+
+Everything is a function of the sums of each window: nothing is remembered between looks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+SUSPICIOUS = math.log(20)
+"""Evidence that makes a candidate wait for more: an equal one ever shows it with a chance of 5%."""
+
+_CENTRE, _SPREAD = math.log(2.5), 0.7
+"""Effects that are looked for first: most regressions that matter double or triple a rate. The price of having
+looked in the wrong place is small, for those far away show themselves soon or must be looked at for long anyway."""
+
+_STEPS = tuple(0.04 * 1.25**step for step in range(20))
+"""Logarithms of the ratios in the mixture, from 1.04 to 16."""
+
+
+def _weights() -> tuple[float, ...]:
+    raw = [step * math.exp(-(((step - _CENTRE) / _SPREAD) ** 2) / 2) for step in _STEPS]
+    return tuple(math.log(weight / sum(raw)) for weight in raw)
+
+
+_LOG_WEIGHTS = _weights()
+
+WIDEST = math.log(1000)
+"""Ratios are looked for between a thousandth and a thousand."""
+
+_HALVINGS = 14
+"""Bisections of the range of log ratios: to less than a thousandth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stratum:
+    """One window's counts. Not whole numbers when clients are the unit."""
+
+    candidate: float
+    """Requests."""
+    stable: float
+    candidate_events: float
+    stable_events: float
+
+    @property
+    def mirrored(self) -> Stratum:
+        """Return the same with the revisions' roles changed."""
+        return Stratum(
+            candidate=self.stable,
+            stable=self.candidate,
+            candidate_events=self.stable_events,
+            stable_events=self.candidate_events,
+        )
+
+
+def log_evidence(strata: Iterable[Stratum], ratio: float = 1.0) -> float:
+    """Return log E against "the candidate's rate is at most `ratio` times the stable revision's".
+
+    0 when nothing speaks against it, below 0 when something speaks for it.
+    """
+    trials = []
+    hits = 0.0
+    for stratum in strata:
+        if stratum.candidate <= 0 or stratum.stable <= 0:
+            continue
+        chance = ratio * stratum.candidate / (ratio * stratum.candidate + stratum.stable)
+        trials.append((stratum.candidate_events + stratum.stable_events, chance))
+        hits += stratum.candidate_events
+    return mixture(hits, trials)
+
+
+def mixture(hits: float, trials: Sequence[tuple[float, float]], sign: int = 1) -> float:
+    """Return the log of the mixture likelihood ratio of `hits` in all `trials`, each (how many, chance of a hit).
+
+    With sign -1 against "hits come at least as often as these chances".
+    """
+    logs = []
+    for step, weight in zip(_STEPS, _LOG_WEIGHTS, strict=True):
+        odds = math.expm1(sign * step)
+        logs.append(weight + sign * step * hits - sum([count * math.log1p(odds * chance) for count, chance in trials]))
+    highest = max(logs)
+    return highest + math.log(sum([math.exp(log - highest) for log in logs]))
+
+
+def ratio_of_rates(strata: Sequence[Stratum]) -> float | None:
+    """Return the estimated ratio of the rates (Mantel and Haenszel 1959), None when nothing is to be divided by."""
+    above = below = 0.0
+    for stratum in strata:
+        both = stratum.candidate + stratum.stable
+        if stratum.candidate > 0 and stratum.stable > 0:
+            above += stratum.candidate_events * stratum.stable / both
+            below += stratum.stable_events * stratum.candidate / both
+    return above / below if below else None
+
+
+def bounds(strata: Sequence[Stratum], alpha: float) -> tuple[float | None, float | None]:
+    """Return ratios that the true one is surely above and surely below, each with a chance of `alpha` to err.
+
+    A confidence sequence: the ratios that the test has not rejected. None: no such bound within 1/1000 to 1000.
+    """
+    limit = -math.log(alpha)
+    mirrored = [stratum.mirrored for stratum in strata]
+    low = last_rejected(lambda log: log_evidence(strata, math.exp(log)) >= limit)
+    high = last_rejected(lambda log: log_evidence(mirrored, math.exp(log)) >= limit)
+    return (None if low is None else math.exp(low), None if high is None else math.exp(-high))
+
+
+def last_rejected(is_rejected: Callable[[float], bool]) -> float | None:
+    """Return the largest value in -WIDEST..WIDEST that is rejected, when smaller ones are too; None without any."""
+    low, high = -WIDEST, WIDEST
+    if not is_rejected(low):
+        return None
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_rejected(middle) else (low, middle)
+    return low

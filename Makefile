@@ -63,12 +63,16 @@ lint: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest tests/unit -n 2 -q $(PYTEST_ARGS)
 
-# One pytest run, one process: rollouts on a real cluster are timed, and workers would steal each other's cores.
+# What needs a Ray cluster runs alone, in one process: rollouts are timed, and others would steal their cores.
+WORKERS ?= 3
+
 test: lint programs  ## check, then cases, simulation, contracts and end-to-end tests on a real Ray cluster
-	$(BIN)/python -m pytest $(SUITES) -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SUITES) -m "not ray and not slow" -n $(WORKERS) --dist loadfile -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SUITES) -m "ray and not slow" $(PYTEST_ARGS)
 
 test-full: lint programs  ## test, and what takes longer than twenty minutes
-	HELIOSTAT_SEEDS=$${HELIOSTAT_SEEDS:-150} $(BIN)/python -m pytest $(SUITES) $(PYTEST_ARGS)
+	HELIOSTAT_SEEDS=$${HELIOSTAT_SEEDS:-150} $(BIN)/python -m pytest $(SUITES) -m "not ray" -n $(WORKERS) --dist loadfile -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SUITES) -m ray $(PYTEST_ARGS)
 
 programs:  ## what tests need of Debian (installed when root, else named; they are skipped without it)
 	@tests/debian_packages.sh

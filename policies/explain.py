@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from policies.health import deadline_at
+from policies.retirement import warm_until
 from policies.rollout import goal_weight, goal_weights
 from policies.traffic import ready_share
 from policies.view import CellView, ServiceView
+from policies.way_back import baking_until, regression
 from specs.decisions import Hold
 from specs.desired import Pause
 from specs.memory import OutgoingCause
@@ -23,6 +25,7 @@ def explain(view: ServiceView) -> Hold:
         or _overcommitted(view)
         or _candidate(view)
         or _quarantine(view)
+        or _baking(view)
         or _leaving(view)
         or _stable(view)
         or Hold(service=view.name, reason=Reason.STEADY, message=f"{view.memory.stable} serves all requests")
@@ -109,6 +112,9 @@ def _room_text(view: ServiceView) -> str:
 
 
 def _quarantine(view: ServiceView) -> Hold | None:
+    stuck = _way_back_failed(view)
+    if stuck is not None:
+        return stuck
     entry = view.memory.quarantined(view.spec.revision.id)
     if entry is None:
         return None
@@ -117,12 +123,35 @@ def _quarantine(view: ServiceView) -> Hold | None:
     return _hold(view, Reason.QUARANTINED, text)
 
 
+def _way_back_failed(view: ServiceView) -> Hold | None:
+    """Say that a rollback's target did not start: nothing else is tried by itself, what serves goes on."""
+    pin = view.memory.pin
+    if pin is None or view.memory.stable is None or pin.against != view.spec.revision.id:
+        return None
+    entry = view.memory.quarantined(pin.revision)
+    if entry is None or pin.revision == view.memory.stable:
+        return None
+    text = (
+        f"the way back from {pin.against} to {entry.revision} failed ({entry.reason}), {view.memory.stable} goes on; "
+        f"rollback --to another revision, push a fix or retry. {entry.message}"
+    )
+    return _hold(view, Reason.ROLLBACK_FAILED, text)
+
+
+def _baking(view: ServiceView) -> Hold | None:
+    baking, until = view.memory.baking, baking_until(view)
+    if baking is None or until is None or regression(view) is not None:
+        return None
+    text = f"{baking.revision} has 100% and is watched until {until:%H:%M:%S}; {baking.back_to} stays warm"
+    return _hold(view, Reason.BAKING, text, until)
+
+
 def _leaving(view: ServiceView) -> Hold | None:
     for outgoing in view.memory.outgoing:
         if view.weights[outgoing.revision] > 0:
             text = f"{outgoing.revision} gives back its {view.weights[outgoing.revision] / 100:g}%"
             return _hold(view, Reason.PROGRESSING, text)
-        until = outgoing.since + view.spec.rollout.scale_down_delay
+        until = warm_until(view, outgoing)
         if outgoing.cause is OutgoingCause.REPLACED and view.now < until:
             return _hold(view, Reason.SCALE_DOWN_DELAY, f"{outgoing.revision} stays warm until {until:%H:%M:%S}", until)
         return _hold(view, Reason.DRAINING, f"{outgoing.revision} is being taken away")

@@ -7,19 +7,21 @@ from typing import assert_never
 
 from policies.rollout import goal_weight
 from policies.view import ServiceView
+from policies.way_back import baking_until, fall_back, skips_steps
 from specs.commands import Command, Verb
 from specs.decisions import (
     Decision,
+    EndBake,
     EnterStep,
+    FallBack,
+    Ordered,
     PauseRollout,
     PinRevision,
-    Quarantine,
     Release,
     ResumeRollout,
     RollBack,
 )
-from specs.desired import Pause
-from specs.memory import Pin
+from specs.desired import Revision, SetWeight
 from specs.reasons import Reason
 
 
@@ -30,8 +32,30 @@ class Refusal:
     message: str
 
 
-def obey(view: ServiceView, command: Command) -> tuple[Decision, ...] | Refusal:
-    """Return the decisions that carry a command out, or why it is refused."""
+Answer = tuple[Decision, ...] | Refusal
+
+
+def obey(view: ServiceView, command: Command) -> Answer:
+    """Return the decisions that carry a command out, or why it is refused.
+
+    The first of the decisions is the record of the command itself: whatever is done, who asked for it is told.
+    """
+    answer = _standing_still(view, command) or _obeyed(view, command)
+    if isinstance(answer, Refusal):
+        return answer
+    return (Ordered(service=view.name, command=command), *answer)
+
+
+def _standing_still(view: ServiceView, command: Command) -> Refusal | None:
+    """Refuse what could not have any effect: Git says that nothing of the service is to move."""
+    if view.memory.is_removed:
+        return Refusal(message="it left the repository and is being removed; put it back there first")
+    if view.spec.suspend and command.verb not in (Verb.PAUSE, Verb.RESUME):
+        return Refusal(message="suspend is true in Git, so nothing of it moves; take that out of the spec first")
+    return None
+
+
+def _obeyed(view: ServiceView, command: Command) -> Answer:
     match command.verb:
         case Verb.PROMOTE:
             return _promote(view, command)
@@ -49,21 +73,33 @@ def obey(view: ServiceView, command: Command) -> tuple[Decision, ...] | Refusal:
             assert_never(command.verb)
 
 
-def _promote(view: ServiceView, command: Command) -> tuple[Decision, ...] | Refusal:
-    rollout, steps = view.memory.rollout, view.spec.rollout.steps
-    if view.memory.candidate is None or rollout is None:
-        return Refusal(message="no rollout is in progress")
-    if view.memory.stable is None or rollout.is_fast or rollout.step >= len(steps):
+def _promote(view: ServiceView, command: Command) -> Answer:
+    memory, steps = view.memory, view.spec.rollout.steps
+    rollout = memory.rollout
+    if baking_until(view) is not None:
+        return (EndBake(service=view.name, by=command.by),)
+    if memory.candidate is None or rollout is None:
+        return Refusal(message="no rollout is in progress; nothing is changed")
+    if memory.stable is None or rollout.is_fast or rollout.step >= len(steps):
         return Refusal(message="the candidate is on its way to 100% already")
+    if memory.pause is not None:
+        return Refusal(message=f"it is paused by {memory.pause.by}; resume it first, then promote")
+    if (failure := _failure(view)) is not None:
+        return Refusal(message=f"the candidate failed ({failure}) and is not given more requests; abort, or push a fix")
     if command.full:
         return (EnterStep(service=view.name, step=len(steps), by=command.by),)
-    if not isinstance(steps[rollout.step], Pause):
+    if isinstance(steps[rollout.step], SetWeight):
         weight = goal_weight(view) // 100
         return Refusal(message=f"traffic is still moving to {weight}%; promote ends a pause, --full skips all steps")
     return (EnterStep(service=view.name, step=rollout.step + 1, by=command.by),)
 
 
-def _pause(view: ServiceView, command: Command) -> tuple[Decision, ...] | Refusal:
+def _failure(view: ServiceView) -> Reason | None:
+    failures = (cell.memory.failure for cell in view.cells_of(view.memory.candidate))
+    return next((failure.reason for failure in failures if failure is not None), None)
+
+
+def _pause(view: ServiceView, command: Command) -> Answer:
     if view.memory.candidate is None:
         return Refusal(message="no rollout is in progress; to freeze a service, set suspend: true in Git")
     if view.memory.pause is not None:
@@ -71,58 +107,103 @@ def _pause(view: ServiceView, command: Command) -> tuple[Decision, ...] | Refusa
     return (PauseRollout(service=view.name, by=command.by, why=command.why),)
 
 
-def _resume(view: ServiceView, command: Command) -> tuple[Decision, ...] | Refusal:
+def _resume(view: ServiceView, command: Command) -> Answer:
     if view.memory.pause is None:
         return Refusal(message="it is not paused by an operator; a pause step ends with promote")
     return (ResumeRollout(service=view.name, by=command.by),)
 
 
-def _abort(view: ServiceView, command: Command) -> tuple[Decision, ...] | Refusal:
-    candidate = view.memory.candidate
-    if candidate is None:
-        return Refusal(message="no rollout is in progress; to leave the stable revision, use rollback")
-    why = f": {command.why}" if command.why else ""
-    return (
-        RollBack(
-            service=view.name,
-            revision=candidate,
-            reason=Reason.ROLLOUT_ABORTED,
-            message=f"aborted by {command.by}{why}",
-            by=command.by,
-        ),
+def _abort(view: ServiceView, command: Command) -> Answer:
+    message = _signed("aborted", command)
+    if view.memory.candidate is not None:
+        return _given_up(view, Reason.ROLLOUT_ABORTED, message, command.by)
+    if baking_until(view) is not None:
+        return fall_back(view, Reason.ROLLOUT_ABORTED, message, command.by) or _no_way_back(view)
+    return Refusal(
+        message="no rollout is in progress, so nothing is changed; to leave the stable revision, use rollback"
     )
 
 
-def _retry(view: ServiceView, command: Command) -> tuple[Decision, ...] | Refusal:
+def _signed(text: str, command: Command) -> str:
+    return f"{text} by {command.by}{': ' + command.why if command.why else ''}"
+
+
+def _given_up(view: ServiceView, reason: Reason, message: str, by: str) -> tuple[Decision, ...]:
+    """Return to the stable revision. Ending an operator's way back ends its pin, and blames nobody.
+
+    The revision that was to be left is then stable as before: what keeps it from being wanted goes too.
+    """
+    memory, candidate = view.memory, view.memory.candidate
+    if candidate is None:
+        return ()
+    pinned = memory.pin is not None and memory.pin.revision == candidate
+    undo = RollBack(service=view.name, revision=candidate, reason=reason, message=message, by=by, quarantine=not pinned)
+    if not pinned:
+        return (undo,)
+    unpin = PinRevision(service=view.name, pin=None, by=by)
+    wanted = view.spec.revision.id
+    if wanted == memory.stable and memory.quarantined(wanted) is not None:
+        return (undo, unpin, Release(service=view.name, revision=wanted, by=by))
+    return (undo, unpin)
+
+
+def _retry(view: ServiceView, command: Command) -> Answer:
     wanted = view.spec.revision.id
     if view.memory.quarantined(wanted) is None:
-        return Refusal(message=f"the wanted revision {wanted} is not quarantined")
+        return Refusal(message=f"the wanted revision {wanted} is not quarantined; there is nothing to try again")
     release = Release(service=view.name, revision=wanted, by=command.by)
     if view.memory.pin is not None:
         return (release, PinRevision(service=view.name, pin=None, by=command.by))
     return (release,)
 
 
-def _rollback(view: ServiceView, command: Command) -> tuple[Decision, ...] | Refusal:
-    memory, current = view.memory, view.memory.stable
-    kept = {record.id for record in memory.revisions} - {current, memory.candidate}
-    good = [revision for revision in memory.good if revision in kept]
-    target = command.to or (good[-1] if good else None)
-    if target is None:
-        return Refusal(message="no earlier good revision is remembered")
-    if target == current:
-        return Refusal(message=f"{target} is the stable revision already; abort ends a rollout in progress")
-    if target not in good:
-        known = ", ".join(good) or "none"
-        return Refusal(message=f"{target} is not a good revision that is remembered (known: {known})")
-    why = f": {command.why}" if command.why else ""
-    reason, message = Reason.ROLLED_BACK_BY_OPERATOR, f"rolled back to {target} by {command.by}{why}"
-    against = view.spec.revision.id
-    pin = PinRevision(service=view.name, pin=Pin(revision=target, against=against), by=command.by)
-    quarantine = Quarantine(service=view.name, revision=against, reason=reason, message=message, by=command.by)
-    if against == target:
+def _rollback(view: ServiceView, command: Command) -> Answer:
+    """Go back: during a rollout to the stable revision unless another is named, else to an earlier one."""
+    memory, stable = view.memory, view.memory.stable
+    if stable is None:
+        return Refusal(message="no revision was good so far; abort ends a rollout in progress")
+    if memory.candidate is not None and command.to in (None, stable):
+        message = _signed(f"rolled back to {stable}", command)
+        return _given_up(view, Reason.ROLLED_BACK_BY_OPERATOR, message, command.by)
+    if command.to == stable:
+        return Refusal(message=f"{stable} is the stable revision already; nothing is changed")
+    if command.to is not None and command.to == memory.candidate:
+        return Refusal(message=f"{command.to} is the candidate already; promote --full skips its steps")
+    target = _target(view, command.to)
+    return target if isinstance(target, Refusal) else _going_back(view, target, command)
+
+
+def _target(view: ServiceView, to: str | None) -> Revision | Refusal:
+    """Return the record of the good revision to go back to."""
+    memory = view.memory
+    good = [revision for revision in memory.good if revision not in (memory.stable, memory.candidate)]
+    known = [record for revision in good if (record := memory.revision(revision)) is not None]
+    if not known:
+        return _no_way_back(view)
+    found = [record for record in known if to in (None, record.id)]
+    names = ", ".join(record.id for record in known)
+    return found[-1] if found else Refusal(message=f"{to} is not a good revision that is remembered (known: {names})")
+
+
+def _no_way_back(view: ServiceView) -> Refusal:
+    return Refusal(message=f"no earlier good revision is remembered; {view.memory.stable} goes on")
+
+
+def _going_back(view: ServiceView, to: Revision, command: Command) -> tuple[Decision, ...]:
+    memory, against = view.memory, view.spec.revision.id
+    reason, message = Reason.ROLLED_BACK_BY_OPERATOR, _signed(f"rolled back to {to.id}", command)
+    if against == to.id:
         return (PinRevision(service=view.name, pin=None, by=command.by),)
+    way = FallBack(
+        service=view.name,
+        revision=against,
+        to=to,
+        is_fast=skips_steps(view, to.id),
+        reason=reason,
+        message=message,
+        by=command.by,
+    )
     if memory.candidate is None:
-        return (quarantine, pin)
+        return (way,)
     undo = RollBack(service=view.name, revision=memory.candidate, reason=reason, message=message, by=command.by)
-    return (undo, quarantine, pin) if memory.candidate != against else (undo, pin)
+    return (undo, way)

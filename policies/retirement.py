@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from policies.view import CellView, ServiceView
+from policies.way_back import baking_until
 from specs.decisions import Decision, Drain, EndOutgoing, ForgetCell, ForgetService, Retire
 from specs.memory import Outgoing, OutgoingCause
 
@@ -45,9 +48,17 @@ def _may_go(view: ServiceView, outgoing: Outgoing) -> bool:
     if view.weights[outgoing.revision] > 0 or view.is_commanded(outgoing.revision):
         return False
     if outgoing.cause is OutgoingCause.REPLACED:
-        warm_until = outgoing.since + view.spec.rollout.scale_down_delay
-        return view.now >= warm_until and view.is_serving(view.memory.stable)
+        return view.now >= warm_until(view, outgoing) and view.is_serving(view.memory.stable)
     return True
+
+
+def warm_until(view: ServiceView, outgoing: Outgoing) -> datetime:
+    """Return how long a replaced revision is kept: for `scaleDownDelay`, or as long as it may be fallen back on."""
+    delay = outgoing.since + view.spec.rollout.scale_down_delay
+    baking, until = view.memory.baking, baking_until(view)
+    if until is None or baking is None or baking.back_to != outgoing.revision:
+        return delay
+    return max(delay, until)
 
 
 def _is_due(view: ServiceView, cell: CellView) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from policies.health import deadline_failure, find_failure, is_pausing
 from policies.view import CellView, ServiceView
+from policies.way_back import skips_steps
 from specs.decisions import Decision, LatchFailure, RollBack, StartRollout
 from specs.memory import Failure, OutgoingCause
 from specs.reasons import Reason
@@ -13,7 +14,7 @@ def choose(view: ServiceView) -> Decision | None:
     """Return the change of course that Git (or an operator's rollback) asks for, or None.
 
     A newer commit wins at once, at every point of a rollout; going back to the live stable revision
-    needs no canary, and neither does one that was replaced a moment ago and is still warm.
+    needs no canary, and neither does one that was good a moment ago (`way_back.skips_steps`).
     """
     memory, wanted = view.memory, view.wanted
     if wanted.id == memory.candidate:
@@ -22,7 +23,7 @@ def choose(view: ServiceView) -> Decision | None:
         return _give_up_candidate(view)
     if _is_failed_and_routed(view):
         return None
-    return StartRollout(service=view.name, revision=wanted, is_fast=_is_warm(view) or _is_pinned(view))
+    return StartRollout(service=view.name, revision=wanted, is_fast=skips_steps(view, wanted.id))
 
 
 def _give_up_candidate(view: ServiceView) -> Decision | None:
@@ -39,13 +40,6 @@ def _give_up_candidate(view: ServiceView) -> Decision | None:
     )
 
 
-def _is_warm(view: ServiceView) -> bool:
-    """Return whether the wanted revision served everything until it was replaced, and still runs."""
-    replaced = {out.revision for out in view.memory.outgoing if out.cause is OutgoingCause.REPLACED}
-    cells = view.cells_of(view.wanted.id)
-    return view.wanted.id in replaced and bool(cells) and all(cell.memory.failure is None for cell in cells)
-
-
 def _is_failed_and_routed(view: ServiceView) -> bool:
     """Return whether cells that failed still give back requests of the wanted revision, asked for again.
 
@@ -53,11 +47,6 @@ def _is_failed_and_routed(view: ServiceView) -> bool:
     """
     failed = any(cell.memory.failure is not None for cell in view.cells_of(view.wanted.id))
     return failed and (view.weights.get(view.wanted.id, 0) > 0 or view.is_commanded(view.wanted.id))
-
-
-def _is_pinned(view: ServiceView) -> bool:
-    pin = view.memory.pin
-    return pin is not None and pin.revision == view.wanted.id and pin.against == view.spec.revision.id
 
 
 def judge(view: ServiceView) -> tuple[Decision, ...]:

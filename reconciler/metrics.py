@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from reconciler.planning.plan import Plan
 from specs.cells import CellKey, parse_cell_name
-from specs.decisions import RestoreCell, RollBack
+from specs.decisions import FallBack, RestoreCell, RollBack
 from specs.effects import Effect, PutServeConfig, ScaleDeployment, UploadPackage
 from specs.observed import Node, Observed, ReplicaState
 from specs.reasons import Reason
@@ -170,7 +170,7 @@ class Metrics:
             self._rollouts.labels(entry.service, entry.outcome.value).inc()
         for service, decisions in plan.decisions.items():
             for decision in decisions:
-                if isinstance(decision, RollBack):
+                if isinstance(decision, RollBack | FallBack):
                     self._rollbacks.labels(service, decision.reason.value).inc()
                 elif isinstance(decision, RestoreCell):
                     self._drift.labels(service, "cell").inc()

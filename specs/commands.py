@@ -31,3 +31,8 @@ class Command:
     why: str = ""
     to: str | None = None
     full: bool = False
+
+    def __str__(self) -> str:
+        """Return the command as a person would type it, with who and why."""
+        words = [self.verb.value, *(["--full"] if self.full else []), *(["--to", self.to] if self.to else [])]
+        return f"{' '.join(words)} by {self.by}{': ' + self.why if self.why else ''}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from specs.cells import CellKey
+from specs.commands import Command
 from specs.desired import DesiredService, Revision
 from specs.memory import Bounds, Failure, OutgoingCause, Pin
 from specs.reasons import Reason
@@ -136,6 +137,43 @@ class PinRevision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FallBack:
+    """Leave the stable `revision` for `to`, which was good before: `revision` is quarantined and `to` pinned.
+
+    The way back from a revision that Git still wants: an operator's `rollback`, or a regression after 100%.
+    """
+
+    service: str
+    revision: str
+    to: Revision
+    is_fast: bool
+    reason: Reason
+    message: str
+    by: str = "heliostat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndBake:
+    """The watch window after 100% is over: the revision before needs to be kept for it no longer."""
+
+    service: str
+    by: str = "heliostat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordered:
+    """A person's command is carried out by the decisions after this one: who, what and why, for the record."""
+
+    service: str
+    command: Command
+
+    @property
+    def by(self) -> str:
+        """Return who gave it."""
+        return self.command.by
+
+
+@dataclass(frozen=True, kw_only=True)
 class PauseRollout:
     """An operator's `pause`."""
 
@@ -232,6 +270,9 @@ Decision = (
     | Quarantine
     | Release
     | PinRevision
+    | FallBack
+    | EndBake
+    | Ordered
     | PauseRollout
     | ResumeRollout
     | LatchFailure

@@ -59,6 +59,10 @@ class RolloutSettings:
     progress_deadline: timedelta
     scale_down_delay: timedelta
     auto_rollback: bool
+    rollback_window: int = 3
+    """Going back to one of so many good revisions before the stable one skips steps and analysis."""
+    bake: timedelta = timedelta(0)
+    """How long after 100% a regression still rolls back."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,10 +127,30 @@ class OperatorPause:
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
-    """An operator's `rollback`: `revision` is wanted instead of `against`, until Git wants something else."""
+    """A way back (an operator's, or after 100%): `revision` is wanted instead of `against`.
+
+    Until Git wants something else than `against`.
+    """
 
     revision: str
     against: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baking:
+    """The watch window after 100%: `revision` took over, `back_to` is kept warm to fall back on."""
+
+    revision: str
+    back_to: str
+    since: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Act:
+    """What a person did: a command that was carried out, in one line."""
+
+    at: datetime
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +165,9 @@ class ServiceMemory:
     rollout: Rollout | None = None
     pause: OperatorPause | None = None
     pin: Pin | None = None
+    baking: Baking | None = None
+    acts: tuple[Act, ...] = ()
+    """What people did since the last line of history; that of the next one tells of it."""
     outgoing: tuple[Outgoing, ...] = ()
     quarantine: tuple[Quarantined, ...] = ()
     revisions: tuple[Revision, ...] = ()
@@ -223,3 +246,5 @@ class HistoryEntry:
     message: str = ""
     started_at: datetime | None = None
     peak: int = 0
+    acts: tuple[Act, ...] = ()
+    """What people did meanwhile, the oldest first."""

@@ -234,6 +234,8 @@ def _rollout(rollout: RolloutSpec) -> RolloutSettings:
         progress_deadline=rollout.progress_deadline,
         scale_down_delay=rollout.scale_down_delay,
         auto_rollback=rollout.auto_rollback,
+        rollback_window=rollout.rollback_window,
+        bake=rollout.bake,
     )
 
 

@@ -9,6 +9,7 @@ class Reason(StrEnum):
     """CamelCase reasons as users, scripts and dashboards see them."""
 
     STEADY = "Steady"
+    BAKING = "Baking"
     PROGRESSING = "Progressing"
     PAUSING = "Pausing"
     PAUSED_BY_OPERATOR = "PausedByOperator"
@@ -41,6 +42,7 @@ class Reason(StrEnum):
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     ROLLOUT_ABORTED = "RolloutAborted"
     ROLLED_BACK_BY_OPERATOR = "RolledBackByOperator"
+    ROLLBACK_FAILED = "RollbackFailed"
     SUPERSEDED = "Superseded"
     ROUTE_CONFLICT = "RouteConflict"
     DRIFTED = "Drifted"

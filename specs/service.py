@@ -20,6 +20,9 @@ MAX_NAME = 40
 
 MAX_ROUTE = 200
 MAX_STEPS = 100
+MAX_WINDOW = 20
+"""Each revision in the window is kept recreatable, code included."""
+
 LONGEST_REQUEST = timedelta(days=20)
 """Time-outs of the gateway count milliseconds in 31 bits."""
 
@@ -156,6 +159,16 @@ class RolloutSpec(CamelModel):
     )
     scale_down_delay: Duration = Field(
         default=timedelta(seconds=30), description="The old revision stays warm for this long after 100%."
+    )
+    rollback_window: int = Field(
+        default=3,
+        ge=0,
+        le=MAX_WINDOW,
+        description="Going back to one of so many earlier good revisions skips steps and analysis; older ones do not.",
+    )
+    bake: Duration = Field(
+        default=timedelta(0),
+        description="Watch window after 100%: the old revision stays warm, and a regression still rolls back to it.",
     )
     auto_rollback: bool = Field(default=True, description="false: freeze and report instead of rolling back.")
 

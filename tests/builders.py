@@ -80,6 +80,8 @@ def rollout_settings(**options: Any) -> RolloutSettings:
         progress_deadline=seconds(options.get("deadline", 600)),
         scale_down_delay=seconds(options.get("scale_down", 30)),
         auto_rollback=options.get("auto_rollback", True),
+        rollback_window=options.get("window", 3),
+        bake=seconds(options.get("bake", 0)),
     )
 
 

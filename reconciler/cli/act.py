@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -18,73 +19,55 @@ SAID = {
     Verb.ROLLBACK: "going back",
 }
 
-by_option = click.option("--by", default=None, help="Who acts, for the history.  [default: USER@HOST]")
-why_option = click.option("--why", "-m", default="", help="Why, for the history.")
+Acting = Callable[..., None]
+
+
+def acting(act: Acting) -> Acting:
+    """Give a verb what all of them take: the service, who acts and why, the kind of output, and the daemon."""
+    by = click.option("--by", default=None, help="Who acts, for events and history.  [default: USER@HOST]")
+    why = click.option("--why", "-m", default="", help="Why, for events and history.")
+    return click.argument("service")(by(why(output_option(connection(act)))))
 
 
 @click.command()
-@click.argument("service")
 @click.option("--full", is_flag=True, help="Skip all the steps that are left.")
-@by_option
-@why_option
-@output_option
-@connection
+@acting
 def promote(service: str, full: bool, daemon: Daemon, **rest: Any) -> None:
-    """End the current pause of SERVICE's rollout; with --full, go straight to 100%."""
+    """End the current pause of SERVICE's rollout, exactly one step; with --full, go straight to 100%."""
     _ask(daemon, Verb.PROMOTE, service, {"full": True} if full else {}, **rest)
 
 
 @click.command()
-@click.argument("service")
-@by_option
-@why_option
-@output_option
-@connection
+@acting
 def pause(service: str, daemon: Daemon, **rest: Any) -> None:
     """Hold SERVICE's rollout where it is, until `resume`."""
     _ask(daemon, Verb.PAUSE, service, {}, **rest)
 
 
 @click.command()
-@click.argument("service")
-@by_option
-@why_option
-@output_option
-@connection
+@acting
 def resume(service: str, daemon: Daemon, **rest: Any) -> None:
     """Let SERVICE's paused rollout go on."""
     _ask(daemon, Verb.RESUME, service, {}, **rest)
 
 
 @click.command()
-@click.argument("service")
-@by_option
-@why_option
-@output_option
-@connection
+@acting
 def abort(service: str, daemon: Daemon, **rest: Any) -> None:
-    """Take SERVICE's new revision back and quarantine it."""
+    """Go back to SERVICE's stable revision and quarantine the new one."""
     _ask(daemon, Verb.ABORT, service, {}, **rest)
 
 
 @click.command()
-@click.argument("service")
-@by_option
-@why_option
-@output_option
-@connection
+@acting
 def retry(service: str, daemon: Daemon, **rest: Any) -> None:
-    """Try SERVICE's quarantined revision again."""
+    """Try SERVICE's quarantined revision again, from its first step."""
     _ask(daemon, Verb.RETRY, service, {}, **rest)
 
 
 @click.command()
-@click.argument("service")
 @click.option("--to", metavar="REVISION", help="The revision to go back to.  [default: the last good one]")
-@by_option
-@why_option
-@output_option
-@connection
+@acting
 def rollback(service: str, to: str | None, daemon: Daemon, **rest: Any) -> None:
     """Go back to an earlier revision of SERVICE; it stays until Git wants something else."""
     _ask(daemon, Verb.ROLLBACK, service, {"to": to} if to else {}, **rest)

@@ -8,9 +8,12 @@ from datetime import datetime
 from specs.decisions import (
     AdoptSpec,
     Decision,
+    EndBake,
     EnterStep,
+    FallBack,
     ForgetService,
     LatchFailure,
+    Ordered,
     PauseRollout,
     PinRevision,
     Promote,
@@ -54,7 +57,7 @@ def event_of(decision: Decision, at: datetime) -> Event | None:
     if told is None:
         return None
     kind, message, revision = told
-    warning = isinstance(decision, RollBack | Quarantine | LatchFailure) and kind != "Superseded"
+    warning = isinstance(decision, RollBack | FallBack | Quarantine | LatchFailure) and kind != "Superseded"
     by = getattr(decision, "by", "heliostat")
     return Event(
         at=at, service=decision.service, kind=kind, message=message, revision=revision, by=by, is_warning=warning
@@ -62,7 +65,21 @@ def event_of(decision: Decision, at: datetime) -> Event | None:
 
 
 def _told(decision: Decision) -> tuple[str, str, str] | None:
-    return _told_of_course(decision) or _told_of_moves(decision) or _told_of_people(decision)
+    tellers = (_told_of_course, _told_of_the_way_back, _told_of_moves, _told_of_people)
+    return next((told for tell in tellers if (told := tell(decision)) is not None), None)
+
+
+def _told_of_the_way_back(decision: Decision) -> tuple[str, str, str] | None:
+    match decision:
+        case FallBack(revision=revision, to=to, reason=reason, message=message):
+            return "RolledBack", f"{revision} ({reason}): {message}; on the way back to {to.id}", revision
+        case EndBake(by=by):
+            return "BakeEnded", f"the watch after 100% is over{'' if by == 'heliostat' else f', says {by}'}", ""
+        case PinRevision(pin=pin, by=by):
+            text = f"{pin.revision} instead of {pin.against}" if pin else "Git decides again"
+            return "Pinned" if pin else "Unpinned", f"{text} (by {by})", pin.revision if pin else ""
+        case _:
+            return None
 
 
 def _told_of_course(decision: Decision) -> tuple[str, str, str] | None:
@@ -107,6 +124,8 @@ def _told_of_moves(decision: Decision) -> tuple[str, str, str] | None:
 
 def _told_of_people(decision: Decision) -> tuple[str, str, str] | None:
     match decision:
+        case Ordered(command=command):
+            return "Ordered", str(command), command.to or ""
         case EnterStep(step=step, by=by):
             return "StepEntered", f"step {step + 1}{'' if by == 'heliostat' else f' by {by}'}", ""
         case PauseRollout(by=by, why=why):
@@ -115,9 +134,6 @@ def _told_of_people(decision: Decision) -> tuple[str, str, str] | None:
             return "ResumedByOperator", f"by {by}", ""
         case Release(revision=revision, by=by):
             return "Released", f"{revision} may be tried again, says {by}", revision
-        case PinRevision(pin=pin, by=by):
-            text = f"{pin.revision} instead of {pin.against}" if pin else "Git decides again"
-            return "Pinned" if pin else "Unpinned", f"{text} (by {by})", pin.revision if pin else ""
         case AdoptSpec(wanted=wanted):
             where = f"{wanted.source.path}:{wanted.source.line}"
             return "SpecChanged", f"{where} wants {wanted.revision.id}", wanted.revision.id
@@ -145,6 +161,7 @@ def history_of(
         message=message,
         started_at=rollout.started_at if rollout else None,
         peak=before.peak if before else 0,
+        acts=before.acts if before else (),
     )
 
 
@@ -156,6 +173,8 @@ def _ended(decision: Decision, before: ServiceMemory | None) -> tuple[str, Outco
         case RollBack(revision=revision, cause=OutgoingCause.SUPERSEDED, message=message):
             return revision, Outcome.SUPERSEDED, message
         case RollBack(revision=revision, reason=reason, message=message):
+            return revision, Outcome.ROLLED_BACK, f"{reason}: {message}"
+        case FallBack(revision=revision, reason=reason, message=message) if before and before.stable == revision:
             return revision, Outcome.ROLLED_BACK, f"{reason}: {message}"
         case StartRollout(revision=revision) if before is not None and before.candidate is not None:
             return before.candidate, Outcome.SUPERSEDED, f"{revision.id} is newer"

@@ -174,3 +174,4 @@ class _Draft:
         entry = history_of(decision, before, self.world.now, commit)
         if entry is not None:
             self.history.append(entry)
+            self.services[decision.service] = replace(self.services[decision.service], acts=())

@@ -15,12 +15,15 @@ from specs.decisions import (
     AdoptSpec,
     Decision,
     Drain,
+    EndBake,
     EndOutgoing,
     EnterStep,
+    FallBack,
     ForgetCell,
     ForgetService,
     Hold,
     LatchFailure,
+    Ordered,
     PauseRollout,
     PinRevision,
     Promote,
@@ -39,17 +42,23 @@ from specs.decisions import (
 )
 from specs.desired import AutoScale, Revision
 from specs.memory import (
+    Act,
+    Baking,
     CellMemory,
     OperatorPause,
     Outgoing,
     OutgoingCause,
+    Pin,
     Quarantined,
     Rollout,
     ServiceMemory,
 )
 
 REVISIONS_KEPT = 5
-"""Good revisions that stay recreatable: enough for a way back, not a growing archive."""
+"""Good revisions that stay recreatable: enough for a way back, not a growing archive. More if `rollbackWindow` is."""
+
+ACTS_KEPT = 50
+"""Commands remembered until the next line of history: a script that commands all day must not fill Memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +127,7 @@ def _returned(memory: ServiceMemory, moment: Moment) -> ServiceMemory:
         stable=stable,
         candidate=None,
         pause=None,
+        baking=None,
         cells=cells,
         outgoing=(*memory.outgoing, *leaving),
         is_removed=False,
@@ -135,6 +145,7 @@ def _start_rollout(memory: ServiceMemory, decision: StartRollout, moment: Moment
         candidate=revision.id,
         rollout=Rollout(started_at=moment.now, progress_at=moment.now, is_fast=decision.is_fast),
         pause=None,
+        baking=None,
         outgoing=outgoing,
         cells=cells,
         revisions=_with_record(memory, revision),
@@ -156,7 +167,8 @@ def _with_record(memory: ServiceMemory, revision: Revision) -> tuple[Revision, .
     in_use = {cell.key.revision for cell in memory.cells} | {memory.stable, memory.candidate}
     spare = [record for record in others if record.id not in in_use]
     spare.sort(key=lambda record: record.id in memory.good)
-    dropped = {record.id for record in spare[: max(0, len(spare) - REVISIONS_KEPT)]}
+    kept = max(REVISIONS_KEPT, memory.wanted.rollout.rollback_window)
+    dropped = {record.id for record in spare[: max(0, len(spare) - kept)]}
     return (*(record for record in others if record.id not in dropped), revision)
 
 
@@ -222,9 +234,15 @@ def _reach_step(memory: ServiceMemory, decision: ReachStep, moment: Moment) -> S
 
 
 def _promote(memory: ServiceMemory, decision: Promote, moment: Moment) -> ServiceMemory:
-    """The candidate is stable now; the old one stays warm. Unlisted deployments take the new code's counts."""
-    outgoing = memory.outgoing
+    """The candidate is stable now; the old one stays warm. Unlisted deployments take the new code's counts.
+
+    What was good before is not watched: there would be nothing but a revision that was left to fall back on.
+    """
+    outgoing, baking = memory.outgoing, None
     if memory.stable is not None and memory.stable != decision.revision:
+        is_new = memory.rollout is not None and not memory.rollout.is_fast
+        if is_new and memory.wanted.rollout.bake and memory.quarantined(memory.stable) is None:
+            baking = Baking(revision=decision.revision, back_to=memory.stable, since=moment.now)
         outgoing = (*outgoing, Outgoing(revision=memory.stable, since=moment.now, cause=OutgoingCause.REPLACED))
     learned = dict(memory.learned)
     for cell in memory.cells_of(decision.revision):
@@ -236,6 +254,7 @@ def _promote(memory: ServiceMemory, decision: Promote, moment: Moment) -> Servic
         candidate=None,
         rollout=None,
         pause=None,
+        baking=baking,
         outgoing=outgoing,
         learned=learned,
         good=(*(good for good in memory.good if good in kept), decision.revision),
@@ -254,8 +273,24 @@ def _quarantine(memory: ServiceMemory, decision: Quarantine, moment: Moment) -> 
     return _quarantined(memory, decision.revision, decision, moment)
 
 
+def _fall_back(memory: ServiceMemory, decision: FallBack, moment: Moment) -> ServiceMemory:
+    pin = Pin(revision=decision.to.id, against=decision.revision)
+    memory = replace(_quarantined(memory, decision.revision, decision, moment), pin=pin)
+    start = StartRollout(service=decision.service, revision=decision.to, is_fast=decision.is_fast)
+    return _start_rollout(memory, start, moment)
+
+
+def _end_bake(memory: ServiceMemory, decision: EndBake, moment: Moment) -> ServiceMemory:
+    return replace(memory, baking=None)
+
+
+def _ordered(memory: ServiceMemory, decision: Ordered, moment: Moment) -> ServiceMemory:
+    act = Act(at=moment.now, text=str(decision.command))
+    return replace(memory, acts=(*memory.acts, act)[-ACTS_KEPT:])
+
+
 def _quarantined(
-    memory: ServiceMemory, revision: str, decision: Quarantine | RollBack, moment: Moment
+    memory: ServiceMemory, revision: str, decision: Quarantine | RollBack | FallBack, moment: Moment
 ) -> ServiceMemory:
     entry = Quarantined(revision=revision, reason=decision.reason, message=decision.message, at=moment.now)
     others = tuple(other for other in memory.quarantine if other.revision != revision)
@@ -311,7 +346,7 @@ def _end_outgoing(memory: ServiceMemory, decision: EndOutgoing, moment: Moment) 
 
 
 def _remove(memory: ServiceMemory, decision: Remove, moment: Moment) -> ServiceMemory:
-    return replace(memory, is_removed=True, rollout=None, weights={})
+    return replace(memory, is_removed=True, rollout=None, baking=None, weights={})
 
 
 def _with_cell(memory: ServiceMemory, key: CellKey, change: Callable[[CellMemory], CellMemory]) -> ServiceMemory:
@@ -331,6 +366,9 @@ _CHANGES: dict[type, Callable[[ServiceMemory, Any, Moment], ServiceMemory]] = {
     Quarantine: _quarantine,
     Release: _release,
     PinRevision: _pin,
+    FallBack: _fall_back,
+    EndBake: _end_bake,
+    Ordered: _ordered,
     PauseRollout: _pause,
     ResumeRollout: _resume,
     LatchFailure: _latch,

@@ -19,6 +19,8 @@ from specs.desired import (
     SourceRef,
 )
 from specs.memory import (
+    Act,
+    Baking,
     Bounds,
     CellMemory,
     Event,
@@ -68,6 +70,8 @@ def wanted(name: str = "chat") -> DesiredService:
             progress_deadline=timedelta(minutes=10),
             scale_down_delay=timedelta(milliseconds=1500),
             auto_rollback=True,
+            rollback_window=5,
+            bake=timedelta(minutes=5),
         ),
         source=SourceRef(path="services/chat.yaml", line=3),
     )
@@ -102,6 +106,8 @@ def rich_service(name: str = "chat") -> ServiceMemory:
         candidate="b7710de40a12",
         rollout=Rollout(started_at=AT, step=1, reached_at=AT, progress="p", progress_at=AT, is_fast=True),
         pause=OperatorPause(by="ann", why="lunch", at=AT),
+        baking=Baking(revision="3f9a1c2eb771", back_to="000000000000", since=AT),
+        acts=(Act(at=AT, text="pause by ann: lunch"),),
         pin=Pin(revision="3f9a1c2eb771", against="b7710de40a12"),
         outgoing=(Outgoing(revision="000000000000", since=AT, cause=OutgoingCause.SUPERSEDED),),
         quarantine=(Quarantined(revision="91aa0c3d55fe", reason=Reason.CRASH_LOOP, message="died 5 times", at=AT),),
@@ -138,4 +144,5 @@ def entry(service: str, message: str) -> HistoryEntry:
         message=message,
         started_at=AT - timedelta(minutes=4),
         peak=5,
+        acts=(Act(at=AT, text="abort by ann: errors"),),
     )

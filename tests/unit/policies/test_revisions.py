@@ -42,7 +42,7 @@ def test_going_back_to_the_live_revision_gives_the_candidate_up_without_blame() 
 def test_going_back_to_a_warm_revision_skips_the_steps() -> None:
     warm = {"v1": OutgoingCause.REPLACED}
     cells = cell("v2", ready=3, weight=FULL), cell("v1", ready=1)
-    course = choose(look(service(version="v1"), *cells, stable="v2", outgoing=warm))
+    course = choose(look(service(version="v1"), *cells, stable="v2", outgoing=warm, good=("v1", "v2")))
     assert isinstance(course, StartRollout)
     assert course.is_fast
 
@@ -70,7 +70,8 @@ def test_a_retry_waits_until_the_failed_cell_has_given_its_requests_back() -> No
 def test_an_operators_rollback_is_wanted_until_git_wants_something_else() -> None:
     pin = Pin(revision="v1", against="v2")
     cells = cell("v2", ready=3, weight=FULL), cell("v1")
-    pinned = look(service(version="v2"), *cells, stable="v2", pin=pin, outgoing={"v1": OutgoingCause.REPLACED})
+    warm = {"v1": OutgoingCause.REPLACED}
+    pinned = look(service(version="v2"), *cells, stable="v2", pin=pin, outgoing=warm, good=("v1", "v2"))
     course = choose(pinned)
     assert isinstance(course, StartRollout)
     assert (course.revision.id, course.is_fast) == ("v1", True)
@@ -83,6 +84,24 @@ def test_an_operators_rollback_is_wanted_until_git_wants_something_else() -> Non
 def test_a_retired_cell_is_not_warm() -> None:
     memory, seen, lane = cell("v1", ready=1)
     cells = cell("v2", ready=3, weight=FULL), (replace(memory, is_retired=True), seen, lane)
-    course = choose(look(service(version="v1"), *cells, stable="v2", outgoing={"v1": OutgoingCause.REPLACED}))
+    warm = {"v1": OutgoingCause.REPLACED}
+    course = choose(look(service(version="v1", window=0), *cells, stable="v2", outgoing=warm, good=("v1", "v2")))
+    assert isinstance(course, StartRollout)
+    assert not course.is_fast
+
+
+def test_the_last_good_revisions_skip_the_steps_and_older_ones_do_not() -> None:
+    good = ("v1", "v2", "v3", "v4")
+    live = cell("v4", ready=3, weight=FULL)
+    for window, version, is_fast in [(2, "v3", True), (2, "v2", True), (2, "v1", False), (0, "v3", False)]:
+        course = choose(look(service(version=version, window=window), live, stable="v4", good=good))
+        assert isinstance(course, StartRollout)
+        assert course.is_fast is is_fast, (window, version)
+
+
+def test_what_was_taken_back_after_it_was_good_takes_the_steps_when_it_is_released() -> None:
+    warm = {"v2": OutgoingCause.REPLACED}
+    cells = cell("v1", ready=3, weight=FULL), cell("v2", ready=1)
+    course = choose(look(service(version="v2"), *cells, stable="v1", outgoing=warm, good=("v1",)))
     assert isinstance(course, StartRollout)
     assert not course.is_fast

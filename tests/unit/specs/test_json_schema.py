@@ -99,4 +99,6 @@ def test_defaults_are_written_as_in_a_spec() -> None:
         "progressDeadline": "10m",
         "scaleDownDelay": "30s",
         "autoRollback": True,
+        "rollbackWindow": 3,
+        "bake": "0s",
     }

@@ -221,7 +221,9 @@ ROLLOUTS = [
     ("minReady: 10m", "7:15: minReady is not shorter than progressDeadline"),
     ("progressDeadline: 0s", "7:23: this must be longer than 0"),
     ("autoRollback: on", '7:19: YAML readers disagree about on: write true, or "on" in quotes'),
-    ("rollbackWindow: 3", '7:5: unknown field "rollbackWindow": leave it out'),
+    ("rollbackWindow: 21", "7:21: 21 is too large: write 20 or less"),
+    ("rollbackWindow: 25%", "7:21: "),
+    ("bake: soon", "7:11: "),
     ("sticky: {cookie: x}", '7:5: unknown field "sticky": leave it out'),
 ]
 

@@ -1,0 +1,231 @@
+"""One load from beginning to end: open, judge, plan, check the memory, bring, hand over."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+
+from loaders.safetensors.checkpoint import Checkpoint, open_checkpoint
+from loaders.safetensors.devices import Landing, landing_for
+from loaders.safetensors.errors import LoadCancelled, LoadTimedOut, NotEnoughMemory
+from loaders.safetensors.fetch import Fetch
+from loaders.safetensors.host import Target
+from loaders.safetensors.layout import BLOCK_BYTES, Layout, lay_out
+from loaders.safetensors.memory import available
+from loaders.safetensors.plan import CHUNK_BYTES, Chunk, Wanted, make_chunks
+from loaders.safetensors.progress import REPORTS_EVERY, Progress, Report, Tally, reporter
+from loaders.safetensors.selection import Shard, Tensors, bounds_of, chosen
+from loaders.safetensors.sources.interrupt import Interrupt
+from loaders.safetensors.sources.opening import Origin, scheme_of
+from loaders.safetensors.tensors import torch_dtype
+
+STREAM_BLOCK_BYTES = 16 * 1024 * 1024
+"""When tensors are handed over one by one their memory must be free to go one by one, nearly."""
+CANCEL_SEEN_WITHIN = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What the caller wants. Fields are the arguments of `load_file`."""
+
+    uri: str
+    device: torch.device
+    origin: Origin = field(default_factory=Origin)
+    tensors: Tensors = None
+    shard: Shard | None = None
+    dtype: torch.dtype | None = None
+    progress: bool | Report | None = None
+    timeout: float | timedelta | None = None
+    cancel: threading.Event | None = None
+    memory_limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be done: decided in full before the first byte of a tensor is read."""
+
+    checkpoint: Checkpoint
+    targets: tuple[Target, ...]
+    layout: Layout
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors' names, in order."""
+        return [target.wanted.spec.name for target in self.targets]
+
+
+@contextlib.contextmanager
+def watched(ask: Ask) -> Iterator[Interrupt]:
+    """Within the block the interrupt fires when the time is over or the caller cancels."""
+    interrupt, over = Interrupt(), threading.Event()
+    if ask.timeout is None and ask.cancel is None:
+        yield interrupt
+        return
+    watch = threading.Thread(target=_watch, args=(ask, interrupt, over), name="weights-watch", daemon=True)
+    watch.start()
+    try:
+        yield interrupt
+    finally:
+        over.set()
+        watch.join()
+
+
+def _watch(ask: Ask, interrupt: Interrupt, over: threading.Event) -> None:
+    limit = ask.timeout.total_seconds() if isinstance(ask.timeout, timedelta) else ask.timeout
+    until = None if limit is None else time.monotonic() + limit
+    while True:
+        left = None if until is None else until - time.monotonic()
+        # An event of the caller's cannot be waited for together with the end of the load, so it is looked at.
+        pause = left if ask.cancel is None else min(CANCEL_SEEN_WITHIN, CANCEL_SEEN_WITHIN if left is None else left)
+        if over.wait(None if pause is None else max(0.0, pause)):
+            return None
+        if ask.cancel is not None and ask.cancel.is_set():
+            return interrupt.fire(LoadCancelled("cancelled by the caller", uri=ask.uri))
+        if until is not None and time.monotonic() >= until:
+            return interrupt.fire(LoadTimedOut(f"not done after {limit} s", uri=ask.uri))
+
+
+@contextlib.contextmanager
+def prepared(ask: Ask, interrupt: Interrupt, block_bytes: int = BLOCK_BYTES) -> Iterator[Job]:
+    """Open the checkpoint and decide everything; close it after the block."""
+    checkpoint = open_checkpoint(ask.uri, ask.origin, interrupt)
+    try:
+        yield plan_job(ask, checkpoint, block_bytes)
+    finally:
+        checkpoint.close()
+
+
+def plan_job(ask: Ask, checkpoint: Checkpoint, block_bytes: int) -> Job:
+    """Decide what is read and where it goes."""
+    specs = {spec.name: (file, spec) for file, spec in checkpoint.tensors}
+    names = chosen(list(specs), ask.tensors, ask.uri)
+    targets = []
+    for name in names:
+        file, spec = specs[name]
+        wanted = Wanted(file=file, spec=spec, bounds=bounds_of(spec, ask.shard, ask.uri))
+        stored = torch_dtype(spec.dtype, uri=ask.uri, tensor=name)
+        cast = ask.dtype is not None and stored.is_floating_point
+        targets.append(Target(wanted=wanted, stored=stored, dtype=ask.dtype if cast and ask.dtype else stored))
+    parts = [target.wanted for target in targets]
+    layout = lay_out(parts, [t.size for t in targets], [t.dtype.itemsize for t in targets], block_bytes)
+    return Job(checkpoint=checkpoint, targets=tuple(targets), layout=layout, chunks=make_chunks(parts, layout.breaks))
+
+
+def check_memory(ask: Ask, needed: int) -> None:
+    """Raise `NotEnoughMemory` if the result cannot fit: better now than after minutes, killed by the kernel."""
+    if ask.memory_limit is not None and needed > ask.memory_limit:
+        problem = (
+            f"needs {needed} bytes, memory_limit allows {ask.memory_limit}; read less with tensors= or use stream()"
+        )
+        raise NotEnoughMemory(problem, uri=ask.uri)
+    if ask.device.type == "cpu" and (free := available()) is not None and needed > free:
+        raise NotEnoughMemory(f"needs {needed} bytes, {free} are available", uri=ask.uri)
+
+
+class Window:
+    """Lets chunks begin as long as what was begun and not yet taken by the consumer stays within the limit."""
+
+    def __init__(self, limit: int, size_of: Callable[[Chunk], int]) -> None:
+        """`size_of` tells how much memory a chunk will take."""
+        self._limit = limit
+        self._size_of = size_of
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    def admits(self, chunk: Chunk) -> bool:
+        """Take room for the chunk if there is."""
+        size = self._size_of(chunk)
+        with self._lock:
+            if self._taken and self._taken + size > self._limit:
+                return False
+            self._taken += size
+            return True
+
+    def release(self, size: int) -> None:
+        """Give room back."""
+        with self._lock:
+            self._taken -= size
+
+
+def bring(ask: Ask, job: Job, interrupt: Interrupt, landing: Landing, window: Window | None = None) -> Iterator[int]:
+    """Yield the number of each tensor as soon as it is complete."""
+    left = [target.wanted.size for target in job.targets]
+    yield from (number for number, size in enumerate(left) if not size)
+    fetch = Fetch(job.chunks, job.checkpoint.sources, landing, window)
+    tally = Tally(reporter(ask.progress), _first_progress(ask, job))
+    tally.tensors_done = left.count(0)
+    for chunk in fetch.landed(interrupt, tally.tick, REPORTS_EVERY):
+        tally.done += chunk.size
+        complete = []
+        for piece in chunk.pieces:
+            left[piece.tensor] -= piece.count
+            if not left[piece.tensor]:
+                complete.append(piece.tensor)
+        tally.tensors_done += len(complete)
+        for number in complete:
+            yield number
+            if window is not None:
+                window.release(job.targets[number].size)
+        if window is not None:
+            fetch.nudge()
+    tally.tick(now_or_never=True)
+
+
+def _first_progress(ask: Ask, job: Job) -> Progress:
+    return Progress(
+        uri=ask.uri,
+        source=scheme_of(ask.uri) or "file",
+        done=0,
+        total=sum(chunk.size for chunk in job.chunks),
+        tensors_done=0,
+        tensors_total=len(job.targets),
+        seconds=0.0,
+    )
+
+
+def load(ask: Ask) -> dict[str, torch.Tensor]:
+    """Load everything asked for, in the order of the file."""
+    with watched(ask) as interrupt, prepared(ask, interrupt) as job:
+        check_memory(ask, job.layout.size)
+        with landing_for(ask.device, job.targets, job.layout) as landing:
+            for _ in bring(ask, job, interrupt, landing):
+                pass
+            landing.settle()
+            return {name: landing.tensor(number) for number, name in enumerate(job.names)}
+
+
+def stream(ask: Ask) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield tensors as they are complete."""
+    with watched(ask) as interrupt, prepared(ask, interrupt, STREAM_BLOCK_BYTES) as job:
+        largest = max((target.size for target in job.targets), default=0)
+        window = None
+        if ask.memory_limit is not None:
+            check_memory(ask, largest + CHUNK_BYTES)
+            window = Window(ask.memory_limit, lambda chunk: _landed_size(job, chunk))
+        kept = [0] * len(job.layout.blocks)
+        for place in job.layout.places:
+            kept[place.block] += 1
+        with landing_for(ask.device, job.targets, job.layout) as landing:
+            for number in bring(ask, job, interrupt, landing, window):
+                block = job.layout.places[number].block
+                tensor = landing.ready(number)
+                kept[block] -= 1
+                if not kept[block]:
+                    landing.forget(block)
+                yield job.names[number], tensor
+                del tensor
+
+
+def _landed_size(job: Job, chunk: Chunk) -> int:
+    targets = job.targets
+    return sum(
+        piece.count // targets[piece.tensor].stored.itemsize * targets[piece.tensor].dtype.itemsize
+        for piece in chunk.pieces
+    )

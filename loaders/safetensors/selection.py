@@ -1,0 +1,76 @@
+"""Which tensors, and which part of each: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from loaders.safetensors.errors import LoadError, UnknownTensor
+from loaders.safetensors.header import TensorSpec
+
+Rule = TypeVar("Rule")
+Tensors = str | Iterable[str] | Callable[[str], bool] | None
+"""A glob, several of them or names, or a function of the name; `None` is all."""
+Bounds = tuple[tuple[int, int], ...]
+"""Start and stop in each dimension."""
+Shard = tuple[int, int, Mapping[str, int | None]] | Mapping[str, Sequence[slice]]
+"""Either (rank, world, {glob: dimension}) or {glob: slices}, as in `tensor[slices]`."""
+
+
+def chosen(names: Sequence[str], tensors: Tensors, uri: str) -> list[str]:
+    """Return the names asked for, in the given order; a pattern that matches nothing is an error."""
+    if tensors is None:
+        return list(names)
+    if callable(tensors):
+        return [name for name in names if tensors(name)]
+    patterns = [tensors] if isinstance(tensors, str) else list(tensors)
+    known, found = set(names), set[str]()
+    for pattern in patterns:
+        # A name may have brackets or stars in it; then it means itself.
+        matching = {pattern} if pattern in known else {name for name in names if fnmatchcase(name, pattern)}
+        if not matching:
+            raise UnknownTensor(f"no tensor matches {pattern!r}; there are {len(names)}, such as {names[:3]}", uri=uri)
+        found |= matching
+    return [name for name in names if name in found]
+
+
+def bounds_of(tensor: TensorSpec, shard: Shard | None, uri: str) -> Bounds:
+    """Return the part of the tensor that is wanted. The first glob that matches rules; without one it is whole."""
+    whole = tuple((0, length) for length in tensor.shape)
+    if shard is None:
+        return whole
+    if isinstance(shard, Mapping):
+        parts = _ruling(tensor.name, shard)
+        return whole if parts is None else _sliced(tensor, parts, uri)
+    rank, world, rules = shard
+    if not 0 <= rank < world:
+        raise LoadError(f"rank {rank} of a world of {world}", uri=uri)
+    dimension = _ruling(tensor.name, rules)
+    if dimension is None:
+        return whole
+    if not -len(whole) <= dimension < len(whole):
+        raise LoadError(f"no dimension {dimension} in shape {list(tensor.shape)}", uri=uri, tensor=tensor.name)
+    length = tensor.shape[dimension]
+    cut = list(whole)
+    cut[dimension] = (length * rank // world, length * (rank + 1) // world)
+    return tuple(cut)
+
+
+def _ruling(name: str, rules: Mapping[str, Rule]) -> Rule | None:
+    if name in rules:
+        return rules[name]
+    return next((rule for pattern, rule in rules.items() if fnmatchcase(name, pattern)), None)
+
+
+def _sliced(tensor: TensorSpec, parts: Sequence[slice], uri: str) -> Bounds:
+    if len(parts) > len(tensor.shape):
+        problem = f"{len(parts)} slices for shape {list(tensor.shape)}"
+        raise LoadError(problem, uri=uri, tensor=tensor.name)
+    found = []
+    for part, length in zip([*parts, *[slice(None)] * (len(tensor.shape) - len(parts))], tensor.shape, strict=True):
+        start, stop, step = part.indices(length)
+        if step != 1:
+            raise LoadError(f"a slice with step {step}; only 1 is read", uri=uri, tensor=tensor.name)
+        found.append((start, max(start, stop)))
+    return tuple(found)

@@ -1,0 +1,215 @@
+"""A file behind plain HTTP: keep-alive sockets, pinned by ETag, resumed inside a read."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Mapping
+from urllib.parse import urljoin
+
+from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed
+from loaders.safetensors.sources.interrupt import Interrupt
+from loaders.safetensors.sources.streams import Streams
+from loaders.safetensors.sources.wire import Answer, Broken, Connection, Place, place_of
+
+FIRST_READ = 128 * 1024
+"""Asked for when the file is opened: most headers are shorter, and so come with the file's size in one round trip."""
+MOST_REDIRECTS = 5
+MOST_TRIES = 8
+"""Tries in a row without one byte of progress: together about ten seconds of back-off."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
+LONGEST_RETRY_AFTER = 30.0
+"""An origin that asks for more is treated as if it had asked for this."""
+FEW_STREAMS, MOST_STREAMS = 4, 32
+NEAR_SECONDS = 0.004
+"""An origin that answers faster is as good as local: few streams saturate it, more only cost cores."""
+TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+TOO_MUCH = frozenset({429, 503})
+CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class Pool:
+    """Idle connections to one peer."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    def take(self, place: Place) -> tuple[Connection, bool]:
+        """Return a connection, and whether it is fresh (one that idled may have been closed by the peer)."""
+        with self._lock:
+            while self._idle:
+                connection = self._idle.pop()
+                if connection.usable:
+                    return connection, False
+        return Connection(place), True
+
+    def give(self, connection: Connection) -> None:
+        """Keep it for the next read."""
+        with self._lock:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close what idles, and what comes back later."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+
+class HttpFile:
+    """One object, pinned to the ETag (or modification time) it had when it was opened."""
+
+    def __init__(self, url: str, interrupt: Interrupt, *, headers: Mapping[str, str] | None = None) -> None:
+        """Ask for the first bytes, which tells size, ETag and latency. `headers` go with every request."""
+        self.uri = url
+        self._headers = dict(headers or {})
+        self._pool = Pool()
+        self._place = place_of(url)
+        self._pin: dict[str, str] = {}
+        self.size = -1
+        self.version = ""
+        self.streams = Streams(first=FEW_STREAMS, most=MOST_STREAMS, hedged=True)
+        self._first = b""
+        self._open(interrupt)
+
+    def _open(self, interrupt: Interrupt) -> None:
+        buffer = memoryview(bytearray(FIRST_READ))
+        began = time.monotonic()
+        got = self._patiently(0, buffer, interrupt)
+        if time.monotonic() - began > NEAR_SECONDS:
+            self.streams = Streams(first=MOST_STREAMS, most=MOST_STREAMS, hedged=True)
+        self._first = bytes(buffer[:got])
+
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+        """Fill the buffer; what broke is resumed where it broke."""
+        if offset + len(buffer) <= len(self._first):
+            buffer[:] = self._first[offset : offset + len(buffer)]
+            return
+        got = self._patiently(offset, buffer, interrupt)
+        if got < len(buffer):
+            raise self._failed("the file ends before", offset + got, offset + len(buffer))
+
+    def _patiently(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> int:
+        """Read until the buffer or the file ends, with back-off between tries that bring nothing."""
+        done, tries, last = 0, 0, ""
+        while self.size < 0 or done < min(len(buffer), self.size - offset):
+            interrupt.check()
+            if tries == MOST_TRIES:
+                raise self._failed(f"gave up after {tries} tries: {last}", offset + done, offset + len(buffer))
+            try:
+                got, pause, last = self._once(offset + done, buffer[done:], interrupt)
+            except Broken as error:
+                interrupt.check()
+                got, pause, last = 0, 0.0, str(error)
+            done += got
+            tries = 0 if got else tries + 1
+            if not got and self.size != 0:
+                interrupt.wait(max(pause, _back_off(tries)))
+        return done
+
+    def _once(self, start: int, buffer: memoryview, interrupt: Interrupt) -> tuple[int, float, str]:
+        """One request: return bytes received, how long the origin asks to wait, and what was wrong."""
+        connection, fresh = self._pool.take(self._place)
+        keep = False
+        try:
+            asked = {**self._headers, **self._pin, "Range": f"bytes={start}-{start + len(buffer) - 1}"}
+            answer = connection.ask(self._place, asked, interrupt)
+            if answer.status != 206:
+                return 0, self._refused(answer, start, interrupt), f"the origin answered {answer.status}"
+            length = self._check(answer, start, len(buffer))
+            got = connection.receive(buffer[:length], interrupt)
+            keep = got == length and answer.stays
+            return got, 0.0, "" if got == length else "the connection broke"
+        except Broken:
+            if fresh:
+                raise
+            return self._once(start, buffer, interrupt)
+        finally:
+            if keep:
+                self._pool.give(connection)
+            else:
+                connection.close()
+
+    def _refused(self, answer: Answer, start: int, interrupt: Interrupt) -> float:
+        """Return how long to wait before the next try, or raise what no try can mend."""
+        if answer.status in (301, 302, 303, 307, 308) and self.size < 0:
+            self._follow(answer)
+            return 0.0
+        if answer.status == 416 and self.size < 0 and answer.headers.get("content-range", "").endswith("/0"):
+            self.size = 0
+            return 0.0
+        if answer.status in (412, 416):
+            raise SourceChanged("the object was replaced while it was read", uri=self.uri, span=(start, start))
+        if answer.status not in TRY_AGAIN:
+            raise self._final(answer)
+        if answer.status in TOO_MUCH:
+            self.streams.pushed_back()
+        after = answer.headers.get("retry-after", "")
+        return min(float(after), LONGEST_RETRY_AFTER) if after.isdecimal() else 0.0
+
+    def _final(self, answer: Answer) -> LoadError:
+        meanings = {
+            200: "answers with the whole file: it knows no range requests",
+            401: "asks for credentials (401)",
+            403: "forbids it (403)",
+            404: "has no such object (404)",
+        }
+        return SourceFailed(f"the origin {meanings.get(answer.status, f'answered {answer.status}')}", uri=self.uri)
+
+    def _follow(self, answer: Answer) -> None:
+        self._redirects = getattr(self, "_redirects", 0) + 1
+        target = urljoin(self.uri, answer.headers.get("location", ""))
+        if self._redirects > MOST_REDIRECTS or not target.startswith("http://"):
+            raise SourceFailed(f"the origin redirects to {target.split('?')[0]}, which is not followed", uri=self.uri)
+        place = place_of(target)
+        if (place.host, place.port) != (self._place.host, self._place.port):
+            # Credentials are for the host they were given for.
+            self._headers.pop("Authorization", None)
+            self._pool.close()
+            self._pool = Pool()
+        self._place = place
+
+    def _check(self, answer: Answer, start: int, most: int) -> int:
+        """Return the body's length after comparing everything the answer says with what was pinned."""
+        found = CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+        if found is None:
+            raise SourceFailed("the origin answered 206 without a Content-Range", uri=self.uri)
+        first, last, size = (int(text) for text in found.groups())
+        etag, modified = answer.headers.get("etag", ""), answer.headers.get("last-modified", "")
+        if self.size < 0:
+            self._pin_to(size, etag, modified)
+        if size != self.size or (etag or modified) != self.version:
+            raise SourceChanged("the object was replaced while it was read", uri=self.uri, span=(start, start + most))
+        length = last - first + 1
+        if first != start or length != min(most, size - start) or answer.length not in (-1, length):
+            raise SourceFailed(f"the origin sent bytes {first}-{last} when asked from {start}", uri=self.uri)
+        return length
+
+    def _pin_to(self, size: int, etag: str, modified: str) -> None:
+        self.size = size
+        self.version = etag or modified
+        if etag and not etag.startswith("W/"):
+            self._pin = {"If-Match": etag}
+        elif modified and not etag:
+            self._pin = {"If-Unmodified-Since": modified}
+
+    def _failed(self, problem: str, start: int, stop: int) -> LoadError:
+        return SourceFailed(problem, uri=self.uri, span=(start, stop))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+
+def _back_off(tries: int) -> float:
+    """Full jitter: many clients that failed together must not come back together."""
+    return random.uniform(0.2, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (tries - 1)) if tries else 0.0  # noqa: S311

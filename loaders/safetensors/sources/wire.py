@@ -1,0 +1,173 @@
+"""One HTTP/1.1 connection that receives ranges straight into the caller's memory."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+from loaders.safetensors.errors import SourceFailed
+from loaders.safetensors.sources.interrupt import Interrupt
+
+MOST_HEAD_BYTES = 64 * 1024
+"""An answer's head beyond this is no answer of a file server; without a limit a hostile one fills the memory."""
+HEAD_READ = 4096
+"""What comes in with the head beyond its end is body and must be copied once, so the read is small."""
+CONNECT_SECONDS = 10.0
+SILENCE_SECONDS = 10
+"""A connection that gives nothing for so long is dead; the read goes on over another one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a URL points: the peer to connect to and what to ask it for."""
+
+    host: str
+    port: int
+    target: str
+    authorization: str = ""
+
+    @property
+    def authority(self) -> str:
+        """The `Host` header's value."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == 80 else f"{host}:{self.port}"
+
+
+def place_of(url: str) -> Place:
+    """Take an `http://` URL apart; raise `SourceFailed` for one that is no URL or would smuggle a second request."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 80
+    except ValueError as error:
+        raise SourceFailed(f"is no URL: {error}", uri=url) from error
+    if not parts.hostname or any(ord(letter) <= 0x20 or ord(letter) == 0x7F for letter in url):
+        raise SourceFailed("is no URL that can be asked for", uri=url)
+    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (f"?{parts.query}" if parts.query else "")
+    authorization = ""
+    if parts.username:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + base64.b64encode(pair.encode()).decode()
+    return Place(host=parts.hostname, port=port, target=target, authorization=authorization)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Status and headers, names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    @property
+    def length(self) -> int:
+        """The body's length; -1 when the answer does not say."""
+        text = self.headers.get("content-length", "")
+        return int(text) if text.isdecimal() and "transfer-encoding" not in self.headers else -1
+
+    @property
+    def stays(self) -> bool:
+        """Whether the connection can be used again after the body."""
+        return self.length >= 0 and self.headers.get("connection", "").lower() != "close"
+
+
+class Broken(Exception):
+    """The connection is of no use any more; what was received so far is good."""
+
+
+class Connection:
+    """A keep-alive connection. One thread at a time; `cut` may come from any."""
+
+    def __init__(self, place: Place) -> None:
+        """Connect; raise `Broken` when that fails."""
+        try:
+            self._socket = socket.create_connection((place.host, place.port), timeout=CONNECT_SECONDS)
+        except OSError as error:
+            raise Broken(f"no connection to {place.authority}: {error}") from error
+        # Python's own time-outs make a socket non-blocking, which takes the meaning from MSG_WAITALL.
+        self._socket.settimeout(None)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE_SECONDS, 0))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SILENCE_SECONDS, 0))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._head = bytearray(HEAD_READ)
+        self._rest = memoryview(b"")
+        self._process = os.getpid()
+
+    @property
+    def usable(self) -> bool:
+        """A fork has the same socket: two processes on one connection would read each other's bytes."""
+        return self._process == os.getpid()
+
+    def ask(self, place: Place, headers: Mapping[str, str], interrupt: Interrupt) -> Answer:
+        """Send a GET and return the answer's head; the body is taken with `receive`."""
+        lines = [f"GET {place.target} HTTP/1.1", f"Host: {place.authority}", "Accept-Encoding: identity"]
+        if place.authorization:
+            lines.append(f"Authorization: {place.authorization}")
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        with interrupt.breaking(self.cut):
+            try:
+                self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+                return self._receive_head()
+            except OSError as error:
+                raise Broken(_why(error)) from error
+
+    def _receive_head(self) -> Answer:
+        head = bytearray()
+        while (end := head.find(b"\r\n\r\n")) < 0:
+            if len(head) > MOST_HEAD_BYTES:
+                raise Broken("the answer's head does not end")
+            count = self._socket.recv_into(self._head)
+            if count == 0:
+                raise Broken("the connection was closed before an answer")
+            head += memoryview(self._head)[:count]
+        self._rest = memoryview(bytes(head[end + 4 :]))
+        return _parse_head(bytes(head[:end]))
+
+    def receive(self, buffer: memoryview, interrupt: Interrupt) -> int:
+        """Fill the buffer with body and return how much came: less only when the connection broke."""
+        taken = min(len(self._rest), len(buffer))
+        buffer[:taken] = self._rest[:taken]
+        self._rest = self._rest[taken:]
+        with interrupt.breaking(self.cut):
+            while taken < len(buffer):
+                try:
+                    count = self._socket.recv_into(buffer[taken:], 0, socket.MSG_WAITALL)
+                except OSError:
+                    break
+                if count == 0:
+                    break
+                taken += count
+        return taken
+
+    def cut(self) -> None:
+        """Make every read on it end now."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close it; no read may be going on."""
+        self._socket.close()
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, BlockingIOError):
+        return f"nothing came for {SILENCE_SECONDS} s"
+    return str(error)
+
+
+def _parse_head(head: bytes) -> Answer:
+    first, *lines = head.decode("latin-1").split("\r\n")
+    words = first.split(" ", 2)
+    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdecimal():
+        raise Broken(f"no HTTP answer: {first[:80]!r}")
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    if words[0] == "HTTP/1.0":
+        headers["connection"] = headers.get("connection", "close")
+    return Answer(status=int(words[1]), headers=headers)

@@ -10,6 +10,10 @@ from urllib.parse import urlsplit, urlunsplit
 CHUNK_SIZE = 8 << 20
 """Bytes that are fetched, checked and shared as one. Smaller ones cost a request each, larger ones make peers wait."""
 
+SMALLEST_CHUNK_SIZE = 1 << 20
+CHUNKS_WORTH_HAVING = 16
+"""A small file is cut finer, so that it too is fetched by several readers and from several peers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
@@ -31,13 +35,21 @@ class Content:
         return hashlib.sha256(f"{self.public_uri}\0{self.etag}\0{self.size}".encode()).hexdigest()[:32]
 
     @property
+    def chunk_size(self) -> int:
+        """Bytes of a chunk of this content; follows from its size, so that every node cuts it alike."""
+        size = CHUNK_SIZE
+        while size > SMALLEST_CHUNK_SIZE and self.size < size * CHUNKS_WORTH_HAVING:
+            size //= 2
+        return size
+
+    @property
     def chunks(self) -> int:
         """The number of chunks; the last one may be shorter."""
-        return -(-self.size // CHUNK_SIZE)
+        return -(-self.size // self.chunk_size)
 
     def length_of(self, chunk: int) -> int:
         """Bytes of one chunk."""
-        return min(CHUNK_SIZE, self.size - chunk * CHUNK_SIZE)
+        return min(self.chunk_size, self.size - chunk * self.chunk_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +62,11 @@ class Piece:
     length: int
 
 
-def pieces(offset: int, length: int) -> Iterator[Piece]:
+def pieces(offset: int, length: int, chunk_size: int) -> Iterator[Piece]:
     """Cut a range of the file at the borders of chunks."""
     at = 0
     while at < length:
-        chunk, start = divmod(offset + at, CHUNK_SIZE)
-        step = min(CHUNK_SIZE - start, length - at)
+        chunk, start = divmod(offset + at, chunk_size)
+        step = min(chunk_size - start, length - at)
         yield Piece(chunk=chunk, start=start, at=at, length=step)
         at += step

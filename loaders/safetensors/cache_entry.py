@@ -19,7 +19,7 @@ from pathlib import Path
 import xxhash
 
 from loaders.safetensors.cache_claims import Claims
-from loaders.safetensors.cache_content import CHUNK_SIZE, Content
+from loaders.safetensors.cache_content import Content
 
 RECORD = struct.Struct("<QQ")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -101,7 +101,7 @@ class Entry:
     def _fill(self, chunk: int, start: int, into: memoryview) -> bool:
         at = 0
         while at < len(into):
-            count = os.preadv(self._data, [into[at:]], chunk * CHUNK_SIZE + start + at)
+            count = os.preadv(self._data, [into[at:]], chunk * self.content.chunk_size + start + at)
             if count == 0:
                 return False
             at += count
@@ -113,7 +113,7 @@ class Entry:
         at = 0
         try:
             while at < len(content):
-                at += os.pwrite(self._data, content[at:], chunk * CHUNK_SIZE + at)
+                at += os.pwrite(self._data, content[at:], chunk * self.content.chunk_size + at)
             os.pwrite(self._records, RECORD.pack(found, seal(chunk, found)), chunk * RECORD.size)
         except OSError as error:
             if error.errno in NO_ROOM:

@@ -58,12 +58,12 @@ class ReadThrough:
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Say which ranges (offset and length, none overlapping) will be read, so that their chunks can be kept."""
         for offset, length in ranges:
-            for piece in pieces(offset, length):
+            for piece in pieces(offset, length, self.content.chunk_size):
                 self._wanted[piece.chunk] = self._wanted.get(piece.chunk, 0) + piece.length
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the buffer from the cache, and from the origin where the cache has nothing."""
-        for piece in pieces(offset, len(buffer)):
+        for piece in pieces(offset, len(buffer), self.content.chunk_size):
             self._read(piece, buffer[piece.at : piece.at + piece.length])
 
     def _read(self, piece: Piece, into: memoryview) -> None:
@@ -97,7 +97,7 @@ class ReadThrough:
         return True
 
     def _fetch(self, chunk: int, start: int, into: memoryview) -> None:
-        offset = chunk * self.content.length_of(0) + start
+        offset = chunk * self.content.chunk_size + start
         self._origin.read_into(offset, into)
         with self._lock:
             self.fetched += len(into)

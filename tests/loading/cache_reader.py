@@ -12,7 +12,7 @@ import sys
 import threading
 from urllib.parse import urlsplit
 
-from loaders.safetensors.cache_content import CHUNK_SIZE, Content
+from loaders.safetensors.cache_content import Content
 from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.cache_settings import cache_settings
 from loaders.safetensors.cache_store import Store
@@ -58,7 +58,7 @@ def load(store: Store, content: Content, threads: int = 4) -> bytes:
     target = memoryview(bytearray(content.size))
 
     def read(chunk: int) -> None:
-        start = chunk * CHUNK_SIZE
+        start = chunk * content.chunk_size
         source.read_into(start, target[start : start + content.length_of(chunk)])
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:

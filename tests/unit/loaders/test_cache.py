@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from loaders.safetensors import cache_content, cache_read
-from loaders.safetensors.cache_content import CHUNK_SIZE, Content, pieces
+from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content, pieces
 from loaders.safetensors.cache_entry import NoRoom
 from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.cache_settings import cache_settings, parse_bytes
 from loaders.safetensors.cache_store import Store
 
-SIZE = 3 * CHUNK_SIZE + 12345
+CHUNK = SMALLEST_CHUNK_SIZE
+SIZE = 3 * CHUNK + 12345
 BYTES = random.Random(1).randbytes(SIZE)
 CONTENT = Content(uri="https://models.example.com/a.safetensors", etag='"1"', size=SIZE)
 
@@ -37,7 +38,7 @@ class Counting:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache", 100 * CHUNK_SIZE)
+    return Store(tmp_path / "cache", 100 * CHUNK)
 
 
 def opened(store: Store, origin: Counting, content: Content = CONTENT) -> ReadThrough:
@@ -85,7 +86,7 @@ def test_a_partial_load_fetches_and_keeps_no_more_than_it_needs(store: Store) ->
     origin = Counting()
     source = opened(store, origin)
     assert read(source, 100, 50) == BYTES[100:150]
-    assert read(source, CHUNK_SIZE - 10, 20) == BYTES[CHUNK_SIZE - 10 : CHUNK_SIZE + 10]
+    assert read(source, CHUNK - 10, 20) == BYTES[CHUNK - 10 : CHUNK + 10]
     assert origin.given == 70
     assert store.kept()[0].present == 0
     source.close()
@@ -94,11 +95,11 @@ def test_a_partial_load_fetches_and_keeps_no_more_than_it_needs(store: Store) ->
 def test_chunks_that_are_wanted_in_parts_are_fetched_once(store: Store) -> None:
     origin = Counting()
     source = opened(store, origin)
-    source.expect([(100, CHUNK_SIZE - 100)])
-    half = CHUNK_SIZE // 2
+    source.expect([(100, CHUNK - 100)])
+    half = CHUNK // 2
     assert read(source, half, 10) == BYTES[half : half + 10]
     assert read(source, 100, half) == BYTES[100 : 100 + half]
-    assert origin.reads == [(0, CHUNK_SIZE)]
+    assert origin.reads == [(0, CHUNK)]
     source.close()
 
 
@@ -109,13 +110,13 @@ def test_damage_is_found_and_mended(store: Store, damage: str, part: bool) -> No
     folder = store.folder / CONTENT.key
     with (folder / "data").open("r+b") as data, (folder / "records").open("r+b") as records:
         if damage == "flip":
-            data.seek(CHUNK_SIZE + 77)
-            data.write(bytes([BYTES[CHUNK_SIZE + 77] ^ 1]))
+            data.seek(CHUNK + 77)
+            data.write(bytes([BYTES[CHUNK + 77] ^ 1]))
         if damage == "zeros":
-            data.seek(CHUNK_SIZE)
+            data.seek(CHUNK)
             data.write(bytes(4096))
         if damage == "short":
-            data.truncate(CHUNK_SIZE + 5)
+            data.truncate(CHUNK + 5)
         if damage == "torn record":
             records.seek(16 + 8)
             records.write(bytes(8))
@@ -126,9 +127,9 @@ def test_damage_is_found_and_mended(store: Store, damage: str, part: bool) -> No
     origin = Counting()
     source = opened(store, origin)
     source.expect([(0, SIZE)])
-    start, length = (CHUNK_SIZE + 1000, 4000) if part else (CHUNK_SIZE, CHUNK_SIZE)
+    start, length = (CHUNK + 1000, 4000) if part else (CHUNK, CHUNK)
     assert read(source, start, length) == BYTES[start : start + length]
-    assert origin.reads == [(CHUNK_SIZE, CHUNK_SIZE)]
+    assert origin.reads == [(CHUNK, CHUNK)]
     source.close()
     assert read_all(store, Counting()) == BYTES
 
@@ -139,8 +140,8 @@ def test_a_chunk_of_another_is_waited_for_and_not_for_ever(store: Store, monkeyp
     reader = opened(store, origin)
     with holder._entry.claim(0) as claimed:
         assert claimed
-        assert read(reader, 0, CHUNK_SIZE) == BYTES[:CHUNK_SIZE]
-    assert origin.given == CHUNK_SIZE
+        assert read(reader, 0, CHUNK) == BYTES[:CHUNK]
+    assert origin.given == CHUNK
     assert store.kept()[0].present == 0, "what is read past a claim is not written under it"
 
 
@@ -156,7 +157,7 @@ def test_waiting_ends_when_the_load_is_cancelled(store: Store) -> None:
     assert entry is not None
     reader = ReadThrough(store, entry, Counting(), check=check)
     with holder._entry.claim(0), pytest.raises(Cancelled):
-        read(reader, 0, CHUNK_SIZE)
+        read(reader, 0, CHUNK)
 
 
 def test_an_origin_that_fails_leaves_nothing(store: Store) -> None:
@@ -167,14 +168,14 @@ def test_an_origin_that_fails_leaves_nothing(store: Store) -> None:
 
     source = opened(store, Failing())
     with pytest.raises(ConnectionResetError):
-        read(source, 0, CHUNK_SIZE)
+        read(source, 0, CHUNK)
     source.close()
     assert store.kept()[0].present == 0
     assert read_all(store, Counting()) == BYTES
 
 
 def small(number: int, chunks: int = 1) -> Content:
-    return Content(uri=f"https://models.example.com/{number}", etag='"1"', size=chunks * CHUNK_SIZE)
+    return Content(uri=f"https://models.example.com/{number}", etag='"1"', size=chunks * CHUNK)
 
 
 def fill(store: Store, content: Content) -> None:
@@ -194,7 +195,7 @@ def used(store: Store, content: Content, at: int) -> None:
 
 
 def test_the_least_recently_used_goes_first_and_the_cap_holds(tmp_path: Path) -> None:
-    store = Store(tmp_path, 3 * CHUNK_SIZE)
+    store = Store(tmp_path, 3 * CHUNK)
     for number in range(3):
         fill(store, small(number))
         used(store, small(number), 1000 + number)
@@ -203,16 +204,16 @@ def test_the_least_recently_used_goes_first_and_the_cap_holds(tmp_path: Path) ->
     assert uris(store) == {"0", "2", "3"}
     fill(store, small(4, chunks=3))
     assert uris(store) == {"4"}
-    assert store.open(small(5, chunks=4), 4 * CHUNK_SIZE) is None
+    assert store.open(small(5, chunks=4), 4 * CHUNK) is None
     assert uris(store) == {"4"}, "what can never fit evicts nothing"
 
 
 def test_what_is_read_is_not_evicted(tmp_path: Path) -> None:
-    store = Store(tmp_path, 2 * CHUNK_SIZE)
+    store = Store(tmp_path, 2 * CHUNK)
     fill(store, small(0))
-    reading = store.open(small(0), CHUNK_SIZE)
+    reading = store.open(small(0), CHUNK)
     assert reading is not None
-    assert store.open(small(1, chunks=2), 2 * CHUNK_SIZE) is None
+    assert store.open(small(1, chunks=2), 2 * CHUNK) is None
     assert not store.remove(small(0).key)
     assert store.kept()[0].in_use
     reading.close()
@@ -224,9 +225,9 @@ def test_what_is_read_is_not_evicted(tmp_path: Path) -> None:
 
 
 def test_a_part_takes_room_for_a_part(tmp_path: Path) -> None:
-    store = Store(tmp_path, 2 * CHUNK_SIZE)
+    store = Store(tmp_path, 2 * CHUNK)
     whole = small(0, chunks=50)
-    entry = store.open(whole, CHUNK_SIZE)
+    entry = store.open(whole, CHUNK)
     assert entry is not None
     entry.close()
     fill(store, small(1))
@@ -254,7 +255,7 @@ def test_a_full_disk_is_recognised(store: Store) -> None:
     os.dup2(full, entry.descriptor())
     os.close(full)
     with entry, pytest.raises(NoRoom, match="No space left"):
-        entry.write(0, memoryview(BYTES[:CHUNK_SIZE]))
+        entry.write(0, memoryview(BYTES[:CHUNK]))
 
 
 def test_what_a_crash_left_of_an_eviction_is_swept(store: Store) -> None:
@@ -266,7 +267,7 @@ def test_what_a_crash_left_of_an_eviction_is_swept(store: Store) -> None:
 
 
 def test_the_last_used_version_of_a_uri_is_known_first(store: Store) -> None:
-    older, newer = small(0), Content(uri=small(0).uri, etag='"2"', size=CHUNK_SIZE)
+    older, newer = small(0), Content(uri=small(0).uri, etag='"2"', size=CHUNK)
     for content, at in ((newer, 2000), (older, 1000)):
         fill(store, content)
         used(store, content, at)
@@ -274,11 +275,11 @@ def test_the_last_used_version_of_a_uri_is_known_first(store: Store) -> None:
 
 
 def test_pieces_cover_a_range_once() -> None:
-    found = list(pieces(CHUNK_SIZE - 3, CHUNK_SIZE + 6))
+    found = list(pieces(CHUNK - 3, CHUNK + 6, CHUNK))
     assert [(piece.chunk, piece.start, piece.at, piece.length) for piece in found] == [
-        (0, CHUNK_SIZE - 3, 0, 3),
-        (1, 0, 3, CHUNK_SIZE),
-        (2, 0, CHUNK_SIZE + 3, 3),
+        (0, CHUNK - 3, 0, 3),
+        (1, 0, 3, CHUNK),
+        (2, 0, CHUNK + 3, 3),
     ]
     assert cache_content.Content(uri="u", etag="e", size=0).chunks == 0
 

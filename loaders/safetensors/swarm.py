@@ -1,0 +1,204 @@
+"""Who fetches which chunk from whom: the decisions of the tracker, with the time as an input and no effects.
+
+The origin is asked for a chunk once; from then on the chunk travels from node to node. A chunk counts as held as soon
+as one node has it, so that nodes relay while they are still loading. Of what a node lacks it gets the rarest first, and
+among equally rare ones the first in the file: nodes then sweep the file together and their readers follow.
+
+Sets of chunks are integers, one bit per chunk: with tens of thousands of chunks a choice still takes microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+SILENT = 15.0
+"""Seconds without a word after which a node counts as dead: several heartbeats, and a pause for garbage collection."""
+
+STUCK = 30.0
+"""Seconds after which a chunk that one node fetches from the origin may be fetched by another as well."""
+
+AVOIDED = 20.0
+"""Seconds for which a node is not sent again to a peer, or to the origin, that failed it."""
+
+UPLOADS = 4
+"""Chunks that one node sends at a time: more only makes each of them later, and relays start with whole chunks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """Fetch this chunk from a peer, or from the origin where `source` is None. The checksum is None if unknown."""
+
+    chunk: int
+    source: str | None
+    endpoint: str | None = None
+    checksum: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """A chunk on its way to a node."""
+
+    source: str | None
+    since: float
+
+
+@dataclass(kw_only=True)
+class Member:
+    """What is known of a node."""
+
+    endpoint: str
+    seen: float
+    have: int = 0
+    fetching: dict[int, Fetch] = field(default_factory=dict)
+    avoid: dict[str | None, float] = field(default_factory=dict)
+
+    def avoids(self, source: str | None, now: float) -> bool:
+        """Tell whether this source failed the node a short while ago."""
+        return self.avoid.get(source, now) > now
+
+
+def bits(chunks: int) -> Iterator[int]:
+    """The chunks of a set, lowest first."""
+    while chunks:
+        lowest = chunks & -chunks
+        yield lowest.bit_length() - 1
+        chunks ^= lowest
+
+
+class Swarm:
+    """All nodes that hold or want one content."""
+
+    def __init__(self, chunks: int) -> None:
+        """Nobody has any of so many chunks."""
+        self.all = (1 << chunks) - 1
+        self.members: dict[str, Member] = {}
+        self.checksums: dict[int, int] = {}
+        self._held_by: list[int] = [self.all]
+
+    def join(self, node: str, endpoint: str, have: int, now: float) -> None:
+        """Take a node in, or learn what it has after a restart."""
+        self.leave(node)
+        self.members[node] = Member(endpoint=endpoint, seen=now)
+        for chunk in bits(have & self.all):
+            self._gain(node, chunk)
+
+    def leave(self, node: str) -> None:
+        """Forget a node: what it held is rarer, and what it was fetching is free again."""
+        member = self.members.get(node)
+        for chunk in bits(member.have if member else 0):
+            self._lose(node, chunk)
+        self.members.pop(node, None)
+
+    def heard(self, node: str, now: float) -> bool:
+        """Note a word of a node and drop the silent ones; False if the node is not known and must join."""
+        for name in [name for name, member in self.members.items() if now - member.seen > SILENT and name != node]:
+            self.leave(name)
+        if node not in self.members:
+            return False
+        self.members[node].seen = now
+        return True
+
+    def landed(self, node: str, chunk: int, checksum: int) -> None:
+        """A node has a chunk and can pass it on. The first one says what its bytes are."""
+        self.members[node].fetching.pop(chunk, None)
+        self.checksums.setdefault(chunk, checksum)
+        self._gain(node, chunk)
+
+    def failed(self, node: str, chunk: int, now: float, *, lost: bool = False) -> None:
+        """A node did not get a chunk. `lost`: the source has not got it (evicted, or not what it should be)."""
+        member = self.members[node]
+        fetch = member.fetching.pop(chunk, None)
+        if fetch is None:
+            return
+        if lost and fetch.source in self.members:
+            self._lose(str(fetch.source), chunk)
+        else:
+            member.avoid[fetch.source] = now + AVOIDED
+
+    def assign(self, node: str, now: float, *, origin: int, peers: int) -> list[Assignment]:
+        """Choose what a node fetches next, for so many free slots of each kind."""
+        return [*self._from_origin(node, now, origin), *self._from_peers(node, now, peers)]
+
+    def done(self, node: str) -> bool:
+        """Tell whether a node has everything."""
+        return self.members[node].have == self.all
+
+    def _missing(self, node: str) -> int:
+        member = self.members[node]
+        return self.all & ~member.have & ~sum(1 << chunk for chunk in member.fetching)
+
+    def _from_origin(self, node: str, now: float, slots: int) -> Iterator[Assignment]:
+        if self.members[node].avoids(None, now):
+            return
+        unheld = self._missing(node) & self._held_by[0] & ~self._asked_of_origin(now)
+        for chunk in _first(unheld, slots):
+            yield self._begin(node, chunk, None, now)
+
+    def _asked_of_origin(self, now: float) -> int:
+        """The chunks that some node is fetching from the origin, and is not stuck with."""
+        asked = 0
+        for member in self.members.values():
+            for chunk, fetch in member.fetching.items():
+                if fetch.source is None and now - fetch.since < STUCK:
+                    asked |= 1 << chunk
+        return asked
+
+    def _from_peers(self, node: str, now: float, slots: int) -> Iterator[Assignment]:
+        free = {name: UPLOADS - load for name, load in self._uploads().items() if load < UPLOADS}
+        usable = {name for name in free if name != node and not self.members[node].avoids(name, now)}
+        reachable = 0
+        for name in usable:
+            reachable |= self.members[name].have
+        for chunk in self._rarest(self._missing(node) & reachable):
+            if not slots or not usable:
+                return
+            holders = [name for name in usable if self.members[name].have >> chunk & 1]
+            if not holders:
+                continue
+            source = max(holders, key=lambda name: (free[name], name))
+            yield self._begin(node, chunk, source, now)
+            slots -= 1
+            free[source] -= 1
+            if not free[source]:
+                usable.discard(source)
+
+    def _rarest(self, wanted: int) -> Iterator[int]:
+        for held in self._held_by[1:]:
+            yield from bits(wanted & held)
+
+    def _uploads(self) -> dict[str, int]:
+        loads = dict.fromkeys(self.members, 0)
+        for member in self.members.values():
+            for fetch in member.fetching.values():
+                if fetch.source in loads:
+                    loads[str(fetch.source)] += 1
+        return loads
+
+    def _begin(self, node: str, chunk: int, source: str | None, now: float) -> Assignment:
+        self.members[node].fetching[chunk] = Fetch(source=source, since=now)
+        endpoint = None if source is None else self.members[source].endpoint
+        return Assignment(chunk=chunk, source=source, endpoint=endpoint, checksum=self.checksums.get(chunk))
+
+    def _gain(self, node: str, chunk: int) -> None:
+        if not self.members[node].have >> chunk & 1:
+            self.members[node].have |= 1 << chunk
+            self._move(chunk, 1)
+
+    def _lose(self, node: str, chunk: int) -> None:
+        if self.members[node].have >> chunk & 1:
+            self.members[node].have &= ~(1 << chunk)
+            self._move(chunk, -1)
+
+    def _move(self, chunk: int, step: int) -> None:
+        """Keep the chunks sorted by how many nodes hold them."""
+        count = next(number for number, held in enumerate(self._held_by) if held >> chunk & 1)
+        if count + step == len(self._held_by):
+            self._held_by.append(0)
+        self._held_by[count] &= ~(1 << chunk)
+        self._held_by[count + step] |= 1 << chunk
+
+
+def _first(chunks: int, count: int) -> Iterator[int]:
+    for _, chunk in zip(range(count), bits(chunks), strict=False):
+        yield chunk

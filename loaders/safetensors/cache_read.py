@@ -6,15 +6,16 @@ take this one when it lands. So there is no leader to wait for and none to lose.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Iterable, Iterator
 
 from loaders.safetensors.cache_content import Content, Piece, pieces
 from loaders.safetensors.cache_entry import Entry, NoRoom
 from loaders.safetensors.cache_store import Store
+from loaders.safetensors.sources import Source
+from loaders.safetensors.sources.interrupt import Interrupt
 
 LOG = logging.getLogger(__name__)
 
@@ -29,76 +30,90 @@ NEARLY_ALL = 0.95
 """A chunk is fetched whole if at least this share of it is wanted: partial loads must not fetch what nobody asked."""
 
 
-class Origin(Protocol):
-    """Where missing bytes come from."""
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer with the bytes from this offset of the file on, or raise."""
+SCRATCH_CHUNKS = 4
+"""Chunks that may be fetched aside at a time because a read wants only a part: they are memory beyond the result's."""
 
 
 class ReadThrough:
-    """One content, read through the cache. Used from many threads."""
+    """A source that is asked through the cache. Itself a source."""
 
-    def __init__(
-        self,
-        store: Store,
-        entry: Entry,
-        origin: Origin,
-        *,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`check` is called while waiting for others, and raises when the load is cancelled or out of time."""
+    def __init__(self, store: Store, entry: Entry, origin: Source) -> None:
+        """Takes over the opened content and the origin, and closes both."""
+        self.uri, self.size, self.version = origin.uri, origin.size, origin.version
+        self.streams = origin.streams
         self.content: Content = entry.content
         self.fetched = 0
-        self._store, self._entry, self._origin, self._check = store, entry, origin, check
+        self._store, self._entry, self._origin = store, entry, origin
         self._wanted: dict[int, int] = {}
+        self._reading: set[Piece] = set()
         self._full = False
         self._lock = threading.Lock()
+        self._scratch = threading.BoundedSemaphore(SCRATCH_CHUNKS)
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Say which ranges (offset and length, none overlapping) will be read, so that their chunks can be kept."""
-        for offset, length in ranges:
-            for piece in pieces(offset, length, self.content.chunk_size):
+        """Say which ranges (first and last byte + 1, none overlapping) will be read: their chunks can be kept."""
+        for start, stop in ranges:
+            for piece in pieces(start, stop - start, self.content.chunk_size):
                 self._wanted[piece.chunk] = self._wanted.get(piece.chunk, 0) + piece.length
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
         """Fill the buffer from the cache, and from the origin where the cache has nothing."""
         for piece in pieces(offset, len(buffer), self.content.chunk_size):
-            self._read(piece, buffer[piece.at : piece.at + piece.length])
+            interrupt.check()
+            into = buffer[piece.at : piece.at + piece.length]
+            with self._first_to_read(piece) as first:
+                if first:
+                    self._read(piece, into, interrupt)
+                else:  # a read that took too long is being tried a second time: over another connection
+                    self._fetch(piece.chunk, piece.start, into, interrupt)
 
-    def _read(self, piece: Piece, into: memoryview) -> None:
+    @contextlib.contextmanager
+    def _first_to_read(self, piece: Piece) -> Iterator[bool]:
+        with self._lock:
+            first = piece not in self._reading
+            self._reading.add(piece)
+        try:
+            yield first
+        finally:
+            if first:
+                with self._lock:
+                    self._reading.discard(piece)
+
+    def _read(self, piece: Piece, into: memoryview, interrupt: Interrupt) -> None:
         waited, wait = 0.0, FIRST_WAIT
         while not self._entry.read(piece.chunk, piece.start, into):
             if not self._keeps(piece) or waited > PATIENCE:
-                self._fetch(piece.chunk, piece.start, into)
+                self._fetch(piece.chunk, piece.start, into, interrupt)
                 return
             with self._entry.claim(piece.chunk) as claimed:
-                if claimed and self._fetch_and_keep(piece, into):
+                if claimed and self._fetch_and_keep(piece, into, interrupt):
                     return
             if not claimed:
-                self._check()
-                time.sleep(wait)
+                interrupt.wait(wait)
                 waited, wait = waited + wait, min(LONGEST_WAIT, wait * 2)
 
     def _keeps(self, piece: Piece) -> bool:
         wanted = max(self._wanted.get(piece.chunk, 0), piece.length)
         return wanted >= NEARLY_ALL * self.content.length_of(piece.chunk)
 
-    def _fetch_and_keep(self, piece: Piece, into: memoryview) -> bool:
+    def _fetch_and_keep(self, piece: Piece, into: memoryview, interrupt: Interrupt) -> bool:
         """Fetch a claimed chunk; False if it landed between the look and the claim."""
         if self._entry.checksum(piece.chunk) is not None:
             return False
         length = self.content.length_of(piece.chunk)
-        whole = into if len(into) == length else memoryview(bytearray(length))
-        self._fetch(piece.chunk, 0, whole)
-        self._keep(piece.chunk, whole)
-        if whole is not into:
+        if len(into) == length:
+            self._fetch(piece.chunk, 0, into, interrupt)
+            self._keep(piece.chunk, into)
+            return True
+        with self._scratch:
+            whole = memoryview(bytearray(length))
+            self._fetch(piece.chunk, 0, whole, interrupt)
+            self._keep(piece.chunk, whole)
             into[:] = whole[piece.start : piece.start + piece.length]
         return True
 
-    def _fetch(self, chunk: int, start: int, into: memoryview) -> None:
-        offset = chunk * self.content.chunk_size + start
-        self._origin.read_into(offset, into)
+    def _fetch(self, chunk: int, start: int, into: memoryview, interrupt: Interrupt) -> None:
+        self._origin.read_into(chunk * self.content.chunk_size + start, into, interrupt)
         with self._lock:
             self.fetched += len(into)
 
@@ -122,5 +137,6 @@ class ReadThrough:
         return True
 
     def close(self) -> None:
-        """Give the content back to the cache."""
+        """Give the content back to the cache and close the origin."""
         self._entry.close()
+        self._origin.close()

@@ -55,6 +55,10 @@ class SourceFailed(LoadError):
     """The origin does not give the bytes, and trying again did not help or cannot."""
 
 
+class SourceUnreachable(SourceFailed):
+    """The origin does not answer, or not with sense; a refusal such as 403 is not that."""
+
+
 class SourceChanged(LoadError):
     """The object is not the one the load began with: its ETag, size or modification time is another."""
 

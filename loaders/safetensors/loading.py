@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import torch
 
+from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.checkpoint import Checkpoint, open_checkpoint
 from loaders.safetensors.devices import Landing, landing_for
 from loaders.safetensors.errors import LoadCancelled, LoadTimedOut, NotEnoughMemory
@@ -115,7 +116,17 @@ def plan_job(ask: Ask, checkpoint: Checkpoint, block_bytes: int) -> Job:
         targets.append(Target(wanted=wanted, stored=stored, dtype=ask.dtype if cast and ask.dtype else stored))
     parts = [target.wanted for target in targets]
     layout = lay_out(parts, [t.size for t in targets], [t.dtype.itemsize for t in targets], block_bytes)
-    return Job(checkpoint=checkpoint, targets=tuple(targets), layout=layout, chunks=make_chunks(parts, layout.breaks))
+    chunks = make_chunks(parts, layout.breaks)
+    tell_caches(checkpoint, chunks)
+    return Job(checkpoint=checkpoint, targets=tuple(targets), layout=layout, chunks=chunks)
+
+
+def tell_caches(checkpoint: Checkpoint, chunks: tuple[Chunk, ...]) -> None:
+    """Say what will be read, headers included: the cache keeps what is wanted whole, and fetches nothing else whole."""
+    for number, (source, header) in enumerate(zip(checkpoint.sources, checkpoint.headers, strict=True)):
+        if isinstance(source, ReadThrough):
+            source.expect([(0, header.data_start)])
+            source.expect((chunk.start, chunk.stop) for chunk in chunks if chunk.file == number)
 
 
 def check_memory(ask: Ask, needed: int) -> None:

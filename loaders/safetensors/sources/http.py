@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from urllib.parse import urljoin
 
-from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed
+from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed, SourceUnreachable
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams
 from loaders.safetensors.sources.wire import Answer, Broken, Connection, Place, place_of
@@ -104,7 +104,8 @@ class HttpFile:
         while self.size < 0 or done < min(len(buffer), self.size - offset):
             interrupt.check()
             if tries == MOST_TRIES:
-                raise self._failed(f"gave up after {tries} tries: {last}", offset + done, offset + len(buffer))
+                span = (offset + done, offset + len(buffer))
+                raise SourceUnreachable(f"gave up after {tries} tries: {last}", uri=self.uri, span=span)
             try:
                 got, pause, last = self._once(offset + done, buffer[done:], interrupt)
             except Broken as error:

@@ -41,6 +41,14 @@ def open_source(uri: str, origin: Origin, interrupt: Interrupt) -> Source:
     path = local_path(uri)
     if path is not None:
         return LocalFile(path)
+    if origin.cache == "node":
+        from loaders.safetensors.cache import through_cache
+
+        return through_cache(uri, lambda: _open_remote(uri, origin, interrupt))
+    return _open_remote(uri, origin, interrupt)
+
+
+def _open_remote(uri: str, origin: Origin, interrupt: Interrupt) -> Source:
     scheme = scheme_of(uri)
     if scheme == "http":
         return HttpFile(uri, interrupt)

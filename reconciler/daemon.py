@@ -88,7 +88,7 @@ async def _until_told(work: Coroutine[object, object, None]) -> None:
 
 @asynccontextmanager
 async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
-    clock, metrics = SystemClock(), Metrics()
+    clock, metrics = SystemClock(settings.state), Metrics()
     token = settings.ray_token.reveal() if settings.ray_token else None
     async with RayRest(settings.ray, token=token) as rest:
         store = SqliteStore(settings.state)

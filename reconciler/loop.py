@@ -13,7 +13,7 @@ from policies.operator import Refusal, obey
 from policies.view import view_of
 from reconciler.apply import Results, apply
 from reconciler.errors import PortError
-from reconciler.observe import endpoints_of, is_direct, observe
+from reconciler.observe import BuildWatch, endpoints_of, is_direct, observe
 from reconciler.planning.compile import Compiled, compile_effects
 from reconciler.planning.plan import Plan, make_plan
 from reconciler.planning.remember import Surroundings
@@ -104,6 +104,7 @@ class Reconciler:
         self._requests: list[_Request] = []
         self._wake = asyncio.Event()
         self._kept: frozenset[str] = frozenset()
+        self._builds = BuildWatch()
         self._settings: ClusterSettings | None = None
         self.status: ClusterStatus | None = None
         self.nodes: tuple[Node, ...] = ()
@@ -184,7 +185,7 @@ class Reconciler:
         """Take one turn: read, plan, act, report."""
         watch = _Stopwatch(self._ports.clock)
         await self._read_source()
-        world = await observe(self._ports, self._reading, self._memory)
+        world = self._builds.note(await observe(self._ports, self._reading, self._memory))
         watch.lap("observe")
         requests, self._requests = self._requests, []
         orders, accepted = self._orders(world, requests)

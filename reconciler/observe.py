@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from datetime import datetime
 from typing import TypeVar
 
 from reconciler.errors import PortError
@@ -44,6 +46,23 @@ async def _attempt(call: Awaitable[Answer]) -> Answer | str:
         return await call
     except PortError as error:
         return error.reason
+
+
+class BuildWatch:
+    """Since when each build is in progress. A PUT starts a build anew, and Serve then shows another time of it."""
+
+    def __init__(self) -> None:
+        """Nothing was seen yet."""
+        self._since: Mapping[tuple[str, datetime | None], datetime] = {}
+
+    def note(self, world: World) -> World:
+        """Return the world with the builds that it shows; what cannot be seen goes on."""
+        observed = world.observed
+        if observed.complete:
+            building = ((cell.name, cell.last_deployed_at) for cell in observed.cells if cell.is_building)
+            self._since = {build: self._since.get(build, world.now) for build in building}
+        since = {name: at for (name, _), at in self._since.items()}
+        return replace(world, observed=replace(observed, building_since=since))
 
 
 def endpoints_of(seen: ServeSeen, *, is_direct: bool) -> Mapping[str, tuple[Endpoint, ...]]:

@@ -173,6 +173,8 @@ class Observed:
     """None when the gateway could not be asked."""
     serve_running: bool = True
     """False when the cluster is up but Serve has never been started on it."""
+    building_since: Mapping[str, datetime] = field(default_factory=dict)
+    """When each build in progress, ours or not, was first seen: by our clock, for Ray's may be another."""
 
     def cell(self, name: str) -> CellSeen | None:
         """Return the cell called `name`, or None."""

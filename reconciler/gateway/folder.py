@@ -30,12 +30,18 @@ class Folder:
         return Path(f"/proc/self/fd/{self._fd}/{name}")
 
     def write(self, name: str, text: str) -> None:
-        """Replace a file at once: readers see the old one or the new one, whole."""
+        """Replace a file at once: readers see the old one or the new one, whole. Raises Stalled."""
         draft = self.path / f".{name}.new"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        draft.replace(self.path / name)
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            draft.replace(self.path / name)
+        except OSError as error:
+            raise Stalled(
+                f"the gateway cannot write {self.path / name}: {error.strerror}. Make room on its disk, or make it "
+                "writable for this user; routes stay as they are until then"
+            ) from error
 
     def read(self, name: str) -> str | None:
         """Return a file's text, or None when there is none."""

@@ -59,6 +59,8 @@ class HAProxyGateway:
         self._group: asyncio.TaskGroup | None = None
         self._watches: set[asyncio.Task[None]] = set()
         self._is_stopping = False
+        self._is_saved = True
+        self._untold: tuple[Lease, ...] = ()
 
     def _open(self, saved: Saved) -> None:
         self._former = saved.running
@@ -108,14 +110,16 @@ class HAProxyGateway:
         if self._fleet.current is None:
             await self._fleet.find(self._former or await self._fleet.discover())
         await self._fleet.stop(grace)
-        self._save()
+        self._note()
 
     async def _begin(self) -> None:
         """Adopt the HAProxy that is there, replace it, or start one; no live route is ever without its row."""
-        running = self._former or await self._fleet.discover()
-        fits = await self._fleet.find(running)
-        if self._fleet.current is not None and self._former is None:
-            self._open(await recollect(self._fleet, self._clock.now()))
+        fits = await self._fleet.find(self._former)
+        if self._fleet.current is None:
+            # No state, or one from before the disk was full: HAProxy itself knows best.
+            fits = await self._fleet.find(await self._fleet.discover())
+            if self._fleet.current is not None:
+                self._open(await recollect(self._fleet, self._clock.now()))
         self._book.pool.size = max(self._fleet.lanes, self._book.pool.least_size)
         if fits:
             await self._upkeep.read()
@@ -124,7 +128,7 @@ class HAProxyGateway:
             _log.info("adopted the running HAProxy", pid=self._fleet.serving().pid)
         else:
             await self._start_anew()
-        self._save()
+        self._note()
 
     async def _start_anew(self) -> None:
         replaced = self._fleet.current is not None
@@ -156,7 +160,7 @@ class HAProxyGateway:
             try:
                 async with self._lock:
                     await self._fleet.start(self._book.content(), self._book.pool.size)
-                    self._save()
+                    self._note()
             except Stalled as error:
                 _log.error("HAProxy cannot be started", why=error.reason)
                 await self._clock.sleep(RESTART_REST)
@@ -192,8 +196,8 @@ class HAProxyGateway:
             async with self._lock:
                 leases = self._book.pool.leases
                 pending = await self._upkeep.advance(verdicts, self._clock.now())
-                if leases != self._book.pool.leases:
-                    self._save()
+                if leases != self._book.pool.leases or not self._is_saved:
+                    self._note()
         except AdminError as error:
             _log.warning("HAProxy is not to be asked", why=str(error))
             return True
@@ -205,6 +209,16 @@ class HAProxyGateway:
 
     def _save(self) -> None:
         save(self._folder, self._book.saved(self._fleet.running()))
+        self._is_saved = True
+
+    def _note(self) -> None:
+        """Save what the next daemon could find out by itself: without room on the disk it is saved later."""
+        try:
+            self._save()
+        except Stalled as error:
+            if self._is_saved:
+                _log.warning("the gateway's state is not saved", why=error.reason)
+            self._is_saved = False
 
     # -- the port ---------------------------------------------------------------------------------
 
@@ -233,13 +247,14 @@ class HAProxyGateway:
     async def _route(self, table: RouteTable) -> None:
         now = self._clock.now()
         await self._grow(self._book.pool.shortage(cell.cell for service in table.services for cell in service.cells))
-        fresh = self._book.lease(table, now)
+        self._untold = (*self._untold, *self._book.lease(table, now))
         self._save()  # Before HAProxy knows: a lane that it serves must never be taken for a free one.
-        await self._fleet.tell(lease_commands(fresh))
+        await self._fleet.tell(lease_commands(self._untold))
+        self._untold = ()
         (current,) = await self._fleet.ask([f"show map {ROUTES_MAP}"])
         await self._fleet.tell(row_commands(parse_map(current), self._book.rows()))
         if self._book.release(now):
-            self._save()
+            self._note()
 
     async def _grow(self, shortage: int) -> None:
         """Start a HAProxy with twice the lanes when there are too few: the only change that needs a new process."""
@@ -254,14 +269,14 @@ class HAProxyGateway:
         await self._fleet.start(self._book.content(), size)
         self._book.pool.size = size
         self._book.reloads += 1
-        self._save()
+        self._note()
         self._watch_all()
 
     async def refresh(self, endpoints: Mapping[str, tuple[Endpoint, ...]], *, complete: bool) -> None:
         """Take the endpoints per cell; servers follow by themselves. Cells without a lane are remembered only."""
         now = self._clock.now()
         if self._book.tell(endpoints, complete=complete, now=now, unseen=self._settings.unseen):
-            self._save()
+            self._note()
             self._wake.set()
 
     def _check_ready(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from reconciler.planning.compose import with_counts, without_counts
 from reconciler.planning.plan import Plan
@@ -187,7 +187,7 @@ def _put(
     if not due and not leaving:
         return None, ""
     building = [cell for cell in observed.cells if cell.is_building and cell.name not in removed]
-    awaited = sorted(cell.name for cell in building if not _is_overdue(cell, observed.at))
+    awaited = sorted(cell.name for cell in building if not _is_overdue(cell, observed))
     urgent = any(cell.is_urgent for cell in leaving) or _restores(plan, due)
     if awaited and not urgent:
         return None, f"{', '.join(awaited)} is being built; a change of Serve's document now would start it anew"
@@ -207,8 +207,9 @@ def _entry(cell: CellMemory, observed: Observed, invalid: Mapping[str, str]) -> 
     return with_counts(cell, seen)
 
 
-def _is_overdue(cell: CellSeen, now: datetime) -> bool:
-    return cell.last_deployed_at is not None and now - cell.last_deployed_at >= LONGEST_BUILD
+def _is_overdue(cell: CellSeen, observed: Observed) -> bool:
+    since = observed.building_since.get(cell.name)
+    return since is not None and observed.at - since >= LONGEST_BUILD
 
 
 def _restores(plan: Plan, due: list[CellMemory]) -> bool:

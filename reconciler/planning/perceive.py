@@ -26,7 +26,7 @@ def perceive(world: World) -> World:
 
 
 def _perceive_service(world: World, name: str) -> ServiceMemory:
-    view = view_of(world, name)
+    view = _on_this_clock(view_of(world, name))
     memory = view.memory
     if not world.observed.complete:
         return replace(memory, rollout=_time_stands_still(view, memory.rollout))
@@ -43,6 +43,30 @@ def _perceive_service(world: World, name: str) -> ServiceMemory:
         peak=max(memory.peak, sum(view.live(name) for name in view.deployments)) if _is_moving(memory) else memory.peak,
     )
     return replace(memory, rollout=_progressed(replace(view, memory=memory)))
+
+
+def _on_this_clock(view: ServiceView) -> ServiceView:
+    """Return the view with nothing remembered from the future.
+
+    A machine that was started with an older time would otherwise wait for that future before it went on.
+    """
+    now, rollout = view.now, view.memory.rollout
+    if rollout is not None:
+        reached = min(rollout.reached_at, now) if rollout.reached_at else None
+        rollout = replace(rollout, reached_at=reached, progress_at=min(rollout.progress_at, now))
+    cells = tuple(replace(cell, memory=_cell_on_this_clock(cell.memory, now)) for cell in view.cells)
+    outgoing = tuple(replace(out, since=min(out.since, now)) for out in view.memory.outgoing)
+    memory = replace(view.memory, rollout=rollout, outgoing=outgoing, cells=tuple(cell.memory for cell in cells))
+    return view if memory == view.memory else replace(view, memory=memory, cells=cells)
+
+
+def _cell_on_this_clock(cell: CellMemory, now: datetime) -> CellMemory:
+    return replace(
+        cell,
+        building_since=min(cell.building_since, now),
+        drain_since=min(cell.drain_since, now) if cell.drain_since else None,
+        restored_at=min(cell.restored_at, now) if cell.restored_at else None,
+    )
 
 
 def _is_moving(memory: ServiceMemory) -> bool:

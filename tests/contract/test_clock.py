@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, timedelta
+from pathlib import Path
 
 import pytest
 
-from reconciler.adapters.clock import SystemClock
+from reconciler.adapters.clock import SLEW, SteadyTime, SystemClock
 from reconciler.ports import Clock
 from tests.sim.fake_clock import FakeClock, settle
 
@@ -73,3 +75,79 @@ async def test_virtual_time_stands_still_by_itself() -> None:
         assert not sleeping.done()
         await clock.advance(timedelta(0))
         assert sleeping.done()
+
+
+class Machine:
+    """A machine whose wall clock can be set."""
+
+    def __init__(self) -> None:
+        self.counter = 1000.0
+        self.wall = 1_800_000_000.0
+
+    def run(self, seconds: float) -> None:
+        self.counter += seconds
+        self.wall += seconds
+
+    def steady(self, offset: float | None = None) -> SteadyTime:
+        return SteadyTime(lambda: self.wall, lambda: self.counter, offset=offset)
+
+
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+def test_a_clock_that_is_set_moves_no_deadline(jump: float) -> None:
+    machine = Machine()
+    time = machine.steady()
+    machine.run(10)
+    before = time.read()
+    machine.wall += jump
+    assert time.read() == before
+    machine.run(600)
+    assert time.read() - before == pytest.approx(600, rel=SLEW + 0.001)
+    assert (time.read() - before > 600) == (jump > 0), "it follows, slowly"
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+def test_time_meets_the_wall_clock_again_and_stays_with_it(jump: float) -> None:
+    machine = Machine()
+    time = machine.steady()
+    machine.wall += jump
+    last = time.read()
+    for _ in range(25):
+        machine.run(HOUR)
+        assert time.read() > last
+        last = time.read()
+    assert last == pytest.approx(machine.wall)
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+def test_the_next_daemon_goes_on_where_time_was(jump: float) -> None:
+    machine = Machine()
+    time = machine.steady()
+    machine.wall += jump
+    before = time.read()
+    machine.run(5)
+    assert machine.steady(time.offset).read() == pytest.approx(before + 5)
+
+
+def test_a_clock_that_had_not_been_set_at_all_is_not_made_up_slowly() -> None:
+    machine = Machine()
+    time = machine.steady()
+    machine.wall += 50 * 365 * 24 * HOUR
+    assert machine.steady(time.offset).read() == machine.wall
+
+
+def test_what_one_daemon_keeps_the_next_one_reads(tmp_path: Path) -> None:
+    first = SystemClock(tmp_path)
+    first.now()
+    kept = json.loads((tmp_path / "clock").read_text())
+    (tmp_path / "clock").write_text(json.dumps({**kept, "offset": kept["offset"] - HOUR}))
+    behind = first.now() - SystemClock(tmp_path).now()
+    assert timedelta(minutes=59) < behind <= timedelta(minutes=60, seconds=1)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"boot": "another", "offset": 5}', '{"boot": 1, "offset": "x"}'])
+def test_what_another_boot_left_is_not_used(tmp_path: Path, text: str) -> None:
+    (tmp_path / "clock").write_text(text)
+    assert abs(SystemClock(tmp_path).now() - SystemClock().now()) < timedelta(seconds=5)

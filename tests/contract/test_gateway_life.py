@@ -8,8 +8,8 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -181,6 +181,64 @@ async def test_a_pid_that_now_belongs_to_another_program_is_not_adopted(tmp_path
     async with front(given) as gate:
         assert gate.pid != os.getpid()
         assert start_time(os.getpid()) is not None
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Let no state be written for as long as the block runs: its draft is in the way."""
+    obstacle = folder / ".gateway.json.new"
+    obstacle.mkdir()
+    try:
+        yield
+    finally:
+        obstacle.rmdir()
+
+
+async def test_a_full_disk_holds_routes_and_keeps_servers_fresh(tmp_path: Path) -> None:
+    given = settings(tmp_path)
+    async with front(given) as gate, replicas((CHAT, "one"), (CHAT, "two"), (NEXT, "new")) as (one, two, new):
+        await gate.serve(table(service("chat", (CHAT, 10000))), one)
+        with full_disk(given.folder):
+            with pytest.raises(Stalled, match=r"cannot write .*gateway.json: Is a directory. Make room on its disk"):
+                await gate.gateway.route(SPLIT)
+            await gate.gateway.refresh(endpoints(one, two), complete=True)
+            await gate.until_up(one, two)
+            assert await weights(gate) == {CHAT: 10000, NEXT: 0}
+        await gate.serve(SPLIT, one, two, new)
+        assert await weights(gate) == WEIGHTS
+        await eventually_answers(gate, "new")
+
+
+async def eventually_answers(gate: Front, replica: str) -> None:
+    async def answered() -> bool:
+        status, answer = await gate.get("/chat")
+        assert status == 200
+        return bool(answer["replica"] == replica)
+
+    await eventually(answered)
+
+
+async def test_a_haproxy_that_was_started_on_a_full_disk_is_found_again(tmp_path: Path) -> None:
+    given = settings(tmp_path)
+    async with replicas((CHAT, "one"), (NEXT, "two")) as doubles:
+        async with front(given, stop=False) as gate:
+            await gate.serve(SPLIT, *doubles)
+            with full_disk(given.folder):
+                pid = gate.pid
+                os.kill(pid, signal.SIGKILL)
+
+                async def back() -> bool:
+                    return gate.pid != pid and (await gate.get("/chat"))[0] == 200
+
+                await eventually(back, seconds=2)
+                old = (given.folder / "gateway.json").read_text()
+        # As if the daemon had died before there was room again.
+        (given.folder / "gateway.json").write_text(old)
+        async with load(given.port) as result, front(given) as gate:
+            assert await weights(gate) == WEIGHTS
+            await gate.until_up(*doubles)
+        assert result.failures == []
+        assert set(result.answers) == {200}
 
 
 async def test_a_lost_state_file_is_read_back_from_haproxy(tmp_path: Path) -> None:

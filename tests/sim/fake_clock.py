@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
+from reconciler.adapters.clock import SteadyTime
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
+
+BOOT = START - timedelta(days=3)
+"""When the machine was started."""
 
 _TURNS = 20
 """Turns of the event loop that whoever woke up gets before time moves on: chains of awaits settle in them."""
@@ -55,6 +61,34 @@ class FakeClock:
     def next_deadline(self) -> datetime | None:
         """Return when the next sleeper wakes, or None when nobody sleeps."""
         return min((deadline for deadline, _, woken in self._sleepers if not woken.done()), default=None)
+
+
+class DaemonClock:
+    """The daemon's clock: real steady time on a machine whose wall clock people and accidents set.
+
+    `skew` is shared by all daemons of a machine; `offset` is what the one before left in its state folder.
+    """
+
+    def __init__(self, clock: FakeClock, skew: Callable[[], timedelta], *, offset: float | None = None) -> None:
+        self._clock = clock
+        self._time = SteadyTime(
+            lambda: clock.now().timestamp() + skew().total_seconds(),
+            lambda: (clock.now() - BOOT) / timedelta(seconds=1),
+            offset=offset,
+        )
+
+    @property
+    def offset(self) -> float:
+        """Return what the next daemon goes on with."""
+        return self._time.offset
+
+    def now(self) -> datetime:
+        """Return the time as the daemon knows it."""
+        return datetime.fromtimestamp(self._time.read(), tz=UTC)
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Wait until `advance` has moved time by `duration`."""
+        await self._clock.sleep(duration)
 
 
 async def settle() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.errors import PortError
+from reconciler.errors import PortError, Stalled
 from specs.effects import SaveMemory
 from specs.memory import Event, HistoryEntry, Memory, ServiceMemory
 
@@ -20,6 +20,8 @@ class FakeStore:
         self.saves = 0
         self.failure: PortError | None = None
         """Raised by every call until it is None again; nothing is saved meanwhile."""
+        self.full = ""
+        """While set, saves raise Stalled with this text; what is there can be read, as on a full disk."""
         self.crash_before: int | None = None
         """The number of the save (from 1) that the daemon does not live to make."""
         self.crash_after: int | None = None
@@ -34,6 +36,8 @@ class FakeStore:
 
     async def save(self, change: SaveMemory) -> None:
         self._check()
+        if self.full:
+            raise Stalled(self.full)
         self.saves += 1
         if self.saves == self.crash_before:
             raise Crashed(f"before save {self.saves}")

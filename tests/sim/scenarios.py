@@ -145,7 +145,7 @@ shapes = st.builds(
 
 ORDERS = ("abort", "retry", "promote", "full", "pause", "rollback")
 PEOPLE = ("push", "push", "push", "revert", "scale", "suspend", "leave", *ORDERS)
-OUTAGES = ("ray", "gateway", "git", "writes")
+OUTAGES = ("ray", "gateway", "git", "writes", "disk", "clock")
 LOSSES = ("remove", "head", "forget", "drain", "node", "demand")
 ACCIDENTS = (*OUTAGES, *LOSSES, "kill", "crash", "crash")
 
@@ -230,6 +230,7 @@ class Teller:
         for mend in (self.sim.ray_mends, self.sim.gateway_mends, self.sim.git_mends):
             mend()
         self.sim.serve.write_outage = ""
+        self.sim.store.full = ""
         self.sim.crash.disarm()
         self.suspended.clear()
         self.absent.clear()
@@ -296,6 +297,12 @@ class Teller:
                 sim.serve.write_outage = "Ray refuses"
                 await sim.run(2 + act.number * 2)
                 sim.serve.write_outage = ""
+            case "disk":
+                sim.store.full = "no space left on the disk"
+                await sim.run(2 + act.number * 5)
+                sim.store.full = ""
+            case "clock":
+                sim.clock_jumps(timedelta(minutes=(act.number - 5) * 20))
             case "kill":
                 sim.kill()
                 for _ in range(act.number * 3):

@@ -7,14 +7,9 @@ life for each single death in test-full.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import pytest
 
-from specs.desired import DesiredService
-from tests.builders import service, steps
+from tests.sim.courses import COURSES, Course, Meddle, ending, tell, undisturbed
 from tests.sim.world import Simulation
 
 LIVES = 6
@@ -23,72 +18,12 @@ LIVES = 6
 DOWNTIMES = {False: 0, True: 20}
 """Seconds until a daemon is back that died before, or after, an effect: at once, or when the world has moved on."""
 
-FIVE_STEPS = steps(10, "2", 25, "2", 50, "2", 75, "2", 90, "2")
 
+def dying(at: int, *, is_after: bool, every: int = 0) -> Meddle:
+    def meddle(sim: Simulation) -> None:
+        sim.crash.arm(at, is_after=is_after, every=every)
 
-@dataclass(frozen=True, kw_only=True)
-class Course:
-    """A story of one service, from its first deployment on. `effects`: at least as many as it takes undisturbed."""
-
-    name: str
-    size: int
-    effects: int
-    fails: bool = False
-
-    def spec(self, version: str) -> DesiredService:
-        return service(version=version, sizes=self.size, steps=FIVE_STEPS, scale_down=5, max_request=10)
-
-
-ROLLOUT = Course(name="rollout", size=3, effects=80)
-ROLLBACK = Course(name="rollback", size=3, effects=60, fails=True)
-COURSES = (ROLLOUT, ROLLBACK)
-
-
-async def tell(course: Course, *, dies_at: int = 0, every: int = 0, is_after: bool = False) -> Simulation:
-    sim = Simulation(downtime=DOWNTIMES[is_after])
-    if dies_at:
-        sim.crash.arm(dies_at, is_after=is_after, every=every)
-    await sim.start()
-    sim.push(course.spec("v1"))
-    await sim.settle()
-    sim.push(course.spec("v2"))
-    if course.fails:
-        await sim.until(lambda: sim.weights().get("v2", 0) >= 50)
-        sim.book.sick.add("chat.v2.-.-.0")
-    await sim.settle()
-    return sim
-
-
-_TOLD: dict[str, Simulation] = {}
-
-
-async def undisturbed(course: Course) -> Simulation:
-    """Return the story without any death; it is told once."""
-    if course.name not in _TOLD:
-        _TOLD[course.name] = await tell(course)
-    return _TOLD[course.name]
-
-
-def ending(sim: Simulation) -> Mapping[str, Any]:
-    """Return everything that must be the same however often the daemon died."""
-    memory = sim.memory()
-    kinds = [event.kind for event in sim.events()]
-    return {
-        "stable": memory.stable,
-        "candidate": memory.candidate,
-        "outgoing": memory.outgoing,
-        "quarantine": [(entry.revision, entry.reason) for entry in memory.quarantine],
-        "good": memory.good,
-        "cells": [(cell.key, dict(cell.counts), cell.is_retired) for cell in memory.cells],
-        "weights": dict(memory.weights),
-        "revisions": {record.id for record in memory.revisions},
-        "generations": dict(memory.generations),
-        "routes": sim.gateway.table,
-        "serve": {name: dict(config) for name, config in sim.serve.configs().items()},
-        "created": sim.watch.created,
-        "history": [(entry.revision, entry.outcome) for entry in sim.store._history],
-        "told": {kind: kinds.count(kind) for kind in ("RolloutStarted", "Promoted", "RolledBack", "CellCreated")},
-    }
+    return meddle
 
 
 @pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
@@ -96,7 +31,7 @@ def ending(sim: Simulation) -> Mapping[str, Any]:
 @pytest.mark.parametrize("course", COURSES, ids=lambda course: course.name)
 async def test_dying_again_and_again_changes_nothing_of_the_story(course: Course, first: int, is_after: bool) -> None:
     calm = await undisturbed(course)
-    sim = await tell(course, dies_at=first, every=LIVES, is_after=is_after)
+    sim = await tell(course, dying(first, is_after=is_after, every=LIVES), downtime=DOWNTIMES[is_after])
     assert sim.crashes >= (calm.crash.count - first) // LIVES + 1
     assert ending(sim) == ending(calm)
     assert sim.serve.peak("chat", "Echo") <= course.size + 1
@@ -110,7 +45,7 @@ async def test_dying_again_and_again_changes_nothing_of_the_story(course: Course
     ids=lambda value: value.name if isinstance(value, Course) else str(value),
 )
 async def test_dying_at_one_effect_changes_nothing_of_the_story(course: Course, effect: int, is_after: bool) -> None:
-    sim = await tell(course, dies_at=effect, is_after=is_after)
+    sim = await tell(course, dying(effect, is_after=is_after), downtime=DOWNTIMES[is_after])
     assert ending(sim) == ending(await undisturbed(course))
     assert sim.serve.peak("chat", "Echo") <= course.size + 1
 

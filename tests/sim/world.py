@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from reconciler.errors import PortError, Retry
@@ -20,7 +20,7 @@ from specs.observed import Endpoint
 from specs.status import ServiceStatus
 from tests.builders import GATEWAY_URL
 from tests.sim.codebook import CodeBook
-from tests.sim.fake_clock import FakeClock
+from tests.sim.fake_clock import DaemonClock, FakeClock
 from tests.sim.fake_gateway import FakeGateway
 from tests.sim.fake_nodes import FakeNodes, FakePackages
 from tests.sim.fake_serve import FakeServe
@@ -47,6 +47,9 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.clock = FakeClock()
+        self.skew = timedelta(0)
+        """How far the machine's wall clock is from the true time."""
+        self._daemon_clock: DaemonClock | None = None
         self.nodes = FakeNodes.in_zones("a", "b", "c", cpus=self.cpus)
         self.book = CodeBook()
         self.serve = FakeServe(self.clock, nodes=self.nodes, book=self.book, timing=self.timing, seed=self.seed)
@@ -61,13 +64,17 @@ class Simulation:
         self.tick: Tick | None = None
         self.crashes = 0
         self._away = 0
+        self.happenings: dict[datetime, list[Callable[[], None]]] = {}
+        """What happens of itself, by its time."""
 
     # -- the world moves -------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Start the daemon, as its supervisor does."""
+        before = self._daemon_clock
+        self._daemon_clock = DaemonClock(self.clock, lambda: self.skew, offset=before.offset if before else None)
         ports = Ports(
-            clock=self.clock,
+            clock=self._daemon_clock,
             source=self.source,
             serve=WatchedServe(self.serve, self.watch, self.crash),
             nodes=self.nodes,
@@ -79,6 +86,18 @@ class Simulation:
         await daemon.load()
         self.daemon = daemon
 
+    def later(self, seconds: int, happening: Callable[[], None]) -> None:
+        """Let something happen so many seconds from now."""
+        self.happenings.setdefault(self.clock.now() + timedelta(seconds=seconds), []).append(happening)
+
+    def clock_jumps(self, by: timedelta) -> None:
+        """Somebody sets the machine's clock."""
+        self.skew += by
+
+    def forget_time(self) -> None:
+        """The machine is started anew: its counter says nothing any more."""
+        self._daemon_clock = None
+
     def kill(self) -> None:
         """Kill the daemon; everything else goes on."""
         self.daemon = None
@@ -86,6 +105,8 @@ class Simulation:
     async def step(self, *, restart: bool = True) -> None:
         """Let a second pass and the daemon take a turn; a crashed one is started again in the next step."""
         self.clock.jump(STEP)
+        for happening in self.happenings.pop(self.clock.now(), ()):
+            happening()
         self.serve.step()
         await self._refresh()
         self.watch.before_tick()

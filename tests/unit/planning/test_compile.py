@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -101,13 +102,14 @@ def test_numbers_that_serve_gives_back_as_floats_are_the_same() -> None:
     assert compiled(replace(made, observed=replace(made.observed, cells=(seen,)))).effects == ()
 
 
-def building(last_deployed: float, **options: Any) -> World:
+def building(seconds_long: float, **options: Any) -> World:
     """Return a world in which somebody else's application is being built, and a cell of ours is to be created."""
     made = world(service(), cell("v1", seen=False, **options), candidate="v1")
     _, other, _ = cell("other", building=True)
     assert other is not None
-    theirs = replace(other, name="theirs", last_deployed_at=NOW - seconds(last_deployed))
-    return replace(made, observed=replace(made.observed, cells=(theirs,)))
+    theirs = replace(other, name="theirs", last_deployed_at=NOW - timedelta(days=1))  # Ray's clock may be wrong.
+    since = {"theirs": NOW - seconds(seconds_long)}
+    return replace(made, observed=replace(made.observed, cells=(theirs,), building_since=since))
 
 
 def test_a_build_in_progress_is_not_cut_and_the_wait_is_explained() -> None:

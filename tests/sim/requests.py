@@ -94,4 +94,5 @@ class Requests:
         memory = self._sim.known(row.service)
         stable = memory.stable if memory else None
         able = stable is not None and self._sim.watch.truth.is_serving(row.service, stable)
+        able = able and not self._sim.is_hindered
         self._unrouted[row.service] = self._unrouted.get(row.service, 0) + 1 if able else 0

@@ -139,6 +139,11 @@ class Simulation:
             return
         self.watch.after_tick()
 
+    @property
+    def is_hindered(self) -> bool:
+        """Return whether the daemon could not move a weight at its last turn: dead, blind, or without a disk."""
+        return self.daemon is None or self.watch.is_blind or bool(self.store.full)
+
     async def _refresh(self) -> None:
         """The gateway's endpoints are kept fresh by a task of its own, also while turns are slow."""
         try:

@@ -66,7 +66,7 @@ class LatencyCounts:
     @property
     def total(self) -> int:
         """Return how many answers were timed."""
-        return sum(count for _, count in self.buckets)
+        return sum([count for _, count in self.buckets])
 
     def covers(self, earlier: LatencyCounts) -> bool:
         """Return whether this can be a later reading than `earlier`: no count has fallen."""

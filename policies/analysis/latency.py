@@ -23,7 +23,7 @@ from policies.analysis.shortage import shortage, until_sure
 from policies.analysis.tails import Tail, seconds_at, tail_of, weighted
 from policies.analysis.words import change, many, percent, seconds
 from specs.analysis import AnalysisSettings, Latency, Measure, Outcome, Unit, Verdict
-from specs.evidence import BUCKETS_PER_OCTAVE, OVERFLOW, Evidence, Window
+from specs.evidence import BUCKETS_PER_OCTAVE, Evidence, Window
 
 WIDEST = 8 * BUCKETS_PER_OCTAVE
 """Shifts are looked for up to a factor of 256."""
@@ -33,36 +33,79 @@ BENEFIT = 1.2816
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pair:
-    """One window's histograms."""
+class _Sides:
+    """Histograms of both sides, for each window and of all windows together."""
 
     candidate: Tail
     stable: Tail
+    windows: tuple[tuple[Tail, Tail], ...]
+    effect: float = 1.0
+    """By how much clients that come in clusters dilute the counts."""
+
+    @property
+    def mirrored(self) -> _Sides:
+        """Return the same with the revisions' roles changed."""
+        windows = tuple((stable, candidate) for candidate, stable in self.windows)
+        return replace(self, candidate=self.stable, stable=self.candidate, windows=windows)
+
+    def bound(self, quantile: float, shift: int = 0) -> int:
+        """Return the lowest bucket that at most 1 - `quantile` of all lie above, the candidate's shifted down."""
+        allowed = (1 - quantile) * (self.candidate.total + self.stable.total)
+        # The quantile of both together lies between that of either.
+        places = (self.candidate.place(quantile) - shift, self.stable.place(quantile))
+        low, high = math.floor(min(places)) - 2, math.ceil(max(places)) + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            above = self.candidate.above(middle + shift) + self.stable.above(middle)
+            low, high = (low, middle) if above <= allowed else (middle, high)
+        return high
+
+    def strata(self, bound: int, shift: int = 0) -> list[Stratum]:
+        """Return what lies above the bound in each window, the candidate's shifted down."""
+        return [
+            Stratum(
+                candidate=candidate.total / self.effect,
+                stable=stable.total / self.effect,
+                candidate_events=candidate.above(bound + shift) / self.effect,
+                stable_events=stable.above(bound) / self.effect,
+            )
+            for candidate, stable in self.windows
+        ]
+
+
+def _sides(windows: Sequence[Window], total: Window) -> _Sides:
+    candidate, stable = tail_of(total.candidate.latency), tail_of(total.stable.latency)
+    if len(windows) == 1:
+        return _Sides(candidate=candidate, stable=stable, windows=((candidate, stable),))
+    each = tuple((tail_of(one.candidate.latency), tail_of(one.stable.latency)) for one in windows)
+    return _Sides(candidate=candidate, stable=stable, windows=each)
 
 
 def judge_latency(windows: Sequence[Window], total: Window, settings: AnalysisSettings, alpha: float) -> Verdict:
     """Compare a quantile; fail what has surely risen, unless the rise is within what is allowed."""
     asked = settings.latency or Latency()
-    pairs = [_Pair(candidate=tail_of(w.candidate.latency), stable=tail_of(w.stable.latency)) for w in windows]
-    bound = _bound(pairs, asked.quantile, 0)
-    effect = design_effect(windows, lambda one: _slow(one, bound)) if settings.unit is Unit.CLIENT else 1.0
-    log_e = log_evidence(_strata(pairs, bound, 0, effect))
-    rise = _rise(windows, asked.quantile, effect)
-    limit = -math.log(alpha)
-    low, high = _shifts(pairs, asked.quantile, effect, limit)
+    sides = _sides(windows, total)
+    if not sides.candidate.total or not sides.stable.total:
+        return _nothing(total, settings)
+    bound = sides.bound(asked.quantile)
+    if settings.unit is Unit.CLIENT:
+        sides = replace(sides, effect=design_effect(windows, lambda one: _slow(one, bound)))
+    log_e, limit = log_evidence(sides.strata(bound)), -math.log(alpha)
+    rise = _rise(windows, sides, asked.quantile)
+    low, high = _shifts(sides, asked.quantile, rise, limit)
     verdict = Verdict(
         measure=Measure.LATENCY,
         outcome=Outcome.PASSING,
-        message=_said(rise, asked, total),
+        message=_said(rise, asked, sides),
         effect=rise.ratio,
         low=low,
         high=high,
         candidate=rise.candidate,
         stable=rise.stable,
-        candidate_samples=total.candidate.latency.total,
-        stable_samples=total.stable.latency.total,
+        candidate_samples=int(sides.candidate.total),
+        stable_samples=int(sides.stable.total),
     )
-    is_relevant = rise.highest is None or rise.highest > 1 + asked.max_increase
+    is_relevant = rise.highest > 1 + asked.max_increase
     if is_relevant and log_e >= limit and verdict.candidate_samples >= settings.min_requests:
         return replace(verdict, outcome=Outcome.FAILING, message=_failed(verdict, asked))
     missing = shortage(verdict, settings.min_requests)
@@ -73,46 +116,40 @@ def judge_latency(windows: Sequence[Window], total: Window, settings: AnalysisSe
     return verdict
 
 
-def _strata(pairs: Sequence[_Pair], bound: int, shift: int, effect: float) -> list[Stratum]:
-    return [
-        Stratum(
-            candidate=pair.candidate.total / effect,
-            stable=pair.stable.total / effect,
-            candidate_events=pair.candidate.above(bound + shift) / effect,
-            stable_events=pair.stable.above(bound) / effect,
-        )
-        for pair in pairs
-    ]
+def _nothing(total: Window, settings: AnalysisSettings) -> Verdict:
+    samples = total.candidate.latency.total
+    return Verdict(
+        measure=Measure.LATENCY,
+        outcome=Outcome.INCONCLUSIVE,
+        message="latency cannot be compared: one of the revisions has answered nothing yet",
+        candidate_samples=samples,
+        stable_samples=total.stable.latency.total,
+        needed=max(settings.min_requests - samples, 0),
+    )
 
 
-def _bound(pairs: Sequence[_Pair], quantile: float, shift: int) -> int:
-    """Return the lowest bucket that at most 1 - `quantile` of all answers lie above, the candidate's shifted down."""
-    allowed = (1 - quantile) * sum([pair.candidate.total + pair.stable.total for pair in pairs])
-    low, high = -1, OVERFLOW
-    while high - low > 1:
-        middle = (low + high) // 2
-        above = sum([pair.candidate.above(middle + shift) + pair.stable.above(middle) for pair in pairs])
-        low, high = (low, middle) if above <= allowed else (middle, high)
-    return high
-
-
-def _shifts(pairs: Sequence[_Pair], quantile: float, effect: float, limit: float) -> tuple[float | None, float | None]:
+def _shifts(sides: _Sides, quantile: float, rise: _Rise, limit: float) -> tuple[float | None, float | None]:
     """Return factors that the quantile has surely risen by more than, and surely by less than."""
-    mirrored = [_Pair(candidate=pair.stable, stable=pair.candidate) for pair in pairs]
-    low = _last_rejected(pairs, quantile, effect, limit)
-    high = _last_rejected(mirrored, quantile, effect, limit)
+    shift = math.log2(rise.ratio) * BUCKETS_PER_OCTAVE
+    low = _last_rejected(sides, quantile, math.floor(shift), limit)
+    high = _last_rejected(sides.mirrored, quantile, math.floor(-shift), limit)
     return (None if low is None else _factor(low), None if high is None else _factor(-high))
 
 
-def _last_rejected(pairs: Sequence[_Pair], quantile: float, effect: float, limit: float) -> int | None:
-    """Return the largest shift that "no more of the candidate's are slow than that" is rejected at, or None."""
+def _last_rejected(sides: _Sides, quantile: float, high: int, limit: float) -> int | None:
+    """Return the largest shift below `high` at which the candidate is surely slower still; None: there is none."""
 
     def is_rejected(shift: int) -> bool:
-        return log_evidence(_strata(pairs, _bound(pairs, quantile, shift), shift, effect)) >= limit
+        return log_evidence(sides.strata(sides.bound(quantile, shift), shift)) >= limit
 
-    low, high = -WIDEST, WIDEST
-    if not is_rejected(low):
-        return None
+    stride, low = 4, high
+    while True:
+        low = high - stride
+        if low < -WIDEST:
+            return None
+        if is_rejected(low):
+            break
+        high, stride = low, 2 * stride
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if is_rejected(middle) else (low, middle)
@@ -120,39 +157,40 @@ def _last_rejected(pairs: Sequence[_Pair], quantile: float, effect: float, limit
 
 
 def _factor(shift: float) -> float:
-    return float(2 ** (shift / BUCKETS_PER_OCTAVE))
+    return math.inf if math.isinf(shift) else float(2 ** (shift / BUCKETS_PER_OCTAVE))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Rise:
-    """Estimates in seconds, their ratio, and the ratio's upper limit with 90% confidence; None: cannot be told."""
+    """Estimates in seconds, their ratio, and the ratio's upper limit with 90% confidence (infinite when unknown)."""
 
-    candidate: float | None = None
-    stable: float | None = None
-    ratio: float | None = None
-    highest: float | None = None
+    candidate: float
+    stable: float
+    ratio: float
+    highest: float
 
 
-def _rise(windows: Sequence[Window], quantile: float, effect: float) -> _Rise:
+def _rise(windows: Sequence[Window], sides: _Sides, quantile: float) -> _Rise:
     """Estimate both quantiles, the stable revision's as if it had had its windows in the candidate's proportion."""
-    shared = [(one.candidate.latency, one.stable.latency) for one in windows if one.stable.latency.buckets]
-    sizes = [(mine.total, theirs.total) for mine, theirs in shared]
-    candidate = weighted((mine, 1.0) for mine, _ in shared)
-    stable = weighted((theirs, mine / total) for (_, theirs), (mine, total) in zip(shared, sizes, strict=True))
-    if not candidate.total or not stable.total:
-        return _Rise()
-    # Kish 1965: so many answers of equal weight say as much as these.
-    squares = sum(mine * mine / total for mine, total in sizes)
-    mine, theirs = candidate.place(quantile), stable.place(quantile)
-    above = candidate.place(quantile + _margin(quantile, candidate.total / effect)) - mine
-    below = theirs - stable.place(max(quantile - _margin(quantile, stable.total**2 / squares / effect), 0))
+    stable, size = sides.stable, sides.stable.total
+    shared = [one for one in windows if one.candidate.latency.buckets and one.stable.latency.buckets]
+    if len(windows) > 1 and shared:
+        sizes = [(one.candidate.latency.total, one.stable.latency.total) for one in shared]
+        stable = weighted(
+            (one.stable.latency, mine / theirs) for one, (mine, theirs) in zip(shared, sizes, strict=True)
+        )
+        # Kish 1965: so many answers of equal weight say as much as these.
+        size = stable.total**2 / sum(mine * mine / theirs for mine, theirs in sizes)
+    mine, theirs = sides.candidate.place(quantile), stable.place(quantile)
+    above = sides.candidate.place(quantile + _margin(quantile, sides.candidate.total / sides.effect)) - mine
+    below = theirs - stable.place(max(quantile - _margin(quantile, size / sides.effect), 0))
     # Zou and Donner 2008: limits of a difference from the limits of its parts.
     highest = mine - theirs + math.hypot(above, below)
     return _Rise(
         candidate=seconds_at(mine),
         stable=seconds_at(theirs),
         ratio=_factor(mine - theirs),
-        highest=None if math.isinf(highest) else _factor(highest),
+        highest=_factor(highest),
     )
 
 
@@ -169,13 +207,11 @@ def _slow(evidence: Evidence, bound: int) -> tuple[float, float]:
     return above, evidence.latency.total
 
 
-def _said(rise: _Rise, asked: Latency, total: Window) -> str:
+def _said(rise: _Rise, asked: Latency, sides: _Sides) -> str:
     name = f"p{100 * asked.quantile:g}"
-    if rise.candidate is None or rise.stable is None or rise.ratio is None:
-        return f"{name} cannot be compared: one of the revisions has answered nothing yet"
     return (
         f"{name} is {seconds(rise.candidate)}, {change(rise.ratio)} than the stable revision's {seconds(rise.stable)} "
-        f"({many(total.candidate.latency.total)} and {many(total.stable.latency.total)} answers)"
+        f"({many(sides.candidate.total)} and {many(sides.stable.total)} answers)"
     )
 
 

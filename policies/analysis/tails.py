@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from specs.evidence import BUCKETS_PER_OCTAVE, SMALLEST, LatencyCounts
@@ -15,11 +15,10 @@ class Tail:
 
     __slots__ = ("_buckets", "_reached", "total")
 
-    def __init__(self, buckets: Iterable[tuple[int, float]]) -> None:
+    def __init__(self, buckets: Sequence[tuple[int, float]]) -> None:
         """Take (bucket, count) in ascending order."""
-        pairs = tuple(buckets)
-        self._buckets = [bucket for bucket, _ in pairs]
-        self._reached = [0.0, *accumulate(count for _, count in pairs)]
+        self._buckets = [bucket for bucket, _ in buckets]
+        self._reached = [*accumulate([count for _, count in buckets], initial=0.0)]
         self.total = self._reached[-1]
 
     def above(self, bucket: int) -> float:

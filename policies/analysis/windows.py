@@ -28,6 +28,8 @@ def candidate_share(window: Window) -> float:
 
 def total(windows: tuple[Window, ...]) -> Window:
     """Return the sum of all windows."""
+    if len(windows) == 1:
+        return windows[0]
     candidate, stable = Evidence(), Evidence()
     for window in windows:
         candidate, stable = candidate + window.candidate, stable + window.stable

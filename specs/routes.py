@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 FULL = 10_000
 """All of a service's requests, in basis points."""
@@ -19,6 +20,42 @@ class CellWeight:
     weight: int
 
 
+class StickyKind(StrEnum):
+    """By what a client is known. OVER: its cookie is taken back, nobody is kept any more."""
+
+    COOKIE = "cookie"
+    HEADER = "header"
+    OVER = "over"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sticky:
+    """A client stays on its version: the hash of its id takes the place of the dice.
+
+    `name` is the cookie's or, in lower case, the header's.
+    """
+
+    kind: StickyKind
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeaderMatch:
+    """A request header (`name` in lower case) that is, or with `is_prefix` begins with, `value`."""
+
+    name: str
+    value: str
+    is_prefix: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeaderRoute:
+    """Requests that fit one of `matches` go to `cell`, whatever its weight, while a server of it is up."""
+
+    cell: str
+    matches: tuple[HeaderMatch, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServiceRoute:
     """One service's row. `cells` are ordered revision by revision, stable first.
@@ -31,6 +68,8 @@ class ServiceRoute:
     route: str
     cells: tuple[CellWeight, ...]
     max_request_seconds: float = 600.0
+    sticky: Sticky | None = None
+    header: HeaderRoute | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

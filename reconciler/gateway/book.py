@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from reconciler.gateway.admin import LaneStat
 from reconciler.gateway.config import Content
+from reconciler.gateway.extras import header_rules
 from reconciler.gateway.lanes import LanePool, Lease, Phase
 from reconciler.gateway.rows import Row, make_row
 from reconciler.gateway.servers import Known, merge, read_server, server_address, server_name
@@ -91,6 +92,7 @@ class Book:
                 servers[lease.lane] = tuple(f"{stat.name} {stat.address}" for stat in up)
         return Content(
             rows=tuple(self.rows().values()),
+            headers=header_rules(self.table),
             prefixes={lease.lane: prefix(lease.cell) for lease in self.pool.leases},
             servers=servers,
             patience=max((lease.patience for lease in self.pool.leases), default=DEFAULT_PATIENCE),

@@ -11,12 +11,14 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from reconciler.gateway.extras import MATCHED
 from reconciler.gateway.lanes import lane_name
 from reconciler.gateway.rows import FIRST_SHARE, MAX_SHARES, STRIPS, Row
 from specs.routes import FULL
 
 ROUTES_MAP = "./routes.map"
 LANES_MAP = "./lanes.map"
+HEADERS_MAP = "./headers.map"
 """Names as HAProxy knows the maps: relative to its working directory, the gateway's folder."""
 
 NO_PREFIX = "-"
@@ -34,6 +36,10 @@ BUSY_RATE = 300
 """Requests a second above which only some log lines are sent: reading one costs the daemon some 20 us."""
 
 SAMPLE = 16
+
+COOKIE_OF = "^([^=]+)=(?:.*?;[ ]?)?\\1=([^;]+).*"
+HEADER_OF = "^(?s)([^=]+)=(?:.*?[[:cntrl:]])?\\1:[ ]([^[:cntrl:]]+).*"
+"""The value of the cookie, or of the header, that is named before the first `=`: the first of several."""
 
 _PROBLEMS = (
     (400, "Bad Request", "", "the request could not be read"),
@@ -68,6 +74,8 @@ class Content:
     """What a process knows when it starts; all of it can be changed while it runs."""
 
     rows: tuple[Row, ...] = ()
+    headers: frozenset[str] = frozenset()
+    """The regular expressions of the header routes."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
     """Private prefix per leased lane."""
     servers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -92,6 +100,9 @@ def render_config(process: Process, content: Content) -> str:
         first=FIRST_SHARE,
         shares=range(FIRST_SHARE, FIRST_SHARE + 2 * MAX_SHARES, 2),
         strips=STRIPS,
+        cookie=COOKIE_OF,
+        header=HEADER_OF,
+        headers_map=HEADERS_MAP,
         busy_rate=BUSY_RATE,
         sample=SAMPLE,
         problems=_PROBLEMS,
@@ -110,6 +121,11 @@ def _answer(status: int, title: str, detail: str) -> str:
 def render_routes(rows: Iterable[Row]) -> str:
     """Return the routes map, a row per service."""
     return "".join(f"{row.key} {row}\n" for row in sorted(rows, key=lambda row: row.key))
+
+
+def render_headers(rules: Iterable[str]) -> str:
+    """Return the map of header routes, an entry per rule."""
+    return "".join(f"{rule} {MATCHED}\n" for rule in sorted(rules))
 
 
 def render_lanes(lanes: int, prefixes: Mapping[str, str]) -> str:

@@ -15,7 +15,16 @@ from pathlib import Path
 from reconciler.errors import Stalled
 from reconciler.gateway import listening
 from reconciler.gateway.admin import AdminError, AdminSocket, parse_info, parse_map
-from reconciler.gateway.config import LANES_MAP, Content, Process, render_config, render_lanes, render_routes, version
+from reconciler.gateway.config import (
+    LANES_MAP,
+    Content,
+    Process,
+    render_config,
+    render_headers,
+    render_lanes,
+    render_routes,
+    version,
+)
 from reconciler.gateway.folder import Folder
 from reconciler.gateway.process import (
     HAProxyProcess,
@@ -144,6 +153,7 @@ class Fleet:
         process = self._describe(self._generation, lanes, content)
         self._folder.write("haproxy.cfg", render_config(process, content))
         self._folder.write("routes.map", render_routes(content.rows))
+        self._folder.write("headers.map", render_headers(content.headers))
         self._folder.write("lanes.map", render_lanes(lanes, content.prefixes))
         started = await self._spawn(self._listener)
         former, self.current, self.lanes = self.current, started, lanes

@@ -20,8 +20,8 @@ PREFIX = prefix("")
 async def recollect(fleet: Fleet, now: datetime) -> Saved:
     """Return table, leases and endpoints as HAProxy has them. Raises AdminError when it is silent.
 
-    What it does not know: the longest request of a service (the default is taken) and cells without weight
-    (their lanes drain unless the next table has them).
+    What it does not know: the longest request of a service (the default is taken), cells without weight
+    (their lanes drain unless the next table has them) and which headers a rule is made of (the next table says).
     """
     routes, lanes = await fleet.ask([f"show map {ROUTES_MAP}", f"show map {LANES_MAP}"])
     leased = {lane: entry.removeprefix(PREFIX) for lane, entry in parse_map(lanes).items() if entry != NO_PREFIX}
@@ -45,4 +45,4 @@ async def recollect(fleet: Fleet, now: datetime) -> Saved:
 def _service(row: Row, leased: dict[str, str]) -> ServiceRoute:
     weights = row.weights()
     cells = tuple(CellWeight(cell=leased[lane], weight=weight) for lane, weight in weights.items())
-    return ServiceRoute(service=row.service, route=row.route, cells=cells)
+    return ServiceRoute(service=row.service, route=row.route, cells=cells, sticky=row.extras.sticky)

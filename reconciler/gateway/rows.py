@@ -1,6 +1,6 @@
 """A service's row in the route map: everything that HAProxy needs to choose a lane, in one value.
 
-`DEPTH|SERVICE|PREFIX|THRESHOLD|LANE|THRESHOLD|LANE...`, read with `word(n,|)`. One row changes with
+`DEPTH|SERVICE|PREFIX|EXTRAS|THRESHOLD|LANE|THRESHOLD|LANE...`, read with `word(n,|)`. One row changes with
 one `set map`, so no request ever sees half of a change.
 """
 
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from reconciler.errors import Stalled
+from reconciler.gateway.extras import NOTHING, Extras, make_extras, parse_extras, problem_of
 from specs.routes import FULL, ServiceRoute
 
 MAX_SHARES = 12
@@ -22,7 +23,7 @@ STRIPS = (1, 2, 4, 8, 16, 32, 64)
 
 MAX_DEPTH = sum(STRIPS)
 
-FIRST_SHARE = 4
+FIRST_SHARE = 5
 """The word at which the first threshold stands, counted from 1."""
 
 _ROUTE = re.compile(r"/|(/[A-Za-z0-9._~!$&'()*+,=:@-]+)+")
@@ -43,6 +44,7 @@ class Row:
     service: str
     route: str
     shares: tuple[Share, ...]
+    extras: Extras = field(default_factory=Extras)
 
     @property
     def key(self) -> str:
@@ -57,7 +59,7 @@ class Row:
     def __str__(self) -> str:
         """Return the text that HAProxy reads."""
         depth = self.route.rstrip("/").count("/")
-        words = [str(depth), self.service, self.route]
+        words = [str(depth), self.service, self.route, str(self.extras)]
         for share in self.shares:
             words += [str(share.threshold), share.lane]
         return "|".join(words)
@@ -70,10 +72,13 @@ def route_key(route: str) -> str:
 
 def parse_row(text: str) -> Row:
     """Read a row back from HAProxy. Raises ValueError when it was not written by us."""
-    _, service, route, *rest = text.split("|")
+    words = text.split("|")
+    # A row of an older Heliostat, in a HAProxy that is about to be replaced, has no extras: an odd number of words.
+    extras = words.pop(3) if len(words) % 2 == 0 else NOTHING
+    _, service, route, *rest = words
     pairs = zip(rest[::2], rest[1::2], strict=True)
     shares = tuple(Share(threshold=int(threshold), lane=lane) for threshold, lane in pairs)
-    return Row(service=service, route=route, shares=shares)
+    return Row(service=service, route=route, shares=shares, extras=parse_extras(extras))
 
 
 def make_row(service: ServiceRoute, lanes: dict[str, str]) -> Row:
@@ -87,7 +92,8 @@ def make_row(service: ServiceRoute, lanes: dict[str, str]) -> Row:
         if cell.weight > 0:
             threshold += cell.weight
             shares.append(Share(threshold=threshold, lane=lanes[cell.cell]))
-    return Row(service=service.service, route=service.route, shares=tuple(shares))
+    extras = make_extras(service, lanes)
+    return Row(service=service.service, route=service.route, shares=tuple(shares), extras=extras)
 
 
 def check_routes(services: Iterable[ServiceRoute]) -> None:
@@ -109,6 +115,9 @@ def check_routes(services: Iterable[ServiceRoute]) -> None:
                 f"the route {service.route!r} of {service.service} cannot be served: write / or a path such as"
                 f" /chat, unencoded, with at most {MAX_DEPTH} segments"
             )
+        problem = problem_of(service)
+        if problem is not None:
+            raise Stalled(f"{service.service} wants what the gateway cannot express: {problem}")
         other = owners.setdefault(route_key(service.route), service.service)
         if other != service.service:
             raise Stalled(f"{other} and {service.service} both want the route {service.route}: change one of them")

@@ -13,7 +13,8 @@ import structlog
 from reconciler.errors import Retry, Stalled
 from reconciler.gateway.admin import AdminError, parse_map
 from reconciler.gateway.book import Book, prefix
-from reconciler.gateway.config import LANES_MAP, ROUTES_MAP
+from reconciler.gateway.config import HEADERS_MAP, LANES_MAP, ROUTES_MAP
+from reconciler.gateway.extras import MATCHED, header_rules
 from reconciler.gateway.fleet import Fleet
 from reconciler.gateway.folder import Folder
 from reconciler.gateway.lanes import Lease
@@ -251,8 +252,10 @@ class HAProxyGateway:
         self._save()  # Before HAProxy knows: a lane that it serves must never be taken for a free one.
         await self._fleet.tell(lease_commands(self._untold))
         self._untold = ()
-        (current,) = await self._fleet.ask([f"show map {ROUTES_MAP}"])
-        await self._fleet.tell(row_commands(parse_map(current), self._book.rows()))
+        current, headers = await self._fleet.ask([f"show map {ROUTES_MAP}", f"show map {HEADERS_MAP}"])
+        new, old = header_commands(frozenset(parse_map(headers)), header_rules(table))
+        # A header's rule is there before a row names it, and goes when none does.
+        await self._fleet.tell([*new, *row_commands(parse_map(current), self._book.rows()), *old])
         if self._book.release(now):
             self._note()
 
@@ -318,6 +321,12 @@ class HAProxyGateway:
 def lease_commands(leases: tuple[Lease, ...]) -> list[str]:
     """Return the commands that give lanes their private prefixes: before any row names them."""
     return [f"set map {LANES_MAP} {lease.lane} {prefix(lease.cell)}" for lease in leases]
+
+
+def header_commands(current: frozenset[str], wanted: frozenset[str]) -> tuple[list[str], list[str]]:
+    """Return the commands that add the missing rules of header routes, and those that take old ones away."""
+    new = [f"add map {HEADERS_MAP} {rule} {MATCHED}" for rule in sorted(wanted - current)]
+    return new, [f"del map {HEADERS_MAP} {rule}" for rule in sorted(current - wanted)]
 
 
 def row_commands(current: Mapping[str, str], wanted: Mapping[str, Row]) -> list[str]:

@@ -58,7 +58,7 @@ def test_a_new_haproxy_starts_with_the_servers_that_were_up_and_every_row() -> N
     content = book.content()
     assert content.servers == {"lane0": ("one_1 10.0.0.1:1",)}
     assert content.prefixes == {"lane0": "/_/a", "lane1": "/_/b"}
-    assert [str(row) for row in content.rows] == ["1|chat|/chat|9000|lane0|10000|lane1"]
+    assert [str(row) for row in content.rows] == ["1|chat|/chat|-|9000|lane0|10000|lane1"]
     assert content.patience == timedelta(seconds=60)
 
 

@@ -21,13 +21,13 @@ def lanes(row: ServiceRoute) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("weights", "text"),
     [
-        ((10000,), "1|chat|/chat|10000|lane0"),
-        ((9000, 1000), "1|chat|/chat|9000|lane0|10000|lane1"),
-        ((9000, 0, 1000), "1|chat|/chat|9000|lane0|10000|lane2"),
-        ((0, 10000), "1|chat|/chat|10000|lane1"),
-        ((1, 1, 9998), "1|chat|/chat|1|lane0|2|lane1|10000|lane2"),
-        ((0, 0), "1|chat|/chat"),
-        ((), "1|chat|/chat"),
+        ((10000,), "1|chat|/chat|-|10000|lane0"),
+        ((9000, 1000), "1|chat|/chat|-|9000|lane0|10000|lane1"),
+        ((9000, 0, 1000), "1|chat|/chat|-|9000|lane0|10000|lane2"),
+        ((0, 10000), "1|chat|/chat|-|10000|lane1"),
+        ((1, 1, 9998), "1|chat|/chat|-|1|lane0|2|lane1|10000|lane2"),
+        ((0, 0), "1|chat|/chat|-"),
+        ((), "1|chat|/chat|-"),
     ],
 )
 def test_a_row_holds_ascending_thresholds_of_the_cells_with_weight(weights: tuple[int, ...], text: str) -> None:
@@ -47,7 +47,7 @@ def test_a_row_comes_back_as_it_was_written() -> None:
     row = Row(service="chat", route="/", shares=shares)
     assert parse_row(str(row)) == row
     assert parse_row(str(row)).weights() == {"lane7": 2500, "lane0": 7500}
-    assert parse_row("1|chat|/chat").weights() == {}
+    assert parse_row("1|chat|/chat|-").weights() == {}
 
 
 def test_more_cells_with_weight_than_the_rules_hold_are_refused() -> None:

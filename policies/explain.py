@@ -8,10 +8,11 @@ from policies.health import deadline_at
 from policies.retirement import warm_until
 from policies.rollout import goal_weight, goal_weights
 from policies.traffic import ready_share
+from policies.verdicts import NOTHING_COMPARED, analysis_until, judgement, waiting_time
 from policies.view import CellView, ServiceView
 from policies.way_back import baking_until, regression
 from specs.decisions import Hold
-from specs.desired import Pause
+from specs.desired import Analysis, Pause
 from specs.memory import OutgoingCause
 from specs.observed import ReplicaState
 from specs.reasons import Reason
@@ -92,11 +93,24 @@ def _step(view: ServiceView, candidate: str) -> Hold:
         until = rollout.reached_at + step.duration if step.duration is not None else None
         end = f"until {until:%H:%M:%S}" if until else "until promote"
         return _hold(view, Reason.PAUSING, f"pausing at {weight / 100:g}% {end}", until)
+    if isinstance(step, Analysis) and not direct and weight == goal and rollout is not None and rollout.reached_at:
+        return _analysing(view, weight)
     text = f"{candidate} has {weight / 100:g}% on its way to {goal / 100:g}%"
     share = ready_share(view, candidate)
     if weight < goal and share <= weight:
         return _hold(view, Reason.NOT_READY, f"{text}; its ready replicas carry {share / 100:g}%: {_room_text(view)}")
     return _hold(view, Reason.PROGRESSING, text)
+
+
+def _analysing(view: ServiceView, weight: int) -> Hold:
+    """Say how an analysis step stands; what is still needed comes with the judgement's own words."""
+    found, until = judgement(view), analysis_until(view)
+    said = found.message if found is not None else NOTHING_COMPARED
+    if until is not None and view.now < until:
+        return _hold(view, Reason.ANALYSING, f"analysing at {weight / 100:g}% until {until:%H:%M:%S}: {said}", until)
+    wait = waiting_time(view, found.needed) if found is not None else None
+    more = f" (about {wait.total_seconds():.0f} s at the present rate)" if wait is not None else ""
+    return _hold(view, Reason.ANALYSIS_INCONCLUSIVE, f"analysing at {weight / 100:g}%: {said}{more}")
 
 
 def _room_text(view: ServiceView) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from policies.view import CellView, ServiceView
-from specs.desired import Pause
+from specs.desired import Analysis, Pause
 from specs.memory import Failure
 from specs.observed import CellStatus
 from specs.reasons import Reason
@@ -126,10 +126,10 @@ def _deadline_message(view: ServiceView, cell: CellView) -> str:
 
 
 def is_pausing(view: ServiceView) -> bool:
-    """Return whether time does not count now: an operator's pause, a suspension or a pause step."""
+    """Return whether time does not count now: an operator's pause, a suspension, or a step that waits."""
     rollout = view.memory.rollout
     if view.memory.pause is not None or view.spec.suspend:
         return True
     if rollout is None or rollout.step >= len(view.spec.rollout.steps):
         return False
-    return rollout.reached_at is not None and isinstance(view.spec.rollout.steps[rollout.step], Pause)
+    return rollout.reached_at is not None and isinstance(view.spec.rollout.steps[rollout.step], Pause | Analysis)

@@ -90,7 +90,9 @@ def _promote(view: ServiceView, command: Command) -> Answer:
         return (EnterStep(service=view.name, step=len(steps), by=command.by),)
     if isinstance(steps[rollout.step], SetWeight):
         weight = goal_weight(view) // 100
-        return Refusal(message=f"traffic is still moving to {weight}%; promote ends a pause, --full skips all steps")
+        return Refusal(
+            message=f"traffic is still moving to {weight}%; promote ends a pause or an analysis, --full skips all steps"
+        )
     return (EnterStep(service=view.name, step=rollout.step + 1, by=command.by),)
 
 

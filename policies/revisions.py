@@ -56,7 +56,7 @@ def judge(view: ServiceView) -> tuple[Decision, ...]:
         if failure is None and not is_pausing(view):
             failure = deadline_failure(view, cell)
         if failure is not None:
-            return (*_latched(view, cell, failure), *_rolled_back(view, failure))
+            return (*_latched(view, cell, failure), *rolled_back(view, failure))
     return ()
 
 
@@ -66,7 +66,8 @@ def _latched(view: ServiceView, cell: CellView, failure: Failure) -> tuple[Decis
     return (LatchFailure(service=view.name, cell=cell.memory.key, failure=failure),)
 
 
-def _rolled_back(view: ServiceView, failure: Failure) -> tuple[Decision, ...]:
+def rolled_back(view: ServiceView, failure: Failure) -> tuple[Decision, ...]:
+    """Return the rollback that a failure of the candidate calls for; none when it is to be frozen instead."""
     candidate = view.memory.candidate
     if candidate is None or not view.spec.rollout.auto_rollback or view.spec.suspend:
         return ()

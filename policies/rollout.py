@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from policies.bounds import first_bounds, next_bounds
 from policies.capacity import Counts, next_counts
 from policies.traffic import heir, next_weights, ready_share
+from policies.verdicts import end_of_analysis
 from policies.view import CellView, ServiceView
 from specs.cells import CellKey
 from specs.decisions import Decision, EnterStep, Hold, Promote, ReachStep, SetCapacity, SetWeights, StartRevision
-from specs.desired import FixedScale, Pause, SetWeight
+from specs.desired import Analysis, FixedScale, Pause, SetWeight
 from specs.reasons import Reason
 from specs.routes import FULL
 
@@ -62,6 +63,11 @@ def advance(view: ServiceView) -> Decision | None:
                 return ReachStep(service=view.name) if view.is_serving(candidate) else None
             over = duration is not None and view.now - rollout.reached_at >= duration
             return EnterStep(service=view.name, step=rollout.step + 1) if over else None
+        case Analysis():
+            if rollout.reached_at is None:
+                return ReachStep(service=view.name) if view.is_serving(candidate) else None
+            passed = end_of_analysis(view)
+            return EnterStep(service=view.name, step=rollout.step + 1, message=passed) if passed else None
 
 
 def _is_last(view: ServiceView) -> bool:

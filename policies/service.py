@@ -8,6 +8,7 @@ from policies.explain import explain
 from policies.retirement import forget_gone, retire_outgoing, retire_removed
 from policies.revisions import choose, judge
 from policies.rollout import advance, move, route_as_is
+from policies.verdicts import failed_analysis
 from policies.view import ServiceView, view_of
 from policies.way_back import watch
 from specs.decisions import Decision, Hold
@@ -30,7 +31,7 @@ def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
         return (*retire_removed(view), _removing(view))
     if view.spec.suspend:
         return (*route_as_is(view), explain(view))
-    verdict = judge(view) or watch(view)
+    verdict = judge(view) or failed_analysis(view) or watch(view)
     if verdict:
         return (*verdict, explain(view))
     course = choose(view)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from specs.desired import Pause, SetWeight, Step
+from specs.desired import SetWeight, Step
 from specs.memory import Rollout
 
 
@@ -29,6 +29,6 @@ def resettle(rollout: Rollout, before: Sequence[Step], after: Sequence[Step]) ->
     return replace(rollout, step=place if passed else 0, reached_at=None)
 
 
-def _shape(steps: Sequence[Step]) -> tuple[int | None, ...]:
-    """Return the weights in their order; None is a pause, however long."""
-    return tuple(None if isinstance(step, Pause) else step.weight for step in steps)
+def _shape(steps: Sequence[Step]) -> tuple[int | str, ...]:
+    """Return the weights in their order, and what else there is by its kind, however long it takes."""
+    return tuple(step.weight if isinstance(step, SetWeight) else type(step).__name__ for step in steps)

@@ -257,6 +257,10 @@ class ServiceView:
         """Return whether the last commanded weights give a revision any request."""
         return any(self.memory.weights.get(cell.name, 0) > 0 for cell in self.cells_of(revision))
 
+    def routed(self, revision: str | None) -> int:
+        """Return the basis points that the gateway shows for a revision; 0 where it shows none."""
+        return sum(cell.lane.weight for cell in self.cells_of(revision) if cell.lane is not None)
+
     @cached_property
     def weights(self) -> Mapping[str, int]:
         """Return the basis points per revision as the gateway routes them now.

@@ -12,7 +12,7 @@ from typing import Any
 from specs.desired import PackageRef
 from specs.problems import Problem
 from specs.runtime_env import Folders, Place, package_folders, runtime_env_problems
-from specs.service import RolloutSpec
+from specs.service import RolloutSpec, StepSpec
 from specs.yaml_marks import Path
 
 APPLICATION: Path = ("spec", "application")
@@ -52,14 +52,31 @@ def application_packages(application: Any, folders: Folders) -> tuple[tuple[Pack
 def rollout_problems(rollout: RolloutSpec, application: Any) -> Iterator[Problem]:
     """Yield what is wrong with a rollout that is well-formed, given the counts of the application."""
     for index, step in enumerate(rollout.steps):
-        if (step.set_weight is None) == (step.pause is None):
-            message = "a step is exactly one of setWeight and pause: write two steps, or - pause: {} or - setWeight: 10"
+        kinds = (step.set_weight, step.pause, step.analysis)
+        if sum(kind is not None for kind in kinds) != 1:
+            message = (
+                "a step is exactly one of setWeight, pause and analysis: write a step for each, such as - setWeight: 10"
+            )
             yield Problem(path=(*ROLLOUT, "steps", index), message=message)
+    yield from _blind_analyses(rollout.steps)
     if rollout.min_ready >= rollout.progress_deadline:
         message = "minReady is not shorter than progressDeadline, so every rollout would fail: write a shorter one"
         yield Problem(path=(*ROLLOUT, "minReady"), message=message)
     if rollout.max_surge.round_up(1) == 0:
         yield from _no_room(rollout, application)
+
+
+def _blind_analyses(steps: tuple[StepSpec, ...]) -> Iterator[Problem]:
+    """An analysis compares two revisions that both get requests: without that it would wait for ever."""
+    weight = 0
+    for index, step in enumerate(steps):
+        weight = step.set_weight if step.set_weight is not None else weight
+        if step.analysis is not None and weight in (0, 100):
+            nobody = "the new revision" if weight == 0 else "the old revision"
+            message = f"{nobody} gets no requests at this step, so there is nothing to compare: write a setWeight " + (
+                "before it" if weight == 0 else "below 100 before it"
+            )
+            yield Problem(path=(*ROLLOUT, "steps", index, "analysis"), message=message, at_key=True)
 
 
 def _no_room(rollout: RolloutSpec, application: Any) -> Iterator[Problem]:

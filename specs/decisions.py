@@ -77,6 +77,8 @@ class EnterStep:
     service: str
     step: int
     by: str = "heliostat"
+    message: str = ""
+    """What the step before came to, when there is more to say than that it is over."""
 
 
 @dataclass(frozen=True, kw_only=True)

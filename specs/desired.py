@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from specs.amount import Amount
+from specs.analysis import AnalysisSettings
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -45,7 +47,25 @@ class Pause:
     duration: timedelta | None = None
 
 
-Step = SetWeight | Pause
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """A step that waits for a verdict: at least `at_least`, and until enough requests were seen.
+
+    `min_requests` replaces the analysis settings' own for this step.
+    """
+
+    at_least: timedelta
+    min_requests: int | None = None
+
+
+Step = SetWeight | Pause | Analysis
+
+
+class OnInconclusive(StrEnum):
+    """What an analysis step without enough requests does when its time is over."""
+
+    HOLD = "hold"
+    PROMOTE = "promote"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +83,7 @@ class RolloutSettings:
     """Going back to one of so many good revisions before the stable one skips steps and analysis."""
     bake: timedelta = timedelta(0)
     """How long after 100% a regression still rolls back."""
+    on_inconclusive: OnInconclusive = OnInconclusive.HOLD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +165,8 @@ class DesiredService:
     revision: Revision
     rollout: RolloutSettings
     source: SourceRef
+    analysis: AnalysisSettings | None = None
+    """How its requests are judged at every step of a rollout; None: at analysis steps only, by the defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from specs.cells import CellKey
 from specs.desired import DesiredService, Revision
+from specs.evidence import Evidence, Window
 from specs.reasons import Reason
 
 
@@ -117,6 +118,23 @@ class Rollout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What the candidate of a rollout is judged on beside the stable revision.
+
+    `past` are the windows that have ended, each of one time at one set of weights. The present one began at
+    `since` with these `weights` (basis points per cell) and with the counters of `start`, per cell; it has none
+    while one of the two revisions gets no requests. What was seen in it is what the counters show above them.
+    """
+
+    candidate: str
+    stable: str
+    since: datetime
+    weights: Mapping[str, int]
+    start: Mapping[str, Evidence]
+    past: tuple[Window, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class OperatorPause:
     """A pause asked for by a person, until `resume`."""
 
@@ -163,6 +181,7 @@ class ServiceMemory:
     stable: str | None = None
     candidate: str | None = None
     rollout: Rollout | None = None
+    comparison: Comparison | None = None
     pause: OperatorPause | None = None
     pin: Pin | None = None
     baking: Baking | None = None

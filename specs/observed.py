@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from specs.evidence import Evidence
+
 
 class CellStatus(StrEnum):
     """Serve's own application status."""
@@ -143,6 +145,8 @@ class TrafficSeen:
     unrouted: int = 0
     p50: timedelta | None = None
     p99: timedelta | None = None
+    evidence: Evidence = field(default_factory=Evidence)
+    """The same for comparisons, requests that have not ended left out."""
 
 
 @dataclass(frozen=True, kw_only=True)

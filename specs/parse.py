@@ -10,10 +10,12 @@ from typing import Any
 from specs.application import application_packages, application_problems, rollout_problems
 from specs.cluster_policy import ClusterPolicy
 from specs.desired import (
+    Analysis,
     ClusterSettings,
     Commit,
     Desired,
     DesiredService,
+    OnInconclusive,
     PackageRef,
     Pause,
     RolloutSettings,
@@ -222,6 +224,7 @@ def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef
         revision=make_revision(spec.application, packages, spec.max_request_duration),
         rollout=_rollout(spec.rollout),
         source=source,
+        analysis=spec.analysis.settings() if spec.analysis is not None else None,
     )
 
 
@@ -236,12 +239,15 @@ def _rollout(rollout: RolloutSpec) -> RolloutSettings:
         auto_rollback=rollout.auto_rollback,
         rollback_window=rollout.rollback_window,
         bake=rollout.bake,
+        on_inconclusive=OnInconclusive(rollout.on_inconclusive),
     )
 
 
 def _step(step: StepSpec) -> Step:
     if step.set_weight is not None:
         return SetWeight(weight=step.set_weight)
+    if step.analysis is not None:
+        return Analysis(at_least=step.analysis.duration, min_requests=step.analysis.min_requests)
     return Pause(duration=step.pause.duration if step.pause is not None else None)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from specs.amount import Amount
+from specs.analysis_spec import AnalysisSpec, AnalysisStep
 from specs.serve_application import Application
 from specs.strict import CamelModel, CountOrShare, Duration
 
@@ -119,12 +120,15 @@ class PauseStep(CamelModel):
 
 
 class StepSpec(CamelModel):
-    """One step of a rollout: exactly one of `setWeight` and `pause`."""
+    """One step of a rollout: exactly one of `setWeight`, `pause` and `analysis`."""
 
     set_weight: int | None = Field(
         default=None, ge=1, le=100, description="Percent of the requests that the new revision gets."
     )
     pause: PauseStep | None = Field(default=None, description="Wait: {} until `promote`, or {duration: 60s}.")
+    analysis: AnalysisStep | None = Field(
+        default=None, description="Wait for a verdict on the new revision's requests: {} or {duration: 5m}."
+    )
 
 
 DEFAULT_STEPS = tuple(
@@ -171,6 +175,10 @@ class RolloutSpec(CamelModel):
         description="Watch window after 100%: the old revision stays warm, and a regression still rolls back to it.",
     )
     auto_rollback: bool = Field(default=True, description="false: freeze and report instead of rolling back.")
+    on_inconclusive: Literal["hold", "promote"] = Field(
+        default="hold",
+        description="What an analysis step that has seen too few requests does when its time is over.",
+    )
 
 
 class ServiceSpec(CamelModel):
@@ -197,6 +205,10 @@ class ServiceSpec(CamelModel):
         description="A Ray Serve application as in a Serve config file, without name and route_prefix."
     )
     rollout: RolloutSpec = Field(default=RolloutSpec(), description="The way from one revision to the next.")
+    analysis: AnalysisSpec | None = Field(
+        default=None,
+        description="Judge the new revision by its requests at every step. Without it, analysis steps alone do.",
+    )
 
 
 class Service(CamelModel):

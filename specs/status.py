@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from specs.analysis import Outcome, Verdict
 from specs.reasons import Reason
 
 
@@ -98,6 +99,21 @@ class TrafficStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnalysisStatus:
+    """What the candidate's requests say of it beside those of the stable revision, measure by measure.
+
+    `since` is when the present window of the comparison began; what ended before it counts, too. `needed` are the
+    requests that are still missing for a verdict, as far as can be told.
+    """
+
+    outcome: Outcome
+    message: str
+    since: datetime
+    needed: int = 0
+    verdicts: tuple[Verdict, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Condition:
     """A Kubernetes-style condition; `status` is True, False or Unknown."""
 
@@ -132,6 +148,8 @@ class ServiceStatus:
     labels: Mapping[str, str] = field(default_factory=dict)
     target: str | None = None
     """The revision that Git (or an operator's rollback) wants."""
+    analysis: AnalysisStatus | None = None
+    """None when nothing is analysed now."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,11 @@ from typing import Any
 
 from policies.view import ServiceView, view_of
 from specs.amount import Amount
+from specs.analysis import AnalysisSettings
 from specs.canonical import canonical_json
 from specs.cells import CellKey
 from specs.desired import (
+    Analysis,
     AutoScale,
     ClusterSettings,
     Commit,
@@ -19,6 +21,7 @@ from specs.desired import (
     DesiredDeployment,
     DesiredService,
     FixedScale,
+    OnInconclusive,
     Pause,
     Revision,
     RolloutSettings,
@@ -54,14 +57,18 @@ def seconds(amount: float) -> timedelta:
     return timedelta(seconds=amount)
 
 
-def steps(*weights_and_pauses: int | str) -> tuple[Step, ...]:
-    """Return steps: 10 is setWeight 10, "30" is a pause of 30 s, "" one until promote."""
-    return tuple(
-        SetWeight(weight=step)
-        if isinstance(step, int)
-        else Pause(duration=timedelta(seconds=float(step)) if step else None)
-        for step in weights_and_pauses
-    )
+def steps(*texts: int | str) -> tuple[Step, ...]:
+    """Return steps: 10 is setWeight 10, "30" a pause of 30 s, "" one until promote, "analysis 60" an analysis."""
+    return tuple(_step(text) for text in texts)
+
+
+def _step(text: int | str) -> Step:
+    if isinstance(text, int):
+        return SetWeight(weight=text)
+    kind, _, duration = text.partition(" ")
+    if kind == "analysis":
+        return Analysis(at_least=timedelta(seconds=float(duration)))
+    return Pause(duration=timedelta(seconds=float(text)) if text else None)
 
 
 def amount(text: int | str) -> Amount:
@@ -82,6 +89,7 @@ def rollout_settings(**options: Any) -> RolloutSettings:
         auto_rollback=options.get("auto_rollback", True),
         rollback_window=options.get("window", 3),
         bake=seconds(options.get("bake", 0)),
+        on_inconclusive=OnInconclusive(options.get("on_inconclusive", "hold")),
     )
 
 
@@ -128,9 +136,10 @@ def service(
     max_request: float = 60,
     suspend: bool = False,
     route: str | None = None,
+    analysis: Mapping[str, Any] | None = None,
     **rollout: Any,
 ) -> DesiredService:
-    """Return a service of one or more deployments; `rollout` as in `rollout_settings`."""
+    """Return a service of one or more deployments; `rollout` as in `rollout_settings`, `analysis` its settings."""
     sizes = {"Echo": sizes} if isinstance(sizes, int) else sizes
     return DesiredService(
         name=name,
@@ -139,6 +148,7 @@ def service(
         revision=revision(version, sizes, max_request=max_request, args=args),
         rollout=rollout_settings(**rollout),
         source=SourceRef(path=f"{name}.yaml", line=1),
+        analysis=AnalysisSettings(**analysis) if analysis is not None else None,
     )
 
 

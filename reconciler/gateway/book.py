@@ -14,6 +14,7 @@ from reconciler.gateway.rows import Row, make_row
 from reconciler.gateway.servers import Known, merge, read_server, server_address, server_name
 from reconciler.gateway.state import Running, Saved
 from reconciler.gateway.traffic import CODE_CLASSES, CellHistogram, Latency, Ledger
+from specs.evidence import Evidence, LatencyCounts
 from specs.observed import Endpoint, GatewaySeen, LaneSeen, TrafficSeen
 from specs.routes import RouteTable, ServiceRoute
 
@@ -32,8 +33,10 @@ class Book:
         self.ledger = Ledger(saved.ledger)
         self.stats: dict[str, LaneStat] = {}
         """The lanes in use, as last read."""
+        self.timed = 0
+        """Answers whose latency was counted since this daemon began."""
         self._told: Mapping[str, tuple[Endpoint, ...]] = {}
-        self._latency: dict[str, Latency] = {}
+        self._latency = {cell: Latency(counts) for cell, counts in saved.latency.items()}
 
     def saved(self, running: Running | None) -> Saved:
         """Return what the next daemon has to know."""
@@ -44,6 +47,7 @@ class Book:
             leases=self.pool.leases,
             known=self.known,
             ledger=self.ledger.state(),
+            latency={cell: latency.counts for cell, latency in sorted(self._latency.items())},
         )
 
     def lease(self, table: RouteTable, now: datetime) -> tuple[Lease, ...]:
@@ -116,6 +120,7 @@ class Book:
         """Count an answer's time to headers for the cell that holds its lane."""
         lease = self.pool.get(lane)
         if lease is not None:
+            self.timed += 1
             self._latency.setdefault(lease.cell, Latency()).add(seconds, weight, now)
 
     def credit_unrouted(self, generation: int, counts: Mapping[str, int]) -> None:
@@ -143,7 +148,7 @@ class Book:
             )
             for lease in held
         )
-        traffic = tuple(self._traffic(lease.cell, now) for lease in held)
+        traffic = tuple(self._traffic(lease, now) for lease in held)
         return GatewaySeen(is_direct=is_direct, lanes=lanes, traffic=traffic, reloads=self.reloads)
 
     def statuses(self, cell: str) -> dict[str, str]:
@@ -158,17 +163,26 @@ class Book:
         servers = stat.servers if stat else ()
         return frozenset(read_server(server.name, server.address).replica for server in servers if server.is_up)
 
-    def _traffic(self, cell: str, now: datetime) -> TrafficSeen:
-        counts = self.ledger.of(cell)
-        latency = self._latency.get(cell)
+    def _traffic(self, lease: Lease, now: datetime) -> TrafficSeen:
+        counts, unrouted = self.ledger.of(lease.cell), self.ledger.unrouted.get(lease.cell, 0)
+        latency = self._latency.get(lease.cell)
+        in_flight = self.stats[lease.lane].in_flight if lease.lane in self.stats else 0
         return TrafficSeen(
-            cell=cell,
+            cell=lease.cell,
             requests=counts.requests,
             errors=counts.errors,
             aborted=counts.aborted,
-            unrouted=self.ledger.unrouted.get(cell, 0),
+            unrouted=unrouted,
             p50=latency.quantile(0.5, now) if latency else None,
             p99=latency.quantile(0.99, now) if latency else None,
+            evidence=Evidence(
+                # An open stream is neither a success nor an error yet.
+                requests=max(0, counts.requests - in_flight),
+                errors=counts.errors,
+                aborted=counts.aborted,
+                unrouted=unrouted,
+                latency=latency.counts if latency else LatencyCounts(),
+            ),
         )
 
     def histograms(self) -> tuple[CellHistogram, ...]:

@@ -11,6 +11,7 @@ from reconciler.gateway.folder import Folder
 from reconciler.gateway.lanes import Lease
 from reconciler.gateway.servers import Known
 from reconciler.gateway.traffic import LedgerState
+from specs.evidence import LatencyCounts
 from specs.routes import RouteTable
 
 STATE = "gateway.json"
@@ -37,6 +38,8 @@ class Saved:
     leases: tuple[Lease, ...] = ()
     known: Mapping[str, tuple[Known, ...]] = field(default_factory=dict)
     ledger: LedgerState = field(default_factory=LedgerState)
+    latency: Mapping[str, LatencyCounts] = field(default_factory=dict)
+    """Per cell. HAProxy keeps the counters while a daemon is away; what took how long only the daemon knows."""
 
 
 _ADAPTER = TypeAdapter(Saved)

@@ -33,6 +33,9 @@ from specs.routes import RouteTable
 MAX_LANES = 4096
 """Beyond this one HAProxy is not the answer any more."""
 
+SAVE_EVERY = timedelta(seconds=10)
+"""How much of the latencies is lost when the daemon is killed; an analysis under way begins anew without them."""
+
 RESTART_REST = timedelta(seconds=1)
 """Between attempts to start a HAProxy that does not come up."""
 
@@ -61,6 +64,7 @@ class HAProxyGateway:
         self._watches: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._is_saved = True
+        self._saved_at, self._saved_timed = clock.now(), 0
         self._untold: tuple[Lease, ...] = ()
 
     def _open(self, saved: Saved) -> None:
@@ -197,7 +201,7 @@ class HAProxyGateway:
             async with self._lock:
                 leases = self._book.pool.leases
                 pending = await self._upkeep.advance(verdicts, self._clock.now())
-                if leases != self._book.pool.leases or not self._is_saved:
+                if leases != self._book.pool.leases or not self._is_saved or self._has_news():
                     self._note()
         except AdminError as error:
             _log.warning("HAProxy is not to be asked", why=str(error))
@@ -208,7 +212,12 @@ class HAProxyGateway:
     def _count(self, answer: Answer) -> None:
         self._book.add_latency(answer.lane, answer.seconds, answer.weight, self._clock.now())
 
+    def _has_news(self) -> bool:
+        """Return whether answers were timed since the last save, and that is a while ago."""
+        return self._book.timed != self._saved_timed and self._clock.now() - self._saved_at >= SAVE_EVERY
+
     def _save(self) -> None:
+        self._saved_at, self._saved_timed = self._clock.now(), self._book.timed
         save(self._folder, self._book.saved(self._fleet.running()))
         self._is_saved = True
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from reconciler.gateway.admin import Counts
+from specs.evidence import LatencyCounts, bucket_of
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Upper bounds in seconds of the exported histogram: from a cache hit to a long generation."""
@@ -33,16 +34,22 @@ class CellHistogram:
 
 
 class Latency:
-    """One cell's latencies: a cumulative histogram, and a minute of finer ones for quantiles."""
+    """One cell's latencies: a cumulative histogram, a minute of finer ones for quantiles, and what to compare."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, counts: LatencyCounts | None = None) -> None:
+        """Start with the comparable counts of a former daemon."""
+        self._counts = Counter(dict(counts.buckets)) if counts else Counter()
         self._cumulative = [0] * (len(BUCKETS) + 1)
         self._total = 0.0
         self._slices: deque[tuple[datetime, Counter[int]]] = deque()
 
     def add(self, seconds: float, weight: int, now: datetime) -> None:
-        """Count one answer that stands for `weight` of them."""
+        """Count one answer that stands for `weight` of them.
+
+        For comparisons it is one: how sure they are depends on how many were timed. The sample is drawn whatever
+        the lane, so that of two revisions neither is timed more often.
+        """
+        self._counts[bucket_of(seconds)] += 1
         place = next((index for index, bound in enumerate(BUCKETS) if seconds <= bound), len(BUCKETS))
         self._cumulative[place] += weight
         self._total += seconds * weight
@@ -65,6 +72,11 @@ class Latency:
             if reached >= wanted:
                 return timedelta(seconds=math.exp(bucket * GROWTH) / 1000)
         return None
+
+    @property
+    def counts(self) -> LatencyCounts:
+        """Return the answers that were timed, each once, since the cell's first."""
+        return LatencyCounts.of(self._counts)
 
     def histogram(self, cell: str) -> CellHistogram:
         """Return the cumulative histogram."""

@@ -126,8 +126,9 @@ def _told_of_people(decision: Decision) -> tuple[str, str, str] | None:
     match decision:
         case Ordered(command=command):
             return "Ordered", str(command), command.to or ""
-        case EnterStep(step=step, by=by):
-            return "StepEntered", f"step {step + 1}{'' if by == 'heliostat' else f' by {by}'}", ""
+        case EnterStep(step=step, by=by, message=message):
+            why = f": {message}" if message else ""
+            return "StepEntered", f"step {step + 1}{'' if by == 'heliostat' else f' by {by}'}{why}", ""
         case PauseRollout(by=by, why=why):
             return "PausedByOperator", f"by {by}{': ' + why if why else ''}", ""
         case ResumeRollout(by=by):

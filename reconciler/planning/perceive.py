@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from policies.health import is_pausing
 from policies.view import CellView, ServiceView, view_of
+from policies.window import next_comparison
 from specs.memory import CellMemory, Memory, Rollout, ServiceMemory
 from specs.observed import CellSeen, CellStatus, DeploymentSeen, ReplicaState
 from specs.world import World
@@ -42,7 +43,8 @@ def _perceive_service(world: World, name: str) -> ServiceMemory:
         base=_base(view),
         peak=max(memory.peak, sum(view.live(name) for name in view.deployments)) if _is_moving(memory) else memory.peak,
     )
-    return replace(memory, rollout=_progressed(replace(view, memory=memory)))
+    seen = replace(view, memory=memory)
+    return replace(memory, rollout=_progressed(seen), comparison=next_comparison(seen))
 
 
 def _on_this_clock(view: ServiceView) -> ServiceView:

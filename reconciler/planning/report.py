@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from policies.verdicts import judgement
 from policies.view import ServiceView, view_of
 from reconciler.planning.plan import Plan
 from specs.decisions import Hold
-from specs.desired import Pause, SetWeight, Step
+from specs.desired import Analysis, Pause, SetWeight, Step
 from specs.memory import Memory, OutgoingCause
 from specs.observed import CellStatus, ReplicaState, TrafficSeen
 from specs.reasons import Reason
 from specs.routes import FULL
 from specs.status import (
+    AnalysisStatus,
     CellState,
     ClusterStatus,
     Condition,
@@ -102,6 +104,7 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: s
         message=hold.message,
         labels=view.spec.labels,
         target=view.wanted.id,
+        analysis=_analysis(view),
     )
     return replace(status, conditions=_conditions(view, status, last, drift))
 
@@ -181,6 +184,8 @@ def step_text(step: Step) -> str:
             return f"pause {duration.total_seconds():g}s"
         case Pause():
             return "pause"
+        case Analysis(at_least=at_least):
+            return f"analysis {at_least.total_seconds():g}s"
 
 
 def _step(view: ServiceView, hold: Hold) -> StepStatus | None:
@@ -191,6 +196,19 @@ def _step(view: ServiceView, hold: Hold) -> StepStatus | None:
         return StepStatus(index=len(steps), count=len(steps), text="setWeight 100")
     until = hold.until if hold.reason is Reason.PAUSING else None
     return StepStatus(index=rollout.step, count=len(steps), text=step_text(steps[rollout.step]), until=until)
+
+
+def _analysis(view: ServiceView) -> AnalysisStatus | None:
+    found, comparison = judgement(view), view.memory.comparison
+    if found is None or comparison is None:
+        return None
+    return AnalysisStatus(
+        outcome=found.outcome,
+        message=found.message,
+        since=comparison.since,
+        needed=found.needed,
+        verdicts=found.verdicts,
+    )
 
 
 def _replicas(view: ServiceView) -> ReplicaStatus:

@@ -46,6 +46,7 @@ class Stage:
             "remove": self._remove,
             "want": self._want,
             "run": self._foreign,
+            "traffic": self._traffic,
         }
         done = actions[verb](*words)
         if done is not None:
@@ -147,6 +148,7 @@ class Stage:
             "git": (self.sim.git_fails, self.sim.git_mends),
             "head": (self.sim.lose_head, lambda: None),
             "daemon": (self.sim.kill, lambda: None),
+            "counters": (self.sim.gateway.traffic.clear, lambda: None),
         }[what]
         lose()
         for _ in range(int(duration)):
@@ -160,6 +162,10 @@ class Stage:
     def _want(self, name: str, deployment: str, count: str) -> None:
         for key, _ in self.sim.watch.applications(name):
             self.sim.serve.want(key.name, deployment, int(count))
+
+    def _traffic(self, rate: str) -> None:
+        """From now on this many requests a second come for each service."""
+        self.sim.signals.rate = float(rate)
 
     def _foreign(self, name: str) -> None:
         """Somebody else deploys an application of their own, declared in the same document."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from specs.amount import Amount
+from specs.analysis import AnalysisSettings, Latency, SuccessRate
 from specs.cells import CellKey
 from specs.desired import (
+    Analysis,
     AutoScale,
     DesiredDeployment,
     DesiredService,
     FixedScale,
+    OnInconclusive,
     PackageRef,
     Pause,
     Revision,
@@ -18,11 +22,13 @@ from specs.desired import (
     SetWeight,
     SourceRef,
 )
+from specs.evidence import Evidence, LatencyCounts, Window
 from specs.memory import (
     Act,
     Baking,
     Bounds,
     CellMemory,
+    Comparison,
     Event,
     Failure,
     HistoryEntry,
@@ -63,7 +69,14 @@ def wanted(name: str = "chat") -> DesiredService:
         labels={"team": "search"},
         revision=revision(),
         rollout=RolloutSettings(
-            steps=(SetWeight(weight=10), Pause(duration=timedelta(seconds=60)), SetWeight(weight=50), Pause()),
+            steps=(
+                SetWeight(weight=10),
+                Pause(duration=timedelta(seconds=60)),
+                Analysis(at_least=timedelta(seconds=60), min_requests=500),
+                SetWeight(weight=50),
+                Analysis(at_least=timedelta(minutes=5)),
+                Pause(),
+            ),
             max_surge=Amount(value=25, is_percent=True),
             max_unavailable=Amount(value=0),
             min_ready=timedelta(seconds=10),
@@ -72,9 +85,19 @@ def wanted(name: str = "chat") -> DesiredService:
             auto_rollback=True,
             rollback_window=5,
             bake=timedelta(minutes=5),
+            on_inconclusive=OnInconclusive.PROMOTE,
+        ),
+        analysis=AnalysisSettings(
+            success_rate=SuccessRate(minimum=0.99), latency=Latency(quantile=0.95, max_increase=0.5), min_requests=300
         ),
         source=SourceRef(path="services/chat.yaml", line=3),
     )
+
+
+def evidence(requests: int) -> Evidence:
+    latency = LatencyCounts(buckets=((120, requests - 1), (204, 1)))
+    own = Evidence(requests=requests, errors=2, aborted=1, unrouted=3, latency=latency)
+    return replace(own, clients=(own, Evidence()))
 
 
 def rich_service(name: str = "chat") -> ServiceMemory:
@@ -105,6 +128,14 @@ def rich_service(name: str = "chat") -> ServiceMemory:
         stable="3f9a1c2eb771",
         candidate="b7710de40a12",
         rollout=Rollout(started_at=AT, step=1, reached_at=AT, progress="p", progress_at=AT, is_fast=True),
+        comparison=Comparison(
+            candidate="b7710de40a12",
+            stable="3f9a1c2eb771",
+            since=AT,
+            weights={"z.cell": 9000, "a.cell": 1000},
+            start={"z.cell": evidence(900), "a.cell": evidence(100)},
+            past=(Window(candidate=evidence(10), stable=evidence(90)),),
+        ),
         pause=OperatorPause(by="ann", why="lunch", at=AT),
         baking=Baking(revision="3f9a1c2eb771", back_to="000000000000", since=AT),
         acts=(Act(at=AT, text="pause by ann: lunch"),),

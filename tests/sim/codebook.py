@@ -25,6 +25,12 @@ class Behaviour:
     sick_after: timedelta | None = None
     """Each replica fails its health check this long after it started: an unhealthy or crash-looping revision."""
     cpus: float = 0.1
+    error_rate: float = 0.0
+    """The share of its requests that it answers with a 5xx though it is healthy."""
+    latency: timedelta = timedelta(milliseconds=20)
+    tail_share: float = 0.0
+    """The share of its requests that take `tail_latency` instead."""
+    tail_latency: timedelta = timedelta(seconds=2)
 
     @property
     def ingress(self) -> str:
@@ -33,7 +39,7 @@ class Behaviour:
 
 
 ARGS_SECONDS = {"build_seconds": "build_time", "start_seconds": "start_time", "sick_seconds": "sick_after"}
-ARGS_PLAIN = ("fail_build", "fail_start", "never_schedules")
+ARGS_PLAIN = ("fail_build", "fail_start", "never_schedules", "error_rate", "tail_share")
 
 
 @dataclass(kw_only=True)
@@ -41,7 +47,7 @@ class CodeBook:
     """All code that a simulation knows. `programs` are by import path; args of an application refine them.
 
     args: `build_seconds`, `start_seconds`, `sick_seconds`, `fail_build`, `fail_start`, `never_schedules`,
-    `with_backend`, and `deployments` (counts by name; `ingress` names the ingress).
+    `error_rate`, `tail_share`, `with_backend`, and `deployments` (counts by name; `ingress` names the ingress).
     """
 
     programs: dict[str, Behaviour] = field(default_factory=dict)

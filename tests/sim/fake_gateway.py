@@ -63,6 +63,7 @@ class FakeGateway:
         """Lose everything, as a gateway does whose host was lost."""
         self._book = Book(LANES, Saved())
         self._told_at = {}
+        self.traffic = {}
 
     async def observe(self) -> GatewaySeen:
         self._check()

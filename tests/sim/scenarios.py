@@ -24,6 +24,8 @@ CODE: Mapping[str, Mapping[str, Any]] = {
     "sick": {"sick_seconds": 15},
     "lame": {"sick_seconds": 15, "start_seconds": 10},
     "homeless": {"never_schedules": True},
+    "erring": {"error_rate": 0.1},
+    "dragging": {"tail_share": 0.1},
 }
 """What a revision's code does, as args of the simulated application."""
 

@@ -28,6 +28,7 @@ from tests.sim.fake_source import FakeSource
 from tests.sim.fake_store import Crashed, FakeStore
 from tests.sim.invariants import Watch
 from tests.sim.serve_model import Timing
+from tests.sim.signals import Signals
 from tests.sim.watched_ports import CrashPoint, WatchedGateway, WatchedPackages, WatchedServe, WatchedStore
 
 STEP = timedelta(seconds=1)
@@ -60,6 +61,7 @@ class Simulation:
         self.packages = FakePackages(clock=self.clock)
         self.crash = CrashPoint()
         self.watch = Watch(self)
+        self.signals = Signals(self)
         self.daemon: Reconciler | None = None
         self.tick: Tick | None = None
         self.crashes = 0
@@ -110,6 +112,7 @@ class Simulation:
         self.serve.step()
         await self._refresh()
         self.watch.before_tick()
+        self.signals.step()
         self._away = max(0, self._away - 1)
         if self.daemon is None and restart and not self._away:
             await self.start()

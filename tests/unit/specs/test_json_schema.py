@@ -52,6 +52,7 @@ BETWEEN_FIELDS = ("exclude", "is below", "is not between", "listed twice", "need
 def test_what_editors_underline_is_an_error_and_most_errors_are_underlined(text: str) -> None:
     hard = (
         "are both 0",
+        "nothing to compare",
         "minReady is not",
         "must be longer",
         "101%",
@@ -101,4 +102,5 @@ def test_defaults_are_written_as_in_a_spec() -> None:
         "autoRollback": True,
         "rollbackWindow": 3,
         "bake": "0s",
+        "onInconclusive": "hold",
     }

@@ -1,0 +1,83 @@
+"""What the requests say about a candidate, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from policies.analysis import judge
+from policies.revisions import rolled_back
+from policies.view import ServiceView
+from policies.window import windows
+from specs.analysis import AnalysisSettings, Judgement, Outcome
+from specs.decisions import Decision, LatchFailure
+from specs.desired import Analysis, OnInconclusive, Step
+from specs.memory import Failure
+from specs.reasons import Reason
+
+NOTHING_COMPARED = "the gateway has no requests of both revisions to compare yet"
+
+
+def judgement(view: ServiceView) -> Judgement | None:
+    """Return what is to be said of the candidate now; None when nobody asks, or nothing is compared yet."""
+    settings, seen = settings_now(view), windows(view)
+    return judge(seen, settings) if settings is not None and seen else None
+
+
+def settings_now(view: ServiceView) -> AnalysisSettings | None:
+    """Return what is asked of the candidate: the service's own settings; at an analysis step at least the defaults."""
+    step, settings = _present_step(view), view.spec.analysis
+    if not isinstance(step, Analysis):
+        return settings
+    settings = settings or AnalysisSettings()
+    return settings if step.min_requests is None else replace(settings, min_requests=step.min_requests)
+
+
+def _present_step(view: ServiceView) -> Step | None:
+    rollout, steps = view.memory.rollout, view.spec.rollout.steps
+    return steps[rollout.step] if rollout is not None and rollout.step < len(steps) else None
+
+
+def failed_analysis(view: ServiceView) -> tuple[Decision, ...]:
+    """Return what a candidate that is surely worse calls for: as for a broken one, or to stand still."""
+    cells = view.cells_of(view.memory.candidate)
+    if any(cell.memory.failure is not None for cell in cells):
+        return ()  # It is known, and looked at by a person.
+    found = judgement(view)
+    if found is None or found.outcome is not Outcome.FAILING:
+        return ()
+    failure = Failure(reason=Reason.ANALYSIS_FAILED, message=found.message, at=view.now)
+    latched = tuple(LatchFailure(service=view.name, cell=cell.memory.key, failure=failure) for cell in cells)
+    return (*latched, *rolled_back(view, failure))
+
+
+def analysis_until(view: ServiceView) -> datetime | None:
+    """Return when the time of the present analysis step is over; None at other steps, or before it counts."""
+    step, rollout = _present_step(view), view.memory.rollout
+    if not isinstance(step, Analysis) or rollout is None or rollout.reached_at is None:
+        return None
+    return rollout.reached_at + step.at_least
+
+
+def end_of_analysis(view: ServiceView) -> str:
+    """Return why the present analysis step is over; "" while it is not.
+
+    Its time must be over, and the candidate pass. Without enough requests it ends only where the spec says so.
+    """
+    until = analysis_until(view)
+    if until is None or view.now < until:
+        return ""
+    found = judgement(view)
+    if found is not None and found.outcome is Outcome.PASSING:
+        return found.message
+    goes_on = view.spec.rollout.on_inconclusive is OnInconclusive.PROMOTE
+    return f"onInconclusive: promote, {found.message if found else NOTHING_COMPARED}" if goes_on else ""
+
+
+def waiting_time(view: ServiceView, requests: int) -> timedelta | None:
+    """Return how long `requests` to the candidate take at the present window's rate; None when that is not known."""
+    comparison, seen = view.memory.comparison, windows(view)
+    if comparison is None or not comparison.start or not seen or requests <= 0:
+        return None
+    served, took = seen[-1].candidate.requests, view.now - comparison.since
+    return took * (requests / served) if served else None

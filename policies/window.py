@@ -1,0 +1,92 @@
+"""What candidate and stable are compared on: both revisions' counters over the same time, at the same weights.
+
+Every change of the weights ends one window of the comparison and begins the next. One long window over moving
+weights would take a bad hour for a bad revision: that of the two which had most of its requests just then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from policies.analysis import append
+from policies.view import CellView, ServiceView
+from specs.desired import Analysis
+from specs.evidence import Evidence, Window
+from specs.memory import Comparison
+
+
+def next_comparison(view: ServiceView) -> Comparison | None:
+    """Return the comparison after this look; None while no candidate goes through steps beside a stable revision.
+
+    Counters that fell were lost by the gateway, which is no fault of a revision: the window begins anew.
+    """
+    candidate, stable, rollout = view.memory.candidate, view.memory.stable, view.memory.rollout
+    if candidate is None or stable is None or rollout is None or rollout.is_fast or not _is_asked(view):
+        return None
+    weights = {cell.name: cell.lane.weight for cell in _compared(view) if cell.lane is not None}
+    counters = _counters(view) if _both_have_requests(view) else {}
+    last = view.memory.comparison
+    if last is None or (last.candidate, last.stable) != (candidate, stable):
+        return Comparison(candidate=candidate, stable=stable, since=view.now, weights=weights, start=counters)
+    if last.weights == weights and _have_grown(counters, last.start):
+        return last
+    return replace(last, since=view.now, weights=weights, start=counters, past=_with_ended(view, last))
+
+
+def windows(view: ServiceView) -> tuple[Window, ...]:
+    """Return what was seen so far, window by window, the present one last."""
+    comparison = view.memory.comparison
+    if comparison is None:
+        return ()
+    present = _window(view, comparison)
+    return (*comparison.past, *((present,) if present is not None else ()))
+
+
+def _is_asked(view: ServiceView) -> bool:
+    return view.spec.analysis is not None or any(isinstance(step, Analysis) for step in view.spec.rollout.steps)
+
+
+def _with_ended(view: ServiceView, last: Comparison) -> tuple[Window, ...]:
+    ended = _window(view, last)
+    return last.past if ended is None else append(last.past, ended)
+
+
+def _window(view: ServiceView, comparison: Comparison) -> Window | None:
+    """Return the window that began at the comparison's start, as it is now; None when its counters were lost."""
+    counters = _counters(view)
+    if not comparison.start or not _have_grown(counters, comparison.start):
+        return None
+    seen = {cell: counters[cell] - start for cell, start in comparison.start.items()}
+    return Window(
+        candidate=_sum(view, comparison.candidate, seen),
+        stable=_sum(view, comparison.stable, seen),
+    )
+
+
+def _sum(view: ServiceView, revision: str, seen: Mapping[str, Evidence]) -> Evidence:
+    parts = [seen[cell.name] for cell in view.cells_of(revision) if cell.name in seen]
+    total = parts[0] if parts else Evidence()
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _compared(view: ServiceView) -> tuple[CellView, ...]:
+    return (*view.cells_of(view.memory.stable), *view.cells_of(view.memory.candidate))
+
+
+def _both_have_requests(view: ServiceView) -> bool:
+    return all(view.routed(revision) > 0 for revision in (view.memory.stable, view.memory.candidate))
+
+
+def _counters(view: ServiceView) -> Mapping[str, Evidence]:
+    """Return the gateway's counters of the compared cells; of one without a lane there are none."""
+    gateway = view.world.observed.gateway
+    counted = {entry.cell: entry.evidence for entry in gateway.traffic} if gateway is not None else {}
+    return {cell.name: counted[cell.name] for cell in _compared(view) if cell.name in counted}
+
+
+def _have_grown(counters: Mapping[str, Evidence], start: Mapping[str, Evidence]) -> bool:
+    """Return whether these can be later readings of the same cells' counters."""
+    return counters.keys() == start.keys() and all(counters[cell].covers(then) for cell, then in start.items())

@@ -58,7 +58,7 @@ class Stage:
         self.told = len(self.sim.watch.events)
         several = len({event.service for event in self.sim.watch.events}) > 1
         return [
-            f"{f'{event.service}: ' if several else ''}{event.kind}: {event.message.splitlines()[0]}"
+            f"{f'{event.service}: ' if several else ''}{event.kind}: {_brief(event.message)}"
             for event in events
             if event.kind not in UNTOLD
         ]
@@ -173,6 +173,11 @@ class Stage:
         entry = {"name": name, "route_prefix": f"/{name}", "import_path": "theirs:app"}
         self.sim.serve.instance.top_level["target_capacity"] = 80.0
         self.sim.serve.put_by_somebody_else([*configs, entry])
+
+
+def _brief(message: str) -> str:
+    """Return a message's first line; how sure an analysis is of its numbers is a matter of its own tests."""
+    return message.splitlines()[0].partition(": surely ")[0]
 
 
 class _Nothing:

@@ -10,6 +10,7 @@ from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.cache_settings import cache_settings
 from loaders.safetensors.cache_store import Store
 from loaders.safetensors.errors import SourceUnreachable
+from loaders.safetensors.peers import this_node
 from loaders.safetensors.sources import Source
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams, cores
@@ -63,7 +64,8 @@ def through_cache(uri: str, open_origin: Callable[[], Source]) -> Source:
     if entry is None:
         LOG.warning("%s is loaded without keeping it: the node's cache has no room for it", content.public_uri)
         return origin
-    return ReadThrough(store, entry, origin)
+    node = this_node(store)
+    return ReadThrough(store, entry, origin, node.filling if node else None)
 
 
 def _from_cache_alone(store: Store, uri: str, error: SourceUnreachable) -> Source:
@@ -77,4 +79,17 @@ def _from_cache_alone(store: Store, uri: str, error: SourceUnreachable) -> Sourc
             return ReadThrough(store, entry, Gone(uri, content, error))
         if entry is not None:
             entry.close()
-    raise error
+    return _from_peers_alone(store, uri, error)
+
+
+def _from_peers_alone(store: Store, uri: str, error: SourceUnreachable) -> Source:
+    """Read what other nodes have in full, or raise why the origin does not answer."""
+    node = this_node(store)
+    content = node.find(uri) if node else None
+    entry = store.open(content, content.size) if content else None
+    if node is None or content is None or entry is None:
+        raise error
+    LOG.warning("%s: loading the version that peers have: %s", content.public_uri, error.problem)
+    source = ReadThrough(store, entry, Gone(uri, content, error), node.filling)
+    source.expect([(0, content.size)])
+    return source

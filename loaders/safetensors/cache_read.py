@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from loaders.safetensors.cache_content import Content, Piece, pieces
 from loaders.safetensors.cache_entry import Entry, NoRoom
@@ -34,11 +35,23 @@ SCRATCH_CHUNKS = 4
 """Chunks that may be fetched aside at a time because a read wants only a part: they are memory beyond the result's."""
 
 
+class Filling(Protocol):
+    """Someone of this node who fetches all chunks."""
+
+    def goes_on(self) -> bool:
+        """Tell whether missing chunks will come without the reader's doing."""
+
+    def close(self) -> None:
+        """The reader needs no more."""
+
+
 class ReadThrough:
     """A source that is asked through the cache. Itself a source."""
 
-    def __init__(self, store: Store, entry: Entry, origin: Source) -> None:
-        """Takes over the opened content and the origin, and closes both."""
+    def __init__(
+        self, store: Store, entry: Entry, origin: Source, filler: Callable[[Entry, Source], Filling] | None = None
+    ) -> None:
+        """Takes over the opened content and the origin, and closes both. `filler` starts to fill it from peers."""
         self.uri, self.size, self.version = origin.uri, origin.size, origin.version
         self.streams = origin.streams
         self.content: Content = entry.content
@@ -47,6 +60,8 @@ class ReadThrough:
         self._wanted: dict[int, int] = {}
         self._reading: set[Piece] = set()
         self._full = False
+        self._filler = filler
+        self._filling: Filling | None = None
         self._lock = threading.Lock()
         self._scratch = threading.BoundedSemaphore(SCRATCH_CHUNKS)
 
@@ -55,6 +70,11 @@ class ReadThrough:
         for start, stop in ranges:
             for piece in pieces(start, stop - start, self.content.chunk_size):
                 self._wanted[piece.chunk] = self._wanted.get(piece.chunk, 0) + piece.length
+        wanted = sum(self._wanted.values())
+        if self._filler is None or self._filling is not None or wanted < NEARLY_ALL * self.size:
+            return
+        if not self._entry.complete():
+            self._filling = self._filler(self._entry, self._origin)
 
     def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
         """Fill the buffer from the cache, and from the origin where the cache has nothing."""
@@ -82,6 +102,10 @@ class ReadThrough:
     def _read(self, piece: Piece, into: memoryview, interrupt: Interrupt) -> None:
         waited, wait = 0.0, FIRST_WAIT
         while not self._entry.read(piece.chunk, piece.start, into):
+            if self._filling is not None and self._filling.goes_on():
+                interrupt.wait(wait)
+                wait = min(LONGEST_WAIT, wait * 2)
+                continue
             if not self._keeps(piece) or waited > PATIENCE:
                 self._fetch(piece.chunk, piece.start, into, interrupt)
                 return
@@ -138,5 +162,7 @@ class ReadThrough:
 
     def close(self) -> None:
         """Give the content back to the cache and close the origin."""
+        if self._filling is not None:
+            self._filling.close()
         self._entry.close()
         self._origin.close()

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,6 +63,16 @@ class Store:
                 return entry
             entry.close()
         return None
+
+    def peek(self, key: str) -> Entry | None:
+        """Open what is there under a key, without making it used; `None` if it is not there."""
+        folder = self.folder / key
+        if not re.fullmatch(r"[0-9a-f]{32}", key):
+            return None
+        try:
+            return Entry(folder, Content(**json.loads((folder / "content.json").read_text())))
+        except (OSError, ValueError, TypeError):
+            return None
 
     def known(self, uri: str) -> list[Content]:
         """The contents of a URI, the last used one first: what there is when the origin cannot be asked."""
@@ -152,15 +163,18 @@ class Store:
 
     def _look_at(self, folder: Path) -> Kept | None:
         try:
-            content = Content(**json.loads((folder / "content.json").read_text()))
-            with Entry(folder, content) as entry:
+            entry = self.peek(folder.name)
+            if entry is None:
+                return None
+            with entry:
+                content = entry.content
                 present = sum(content.length_of(chunk) for chunk in entry.present())
             with locked(folder / "lease", fcntl.LOCK_EX | fcntl.LOCK_NB) as unused:
                 return Kept(
                     content=content, room=room_of(folder), present=present, used=used_at(folder), in_use=not unused
                 )
-        except (OSError, ValueError, TypeError):
-            return None  # evicted while being looked at, or not ours
+        except OSError:
+            return None  # evicted while being looked at
 
 
 def room_of(folder: Path) -> int:

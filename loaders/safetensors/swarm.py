@@ -77,11 +77,16 @@ class Swarm:
         self._held_by: list[int] = [self.all]
 
     def join(self, node: str, endpoint: str, have: int, now: float) -> None:
-        """Take a node in, or learn what it has after a restart."""
-        self.leave(node)
-        self.members[node] = Member(endpoint=endpoint, seen=now)
-        for chunk in bits(have & self.all):
+        """Take a node in, or hear from it where it is now and what it has gained."""
+        member = self.members.setdefault(node, Member(endpoint=endpoint, seen=now))
+        member.endpoint, member.seen = endpoint, now
+        for chunk in bits(have & self.all & ~member.have):
             self._gain(node, chunk)
+
+    def begin(self, node: str) -> None:
+        """A node fetches anew: what it fetched before, in a process that is gone, is free again."""
+        self.members[node].fetching.clear()
+        self.members[node].avoid.clear()
 
     def leave(self, node: str) -> None:
         """Forget a node: what it held is rarer, and what it was fetching is free again."""
@@ -124,15 +129,23 @@ class Swarm:
         """Tell whether a node has everything."""
         return self.members[node].have == self.all
 
+    def whole(self) -> bool:
+        """Tell whether the nodes have everything between them."""
+        return not self._held_by[0]
+
     def _missing(self, node: str) -> int:
         member = self.members[node]
         return self.all & ~member.have & ~sum(1 << chunk for chunk in member.fetching)
 
     def _from_origin(self, node: str, now: float, slots: int) -> Iterator[Assignment]:
-        if self.members[node].avoids(None, now):
+        """Choose from what no peer has that answers this node."""
+        me = self.members[node]
+        if me.avoids(None, now):
             return
-        unheld = self._missing(node) & self._held_by[0] & ~self._asked_of_origin(now)
-        for chunk in _first(unheld, slots):
+        reachable = 0
+        for name, member in self.members.items():
+            reachable |= 0 if me.avoids(name, now) else member.have
+        for chunk in _first(self._missing(node) & ~reachable & ~self._asked_of_origin(now), slots):
             yield self._begin(node, chunk, None, now)
 
     def _asked_of_origin(self, now: float) -> int:

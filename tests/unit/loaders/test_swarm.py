@@ -68,9 +68,17 @@ def test_who_failed_is_not_asked_again_for_a_while() -> None:
     swarm.landed("a", 0, 1)
     assert swarm.assign("b", 0.0, origin=1, peers=1)[0].source == "a"
     swarm.failed("b", 0, 0.0)
-    assert swarm.assign("b", 1.0, origin=1, peers=1) == []
+    assert swarm.assign("b", 1.0, origin=0, peers=1) == []
     assert swarm.assign("c", 1.0, origin=1, peers=1)[0].source == "a"
     assert swarm.assign("b", AVOIDED + 1, origin=1, peers=1)[0].source == "a"
+
+
+def test_what_only_unreachable_peers_have_comes_from_the_origin() -> None:
+    swarm = three(1)
+    swarm.landed("a", 0, 1)
+    swarm.assign("b", 0.0, origin=1, peers=1)
+    swarm.failed("b", 0, 0.0)
+    assert swarm.assign("b", 1.0, origin=1, peers=1)[0].source is None
 
 
 def test_a_chunk_that_its_holder_lost_comes_from_the_origin_again() -> None:

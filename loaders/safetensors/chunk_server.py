@@ -1,0 +1,119 @@
+"""Serves the node's cached chunks to peers: HTTP ranges on a port of its own, by `sendfile`, to who shows the token.
+
+It has nothing to do with the request path of what the replica serves, and knows nothing but contents by their key.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import socket
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from loaders.safetensors.cache_content import pieces
+from loaders.safetensors.cache_entry import Entry
+from loaders.safetensors.cache_store import Store
+
+RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+SILENCE = 60.0
+"""Seconds after which a connection without a request is closed: a peer that went away without saying so."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One peer's connection."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = SILENCE
+    server: ChunkServer
+
+    def setup(self) -> None:
+        """Send small answers at once."""
+        super().setup()
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: thousands of chunks are thousands of lines."""
+
+    def do_GET(self) -> None:
+        """Answer 206 with the bytes, 404 if they are not here, 401 without the token."""
+        shown = self.headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(shown, f"Bearer {self.server.token}".encode()):
+            return self._refuse(401)
+        found = RANGE.fullmatch(self.headers.get("Range", ""))
+        entry = self.server.store.peek(self.path.removeprefix("/"))
+        if entry is None:
+            return self._refuse(404)
+        with entry:
+            start, stop = (int(found[1]), int(found[2]) + 1) if found else (0, 0)
+            if not 0 <= start < stop <= entry.content.size:
+                return self._refuse(416)
+            if not has(entry, start, stop):
+                return self._refuse(404)
+            return self._send(entry, start, stop)
+
+    def _refuse(self, status: int) -> None:
+        self.send_response_only(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _send(self, entry: Entry, start: int, stop: int) -> None:
+        self.send_response_only(206)
+        self.send_header("Content-Length", str(stop - start))
+        self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{entry.content.size}")
+        self.end_headers()
+        self.wfile.flush()
+        # A socket with a time-out is non-blocking below, which sendfile does not bear.
+        self.connection.settimeout(None)
+        while start < stop:
+            sent = os.sendfile(self.connection.fileno(), entry.descriptor(), start, stop - start)
+            if not sent:
+                self.close_connection = True
+                return
+            start += sent
+            self.server.count(sent)
+        self.connection.settimeout(SILENCE)
+
+
+def has(entry: Entry, start: int, stop: int) -> bool:
+    """Tell whether every chunk of the range is recorded. Its bytes are checked by who receives them."""
+    size = entry.content.chunk_size
+    return all(entry.checksum(piece.chunk) is not None for piece in pieces(start, stop - start, size))
+
+
+class ChunkServer(ThreadingHTTPServer):
+    """Runs in threads of its own until `stop`."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, store: Store, host: str, port: int, token: str) -> None:
+        """Listen; port 0 takes a free one."""
+        self.store, self.token, self.sent = store, token, 0
+        self._lock = threading.Lock()
+        super().__init__((host, port), Handler)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="weights-server", daemon=True)
+        self._thread.start()
+
+    @property
+    def endpoint(self) -> str:
+        """Where peers find it."""
+        return f"{self.server_address[0]!s}:{self.server_address[1]}"
+
+    def count(self, sent: int) -> None:
+        """Count bytes given to peers."""
+        with self._lock:
+            self.sent += sent
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A peer that goes away in the middle is no error here."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        """Close the port; answers in progress end with their connections."""
+        self.shutdown()
+        self.server_close()
+        self._thread.join()

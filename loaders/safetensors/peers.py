@@ -1,0 +1,277 @@
+"""A node among its peers: who serves its chunks, and who fills its cache.
+
+One process of the node serves what the cache holds, whichever has the lock file; when it ends, another one that has the
+cache open takes over. Each content is filled by one process at a time in the same way. The tracker is a named, detached
+Ray actor. Without Ray, on a single node, or when the tracker does not answer, loads go by cache and origin alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loaders.safetensors.cache_content import Content
+from loaders.safetensors.cache_entry import Entry
+from loaders.safetensors.cache_store import Store, write_whole
+from loaders.safetensors.chunk_server import ChunkServer
+from loaders.safetensors.errors import LoadError
+from loaders.safetensors.fill import Fill, Membership
+from loaders.safetensors.sources import Source
+from loaders.safetensors.sources.interrupt import Interrupt
+from loaders.safetensors.tracker import NAME, NAMESPACE, Held, Report, Tracker, TrackerLost, Tracking, Turn
+
+LOG = logging.getLogger(__name__)
+
+HEARTBEAT = 3.0
+"""Seconds between two words to the tracker, and between two tries to become the one who serves."""
+
+STALLED = 60.0
+"""Seconds without a new chunk after which readers stop waiting for a fill and ask the origin themselves."""
+
+TRACKER_ANSWERS_WITHIN = 10.0
+PEERS_VARIABLE, PORT_VARIABLE = "HELIOSTAT_PEERS", "HELIOSTAT_PEER_PORT"
+
+
+class FileLock:
+    """A lock file that one process of the node holds, as long as it lives."""
+
+    def __init__(self, path: Path) -> None:
+        """Not held."""
+        self._path = path
+        self._descriptor: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Tell whether it is held by this object."""
+        return self._descriptor is not None
+
+    def attempt(self) -> bool:
+        """Try to get it."""
+        if self._descriptor is not None:
+            return True
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+class Node:
+    """A process's part in the swarm."""
+
+    def __init__(self, store: Store, tracker: Tracking, name: str, host: str, port: int = 0) -> None:
+        """Serve at once if no other process of the node does; raise `TrackerLost` if nobody keeps track."""
+        self.store, self.tracker, self.name = store, tracker, name
+        self._host, self._port = host, port
+        self._serving = FileLock(store.folder / "serving")
+        self._over = threading.Event()
+        self.server: ChunkServer | None = None
+        self._beat()
+        self._thread = threading.Thread(target=self._go_on, name="weights-peer", daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        token = self.tracker.token()
+        if self.server is None and self._serving.attempt():
+            self.server = ChunkServer(self.store, self._host, self._port, token)
+            write_whole(self.store.folder / "endpoint", self.server.endpoint)
+        if self.server is not None:
+            self.server.token = token
+            self.tracker.announce(self.name, self.server.endpoint, held(self.store))
+
+    def _go_on(self) -> None:
+        while not self._over.wait(HEARTBEAT):
+            try:
+                self._beat()
+            except (TrackerLost, OSError) as error:
+                LOG.warning("peers: %s", error)
+
+    def membership(self) -> Membership:
+        """Return what a fill needs; whoever serves has written where."""
+        endpoint = (self.store.folder / "endpoint").read_text()
+        return Membership(node=self.name, endpoint=endpoint, token=self.tracker.token(), tracker=self.tracker)
+
+    def find(self, uri: str) -> Content | None:
+        """Return a content of this URI that peers have in full."""
+        try:
+            return self.tracker.find(uri)
+        except TrackerLost:
+            return None
+
+    def filling(self, entry: Entry, origin: Source) -> Filling:
+        """Have this content filled, by this process or another one of the node."""
+        return Filling(self, entry, origin)
+
+    def close(self) -> None:
+        """Stop serving; another process may take over."""
+        self._over.set()
+        self._thread.join()
+        if self.server is not None:
+            self.server.stop()
+        self._serving.release()
+
+
+class Filling:
+    """A reader's view of a fill: whether waiting for chunks is worth it. `goes_on` is called from many threads."""
+
+    def __init__(self, node: Node, entry: Entry, origin: Source) -> None:
+        """Start to fill if no other process does."""
+        self._node, self._entry, self._origin = node, entry, origin
+        self._lock = FileLock(entry.folder / "fill")
+        self._guard = threading.Lock()
+        self._interrupt = Interrupt()
+        self._thread: threading.Thread | None = None
+        self._failed = False
+        self._seen = (-1, time.monotonic())
+        self.fill: Fill | None = None
+        self.goes_on()
+
+    def goes_on(self) -> bool:
+        """Tell whether missing chunks will come without the reader's doing; take over from a filler that died."""
+        if self._failed or self._interrupt.fired:
+            return False
+        with self._guard:
+            if self._thread is None and self._lock.attempt():
+                self._start()
+            return not self._failed and self._moves()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="weights-filler", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.fill = Fill(self._entry, self._origin, self._node.membership())
+            self.fill.run(self._interrupt)
+        except Exception as error:
+            self._failed = True
+            if not self._interrupt.fired:
+                LOG.warning("%s: peers are of no help: %s", self._entry.content.public_uri, error)
+        finally:
+            self._lock.release()
+
+    def _moves(self) -> bool:
+        """Tell whether chunks have landed lately."""
+        count, since = self._seen
+        now = time.monotonic()
+        if now - since > 1.0:
+            present = len(self._entry.present())
+            if present != count:
+                self._seen = (present, now)
+            elif now - since > STALLED:
+                return False
+        return True
+
+    def close(self) -> None:
+        """End this process's part. What has landed stays for whoever goes on."""
+        self._interrupt.fire(LoadError("the load is over"))
+        if self._thread is not None:
+            self._thread.join()
+        self._lock.release()
+
+
+def held(store: Store) -> list[Held]:
+    """Return what this node has."""
+    found = []
+    for kept in store.kept():
+        entry = store.peek(kept.content.key)
+        if entry is not None:
+            with entry:
+                found.append(Held(content=entry.content, have=sum(1 << chunk for chunk in entry.present())))
+    return found
+
+
+class RayTracker:
+    """The tracker actor, as this process calls it."""
+
+    def __init__(self, ray: Any) -> None:  # ray is imported only where it is in use already
+        """Find the actor or start it."""
+        self._ray = ray
+        options = {"num_cpus": 0, "max_restarts": -1, "lifetime": "detached", "get_if_exists": True}
+        with self._translated():
+            self._actor = ray.remote(Tracker).options(name=NAME, namespace=NAMESPACE, **options).remote()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Any:
+        try:
+            yield
+        except (self._ray.exceptions.RayError, ValueError, TimeoutError) as error:
+            raise TrackerLost(f"the tracker does not answer: {error}") from error
+
+    def _call(self, method: str, *arguments: object) -> Any:
+        with self._translated():
+            answer = getattr(self._actor, method).remote(*arguments)
+            return self._ray.get(answer, timeout=TRACKER_ANSWERS_WITHIN)
+
+    def token(self) -> str:
+        """Return the secret that peers show each other."""
+        return str(self._call("token"))
+
+    def announce(self, node: str, endpoint: str, held: Sequence[Held]) -> None:
+        """Say where a node serves chunks, and which."""
+        self._call("announce", node, endpoint, held)
+
+    def begin(self, node: str, endpoint: str, held: Held) -> None:
+        """Join a content's swarm and start to fetch."""
+        self._call("begin", node, endpoint, held)
+
+    def turn(self, node: str, key: str, report: Report, slots: tuple[int, int]) -> Turn:
+        """Report, and ask what to fetch next."""
+        answer = self._call("turn", node, key, report, slots)
+        assert isinstance(answer, Turn)
+        return answer
+
+    def find(self, uri: str) -> Content | None:
+        """Return the content of a URI that the swarm has in full."""
+        answer = self._call("find", uri)
+        assert answer is None or isinstance(answer, Content)
+        return answer
+
+
+_nodes: dict[Path, Node] = {}
+_nodes_lock = threading.Lock()
+
+
+def this_node(store: Store) -> Node | None:
+    """Join the peers if this process runs in a Ray cluster of several nodes; `None` otherwise."""
+    if os.environ.get(PEERS_VARIABLE, "").lower() in ("0", "off", "no", "false"):
+        return None
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    with _nodes_lock:
+        if store.folder not in _nodes:
+            try:
+                joined = _join(ray, store)
+            except (TrackerLost, OSError) as error:
+                LOG.warning("loading without peers: %s", error)
+                return None
+            if joined is None:
+                return None
+            _nodes[store.folder] = joined
+        return _nodes[store.folder]
+
+
+def _join(ray: Any, store: Store) -> Node | None:
+    alive = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    name = ray.get_runtime_context().get_node_id()
+    if len(alive) < 2 or name not in alive:
+        return None
+    return Node(store, RayTracker(ray), name, alive[name], int(os.environ.get(PORT_VARIABLE, "0")))

@@ -1,0 +1,112 @@
+"""The tracker: every content's swarm, in one place. It runs as a named Ray actor; see peers.py."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from loaders.safetensors.cache_content import Content
+from loaders.safetensors.swarm import Assignment, Swarm
+
+NAME, NAMESPACE = "heliostat-weights", "heliostat"
+
+
+class TrackerLost(Exception):
+    """The tracker does not answer: the load goes on with cache and origin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A content of which a node has some chunks, as a set of bits."""
+
+    content: Content
+    have: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of assignments: chunks with their checksums; failed ones, and whether the source lacks them."""
+
+    landed: tuple[tuple[int, int], ...] = ()
+    failed: tuple[tuple[int, bool], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """The tracker's answer. Unknown nodes must begin again: the tracker was restarted, or thought them dead."""
+
+    known: bool
+    done: bool = False
+    assignments: tuple[Assignment, ...] = ()
+
+
+class Tracking(Protocol):
+    """The tracker as nodes see it. Every method may raise `TrackerLost`."""
+
+    def token(self) -> str:
+        """Return the secret that peers show each other."""
+
+    def announce(self, node: str, endpoint: str, held: Sequence[Held]) -> None:
+        """Say where a node serves chunks, and which."""
+
+    def begin(self, node: str, endpoint: str, held: Held) -> None:
+        """Join a content's swarm and start to fetch."""
+
+    def turn(self, node: str, key: str, report: Report, slots: tuple[int, int]) -> Turn:
+        """Report, and ask what to fetch next with free slots for the origin and for peers."""
+
+    def find(self, uri: str) -> Content | None:
+        """Return the content of a URI that the swarm has in full, the one last heard of."""
+
+
+class Tracker:
+    """One instance, called by one thread at a time."""
+
+    def __init__(self) -> None:
+        """Nobody is known; the secret is new."""
+        self._token = secrets.token_hex(32)
+        self._swarms: dict[str, Swarm] = {}
+        self._contents: dict[str, Content] = {}
+
+    def token(self) -> str:
+        """Return the secret that peers show each other."""
+        return self._token
+
+    def announce(self, node: str, endpoint: str, held: Sequence[Held]) -> None:
+        """Say where a node serves chunks, and which."""
+        for each in held:
+            self._swarm(each.content).join(node, endpoint, each.have, time.monotonic())
+
+    def begin(self, node: str, endpoint: str, held: Held) -> None:
+        """Join a content's swarm and start to fetch."""
+        self.announce(node, endpoint, [held])
+        self._swarm(held.content).begin(node)
+
+    def turn(self, node: str, key: str, report: Report, slots: tuple[int, int]) -> Turn:
+        """Take the report and choose what the node fetches next."""
+        now, swarm = time.monotonic(), self._swarms.get(key)
+        if swarm is None or not swarm.heard(node, now):
+            return Turn(known=False)
+        for chunk, checksum in report.landed:
+            swarm.landed(node, chunk, checksum)
+        for chunk, lost in report.failed:
+            swarm.failed(node, chunk, now, lost=lost)
+        origin, peers = slots
+        chosen = swarm.assign(node, now, origin=origin, peers=peers)
+        return Turn(known=True, done=swarm.done(node), assignments=tuple(chosen))
+
+    def find(self, uri: str) -> Content | None:
+        """Return the content of a URI that the swarm has in full, the one last heard of."""
+        public = Content(uri=uri, etag="", size=0).public_uri
+        for key, content in reversed(self._contents.items()):
+            if content.public_uri == public and self._swarms[key].whole():
+                return content
+        return None
+
+    def _swarm(self, content: Content) -> Swarm:
+        swarm = self._swarms.setdefault(content.key, Swarm(content.chunks))
+        self._contents[content.key] = content
+        return swarm

@@ -1,0 +1,215 @@
+"""Nodes that share weights: real servers, real sockets, one tracker in this process. With Ray: tests/e2e."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from loaders.safetensors import peers
+from loaders.safetensors.cache import Gone
+from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content
+from loaders.safetensors.cache_read import ReadThrough
+from loaders.safetensors.cache_store import Store
+from loaders.safetensors.errors import SourceFailed, SourceUnreachable
+from loaders.safetensors.peers import Node
+from loaders.safetensors.sources.http import HttpFile
+from loaders.safetensors.sources.interrupt import Interrupt
+from loaders.safetensors.tracker import Tracker, TrackerLost
+from tests.loading.servers import RangeServer
+from tests.loading.shape import Shape
+
+CHUNK = SMALLEST_CHUNK_SIZE
+SIZE = 15 * CHUNK + 777
+BYTES = random.Random(5).randbytes(SIZE)
+ORIGIN = Shape(first_byte=0.01, total_bandwidth=SIZE / 0.8)
+
+
+class Locked:
+    """A tracker called by one thread at a time, as an actor is. `lost` makes it unreachable."""
+
+    def __init__(self) -> None:
+        self.tracker, self.lock, self.lost = Tracker(), threading.Lock(), False
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if self.lost:
+                raise TrackerLost("gone")
+            with self.lock:
+                return getattr(self.tracker, name)(*arguments)
+
+        return call
+
+
+class Machine:
+    """One node with its own cache."""
+
+    def __init__(self, folder: Path, tracker: Locked, number: int) -> None:
+        self.store = Store(folder / str(number), 10 * SIZE)
+        self.node = Node(self.store, tracker, f"node{number}", f"127.0.0.{10 + number}")
+
+    def load(self, url: str) -> bytes:
+        origin = HttpFile(url, Interrupt())
+        content = Content(uri=url, etag=origin.version, size=origin.size)
+        return self.read(content, origin)
+
+    def read(self, content: Content, origin: HttpFile | Gone) -> bytes:
+        entry = self.store.open(content, content.size)
+        assert entry is not None
+        source = ReadThrough(self.store, entry, origin, self.node.filling)
+        try:
+            source.expect([(0, content.size)])
+            into = memoryview(bytearray(content.size))
+            source.read_into(0, into, Interrupt())
+            return bytes(into)
+        finally:
+            source.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RangeServer]:
+    folder = tmp_path_factory.mktemp("origin")
+    (folder / "w").write_bytes(BYTES)
+    with RangeServer(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def tracker() -> Locked:
+    return Locked()
+
+
+@pytest.fixture
+def machines(tmp_path: Path, tracker: Locked, server: RangeServer) -> Iterator[list[Machine]]:
+    server.shape(ORIGIN)
+    made = [Machine(tmp_path, tracker, number) for number in range(3)]
+    yield made
+    for machine in made:
+        machine.node.close()
+
+
+def timed(machine: Machine, url: str) -> float:
+    begun = time.monotonic()
+    assert machine.load(url) == BYTES
+    return time.monotonic() - begun
+
+
+def at_once(machines: list[Machine], url: str) -> list[float]:
+    with concurrent.futures.ThreadPoolExecutor(len(machines)) as pool:
+        return list(pool.map(lambda machine: timed(machine, url), machines))
+
+
+def sent(machine: Machine) -> int:
+    assert machine.node.server is not None
+    return machine.node.server.sent
+
+
+def test_three_nodes_cost_the_origin_one(machines: list[Machine], server: RangeServer) -> None:
+    server.forget()
+    at_once(machines, server.url("w"))
+    assert server.counters().body <= 1.15 * SIZE
+    assert sum(map(sent, machines)) >= 1.9 * SIZE
+
+
+def test_a_late_node_needs_no_origin(machines: list[Machine], server: RangeServer, tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "w").write_bytes(BYTES)
+    with RangeServer(tmp_path / "served") as origin:
+        url = origin.url("w")
+        assert machines[0].load(url) == BYTES
+        origin.stop()
+        content = machines[1].node.find(url)
+        assert content is not None
+        gone = Gone(url, content, SourceUnreachable("no connection", uri=url))
+        assert machines[1].read(content, gone) == BYTES
+    assert machines[2].node.find(url + "2") is None
+
+
+def test_a_peer_that_dies_is_done_without(machines: list[Machine], server: RangeServer) -> None:
+    assert machines[0].load(server.url("w")) == BYTES
+    server.shape(Shape())
+    dying = machines[0].node.server
+    assert dying is not None
+    threading.Timer(0.02, dying.stop).start()
+    at_once(machines[1:], server.url("w"))
+
+
+def test_wrong_bytes_of_a_peer_are_not_taken(machines: list[Machine], server: RangeServer) -> None:
+    assert machines[0].load(server.url("w")) == BYTES
+    [kept] = machines[0].store.kept()
+    with (machines[0].store.folder / kept.content.key / "data").open("r+b") as data:
+        data.seek(3 * CHUNK + 5)
+        data.write(b"wrong")
+    server.forget()
+    assert machines[1].load(server.url("w")) == BYTES
+    assert CHUNK <= server.counters().body <= 2.2 * CHUNK, "only that chunk comes from the origin again"
+
+
+def test_only_who_has_the_token_gets_bytes(machines: list[Machine], server: RangeServer, tracker: Locked) -> None:
+    assert machines[0].load(server.url("w")) == BYTES
+    [kept] = machines[0].store.kept()
+    assert machines[0].node.server is not None
+    url, span = f"http://{machines[0].node.server.endpoint}/{kept.content.key}", {"Range": "bytes=0-9"}
+    token = {"Authorization": f"Bearer {tracker.token()}"}
+
+    def status(url: str, headers: dict[str, str]) -> int:
+        return httpx.get(url, headers=headers, trust_env=False).status_code
+
+    assert status(url, span) == 401
+    assert status(url, span | {"Authorization": "Bearer no"}) == 401
+    assert status(url, span | token) == 206
+    assert status(url, {"Range": f"bytes=0-{SIZE}"} | token) == 416
+    assert status(url, token) == 416
+    assert status(url + "0", span | token) == 404
+    assert status(url.replace(kept.content.key, "%2e%2e/" + kept.content.key), span | token) == 404
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_without_a_tracker_the_origin_is_enough(
+    machines: list[Machine], server: RangeServer, tracker: Locked, when: str
+) -> None:
+    timer = threading.Timer(0.0 if when == "before" else 0.2, lambda: setattr(tracker, "lost", True))
+    timer.start()
+    if when == "before":
+        timer.join()
+    assert machines[0].load(server.url("w")) == BYTES
+    timer.join()
+
+
+def test_an_origin_that_refuses_is_reported_as_such(
+    machines: list[Machine], server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loaders.safetensors.sources.http.MOST_TRIES", 2)
+    origin = HttpFile(server.url("w"), Interrupt())
+    server.shape(Shape(refuse_every=1))
+    with pytest.raises(SourceFailed, match="503"):
+        machines[0].read(Content(uri=origin.uri, etag=origin.version, size=origin.size), origin)
+
+
+def test_another_process_takes_over_the_serving(
+    tmp_path: Path, tracker: Locked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "HEARTBEAT", 0.05)
+    store = Store(tmp_path, SIZE)
+    first = Node(store, tracker, "a", "127.0.0.10")
+    second = Node(store, tracker, "a", "127.0.0.10")
+    assert first.server is not None
+    assert second.server is None
+    first.close()
+    deadline = time.monotonic() + 10
+    while second.server is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert second.membership().endpoint == second.server.endpoint
+    second.close()
+
+
+def test_without_ray_there_are_no_peers(tmp_path: Path) -> None:
+    assert peers.this_node(Store(tmp_path, SIZE)) is None

@@ -126,9 +126,9 @@ def _deadline_message(view: ServiceView, cell: CellView) -> str:
 
 
 def is_pausing(view: ServiceView) -> bool:
-    """Return whether time does not count now: an operator's pause, a suspension, or a step that waits."""
+    """Return whether time does not count now: a person's pause, a suspension, a closed window, a step that waits."""
     rollout = view.memory.rollout
-    if view.memory.pause is not None or view.spec.suspend:
+    if view.memory.pause is not None or view.spec.suspend or (rollout is not None and rollout.is_parked):
         return True
     if rollout is None or rollout.step >= len(view.spec.rollout.steps):
         return False

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from specs.decisions import AdoptSpec, Decision, Hold, Remove, StartRollout
+from specs.decisions import AdoptSpec, Decision, Hold, Proceed, Remove, StartRollout
 from specs.desired import Desired
 from specs.memory import ServiceMemory
 from specs.reasons import Reason
@@ -95,14 +95,14 @@ def _prune_veto(desired: Desired, services: Mapping[str, ServiceMemory], gone: l
 
 
 def moving(memory: Mapping[str, ServiceMemory]) -> frozenset[str]:
-    """Return the services whose rollout is in progress."""
-    return frozenset(name for name, service in memory.items() if service.candidate is not None)
+    """Return the services whose rollout is in progress and does not stand still for a person or a window."""
+    return frozenset(name for name, service in memory.items() if service.rollout and not service.rollout.is_parked)
 
 
-def limit_moving(decision: Decision, busy: frozenset[str], limit: int) -> Decision:
-    """Weaken the start of one more rollout to a Hold when too many services move already."""
-    if not isinstance(decision, StartRollout) or decision.service in busy or len(busy) < limit:
-        return decision
+def limit_moving(decision: StartRollout | Proceed, busy: frozenset[str], limit: int) -> Hold | None:
+    """Return why one more rollout may not start or go on: too many services move already; None when it may."""
+    if decision.service in busy or len(busy) < limit:
+        return None
     names = ", ".join(sorted(busy))
     text = f"{len(busy)} services are moving ({names}) and budget.maxServicesMoving is {limit}"
     return Hold(service=decision.service, reason=Reason.SERVICES_MOVING, message=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from policies.bounds import first_bounds, next_bounds
 from policies.capacity import Counts, next_counts
@@ -78,7 +79,27 @@ def _is_last(view: ServiceView) -> bool:
 
 def move(view: ServiceView) -> tuple[Decision, ...]:
     """Return the moves of weights and replicas that the current goal asks for now."""
-    goal = goal_weights(view)
+    return _towards(view, goal_weights(view))
+
+
+def keep(view: ServiceView) -> tuple[Decision, ...]:
+    """Return the moves that keep a rollout where it is: the candidate's goal is the share that it has.
+
+    One that has no cell yet gets none: the others carry on as if there were no rollout. One that stands alone (a
+    first deployment, or the old revision made room for it already) goes on: half-way it would serve nobody.
+    """
+    memory = view.memory
+    if not view.cells_of(memory.candidate):
+        return move(replace(view, memory=replace(memory, candidate=None, rollout=None)))
+    if memory.stable is None or not view.is_serving(memory.stable):
+        return move(view)
+    routed = sum(view.weights.values()) or FULL
+    share = view.weights.get(memory.candidate or "", 0) * FULL // routed
+    goal = dict.fromkeys(view.revisions, 0) | {memory.stable: FULL - share, memory.candidate or "": share}
+    return _towards(view, goal)
+
+
+def _towards(view: ServiceView, goal: Mapping[str, int]) -> tuple[Decision, ...]:
     weights = next_weights(view, goal)
     counts = {name: next_counts(view, name, goal, weights) for name in view.deployments}
     return (*_route(view, weights), *_create(view, counts), *_resize(view, counts, goal))

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from policies.explain import explain
+from policies.pacing import Veto
 from policies.retirement import forget_gone, retire_outgoing, retire_removed
 from policies.revisions import choose, judge
-from policies.rollout import advance, move, route_as_is
+from policies.rollout import advance, keep, move, route_as_is
 from policies.verdicts import failed_analysis
 from policies.view import ServiceView, view_of
 from policies.way_back import watch
-from specs.decisions import Decision, Hold
+from specs.decisions import Decision, Hold, Park, Proceed
+from specs.desired import Pause
 from specs.reasons import Reason
 from specs.world import World
-
-Veto = Callable[[Decision], Decision]
-"""Weakens a decision to a Hold, or lets it pass."""
 
 
 def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
     """Return what to do for a service that Memory knows; never nothing: at least a Hold with a reason.
 
-    A change of course that `veto` puts off must not stop what keeps the present course right.
+    A change of course that `veto` puts off must not stop what keeps right what serves now.
     """
     view = view_of(world, name)
     if not world.observed.complete:
@@ -36,9 +33,40 @@ def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
         return (*verdict, explain(view))
     course = choose(view)
     if course is None:
-        return carry_on(view)
+        return _go_on(view, veto)
     allowed = veto(course)
-    return (allowed, *carry_on(view)) if isinstance(allowed, Hold) else (allowed, explain(view))
+    return (allowed, *_parked(view), *stand(view)) if isinstance(allowed, Hold) else (allowed, explain(view))
+
+
+def _go_on(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
+    """Go on with the present course, as far as `veto` lets it."""
+    rollout = view.memory.rollout
+    if view.memory.candidate is None or rollout is None:
+        return carry_on(view)
+    if waits_for_a_person(view):
+        return (*_parked(view), *carry_on(view))
+    pin = view.memory.pin
+    is_way_back = rollout.is_fast or (pin is not None and pin.revision == view.memory.candidate)
+    allowed = veto(Proceed(service=view.name, is_way_back=is_way_back))
+    if isinstance(allowed, Hold):
+        return (allowed, *_parked(view), *stand(view))
+    return (allowed, explain(view)) if rollout.is_parked else carry_on(view)
+
+
+def _parked(view: ServiceView) -> tuple[Decision, ...]:
+    rollout = view.memory.rollout
+    return (Park(service=view.name),) if rollout is not None and not rollout.is_parked else ()
+
+
+def waits_for_a_person(view: ServiceView) -> bool:
+    """Return whether only a person's word moves the rollout on: `resume`, `promote` or a new commit."""
+    rollout, steps = view.memory.rollout, view.spec.rollout.steps
+    if is_frozen(view):
+        return True
+    if rollout is None or rollout.reached_at is None or rollout.step >= len(steps):
+        return False
+    step = steps[rollout.step]
+    return isinstance(step, Pause) and step.duration is None
 
 
 def carry_on(view: ServiceView) -> tuple[Decision, ...]:
@@ -49,6 +77,18 @@ def carry_on(view: ServiceView) -> tuple[Decision, ...]:
     if step is not None:
         return (step, explain(view))
     return (*move(view), *retire_outgoing(view), explain(view))
+
+
+def stand(view: ServiceView) -> tuple[Decision, ...]:
+    """Return what keeps a service right while its rollout may not go on: everybody keeps the share that they have.
+
+    Requests leave what broke, lost capacity is put back, and who is on the way out goes.
+    """
+    if view.memory.candidate is None:
+        return carry_on(view)
+    if is_frozen(view):
+        return (*route_as_is(view), *forget_gone(view), explain(view))
+    return (*keep(view), *retire_outgoing(view), explain(view))
 
 
 def is_frozen(view: ServiceView) -> bool:

@@ -71,6 +71,21 @@ class SetWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Park:
+    """The rollout stands still for a person, a window or somebody else: it no longer counts as moving."""
+
+    service: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proceed:
+    """A rollout goes on; one that was parked counts as moving again. `is_way_back`: to a revision that was good."""
+
+    service: str
+    is_way_back: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnterStep:
     """The rollout moves on to the step with this index."""
 
@@ -265,6 +280,8 @@ Decision = (
     | RestoreCell
     | SetCapacity
     | SetWeights
+    | Park
+    | Proceed
     | EnterStep
     | ReachStep
     | Promote

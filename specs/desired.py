@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from specs.amount import Amount
 from specs.analysis import AnalysisSettings
+from specs.windows import Window
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -167,6 +168,8 @@ class DesiredService:
     source: SourceRef
     analysis: AnalysisSettings | None = None
     """How its requests are judged at every step of a rollout; None: at analysis steps only, by the defaults."""
+    depends_on: tuple[str, ...] = ()
+    """Services that must be healthy at their own wanted revision before a rollout of this one starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +188,8 @@ class ClusterSettings:
     prune: PruneSettings = field(default_factory=PruneSettings)
     self_heal: bool = True
     max_services_moving: int = 5
+    windows: tuple[Window, ...] = ()
+    """When rollouts may start and go on; always when empty."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,6 +115,8 @@ class Rollout:
     progress_at: datetime
     is_fast: bool = False
     """A revision that was good before and is still live goes straight to 100%."""
+    is_parked: bool = False
+    """It stands still and does not count as moving; to go on it needs a place among those that move."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from specs.application import application_packages, application_problems, rollout_problems
 from specs.cluster_policy import ClusterPolicy
+from specs.dependencies import Need, circles
 from specs.desired import (
     Analysis,
     ClusterSettings,
@@ -66,6 +67,8 @@ class _Read:
     policies: tuple[tuple[str, Mark, ClusterSettings | None], ...] = ()
     """Where each ClusterPolicy is, and what it sets; None when it is wrong."""
     claims: tuple[_Claim, ...] = ()
+    needs: tuple[Need, ...] = ()
+    """What each document depends on, valid or not."""
     errors: tuple[SpecError, ...] = ()
 
     @classmethod
@@ -75,6 +78,7 @@ class _Read:
             services=tuple(service for part in known for service in part.services),
             policies=tuple(policy for part in known for policy in part.policies),
             claims=tuple(claim for part in known for claim in part.claims),
+            needs=tuple(need for part in known for need in part.needs),
             errors=tuple(error for part in known for error in part.errors),
         )
 
@@ -83,7 +87,7 @@ def read_desired(commit: Commit, files: Mapping[str, bytes], packages: PackageIn
     """Read all YAML files of a commit, by their path in the repository.
 
     A file with an error gives no services: they are held where they are. Services that take the same name
-    or route are held, all of them. Never raises because of what the files say.
+    or route, or that wait for each other, are held, all of them. Never raises because of what the files say.
     """
     read = _Read.joined(
         _read_file(content, Folders(commit=commit.sha, file=path, index=packages))
@@ -91,8 +95,10 @@ def read_desired(commit: Commit, files: Mapping[str, bytes], packages: PackageIn
     )
     doubles, disputed = _doubles(read.claims)
     settings, policy_errors = _settings(read.policies)
-    services = (service for service in read.services if service.name not in disputed)
-    errors = tuple(sorted({*read.errors, *doubles, *policy_errors}))
+    rounds = {circle[0].service: _circle_error(circle) for circle in circles(read.needs)}
+    held = disputed | rounds.keys()
+    services = (service for service in read.services if service.name not in held)
+    errors = tuple(sorted({*read.errors, *doubles, *policy_errors, *rounds.values()}))
     return Desired(
         commit=commit,
         services=tuple(sorted(services, key=lambda service: service.name)),
@@ -129,7 +135,7 @@ def _read_file(content: bytes, folders: Folders) -> _Read:
         [*(_read_document(document, folders) for document in ours), _Read(errors=_yaml_errors(broken, folders.file))]
     )
     if read.errors:
-        return _Read(policies=read.policies, claims=read.claims, errors=read.errors)
+        return replace(read, services=())
     return read
 
 
@@ -157,7 +163,7 @@ def _read_document(document: Document, folders: Folders) -> _Read:
     taken = {(error.line, error.column) for error in errors}
     located = (_locate(problem, root, folders.file) for problem in problems)
     errors += tuple(error for error in located if (error.line, error.column) not in taken)
-    return _Read(services=read.services, policies=read.policies, claims=read.claims, errors=errors)
+    return replace(read, errors=errors)
 
 
 def _locate(problem: Problem, root: Node, path: str) -> SpecError:
@@ -193,10 +199,11 @@ def _read_service(value: dict[str, Any], root: Node, folders: Folders) -> tuple[
     known = {problem.path for problem in between}
     problems = [*between, *(problem for problem in found if problem.path not in known)]
     claims = tuple(_claims(value, spec, root, folders.file))
+    needs = tuple(_needs(claims, spec, root))
     if model is None or problems:
-        return _Read(claims=claims), problems
+        return _Read(claims=claims, needs=needs), problems
     source = SourceRef(path=folders.file, line=root.mark[0])
-    return _Read(services=(_service(model, packages, source),), claims=claims), []
+    return _Read(services=(_service(model, packages, source),), claims=claims, needs=needs), []
 
 
 def _sound_part(rollout: Any) -> RolloutSpec:
@@ -225,6 +232,7 @@ def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef
         rollout=_rollout(spec.rollout),
         source=source,
         analysis=spec.analysis.settings() if spec.analysis is not None else None,
+        depends_on=spec.depends_on,
     )
 
 
@@ -263,6 +271,22 @@ def _claims(value: dict[str, Any], spec: dict[str, Any], root: Node, path: str) 
     route_mark = root.locate(("spec", "route")) if is_written else mark
     written = str(route) if is_written else f"/{name}"
     yield _Claim(kind="route", value=written, service=name, path=path, mark=route_mark)
+
+
+def _needs(claims: tuple[_Claim, ...], spec: dict[str, Any], root: Node) -> Iterator[Need]:
+    listed = spec.get("dependsOn")
+    for index, name in enumerate(listed if claims and isinstance(listed, list) else ()):
+        if isinstance(name, str):
+            line, column = root.locate(("spec", "dependsOn", index))
+            yield Need(service=claims[0].service, name=name, path=claims[0].path, line=line, column=column)
+
+
+def _circle_error(circle: tuple[Need, ...]) -> SpecError:
+    """Return the error at the first link of a circle. It names all of it, however long that is."""
+    links = " -> ".join(f"{need.service} ({need.place})" for need in circle)
+    message = f"dependsOn goes round in a circle, so none of them could ever start: {links} -> {circle[0].service}"
+    first = circle[0]
+    return SpecError(path=first.path, line=first.line, column=first.column, message=_CONTROL.sub(" ", message))
 
 
 def _doubles(claims: Iterable[_Claim]) -> tuple[list[SpecError], frozenset[str]]:

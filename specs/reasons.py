@@ -24,6 +24,8 @@ class Reason(StrEnum):
     SERVE_BUSY = "ServeBusy"
     BUILDING = "Building"
     SERVICES_MOVING = "ServicesMoving"
+    DEPENDENCY_NOT_READY = "DependencyNotReady"
+    OUTSIDE_WINDOW = "OutsideWindow"
     INVALID_SPEC = "InvalidSpec"
     INVALID_DOCUMENT = "InvalidDocument"
     PRUNE_DISABLED = "PruneDisabled"

@@ -24,6 +24,7 @@ MAX_STEPS = 100
 MAX_WINDOW = 20
 """Each revision in the window is kept recreatable, code included."""
 
+MAX_DEPENDENCIES = 100
 LONGEST_REQUEST = timedelta(days=20)
 """Time-outs of the gateway count milliseconds in 31 bits."""
 
@@ -92,6 +93,16 @@ def _share_of_target(value: Amount) -> Amount:
     if value.is_percent and value.value > 100:
         raise ValueError(f"{value} is more than everything: write at most 100%")
     return value
+
+
+def _names_once(value: tuple[str, ...]) -> tuple[str, ...]:
+    doubled = next((name for name in value if value.count(name) > 1), None)
+    if doubled is not None:
+        raise ValueError(f"{doubled!r} is listed twice: write each name once")
+    return value
+
+
+ServiceName = Annotated[str, AfterValidator(_name)]
 
 
 class Metadata(CamelModel):
@@ -200,6 +211,12 @@ class ServiceSpec(CamelModel):
     max_request_duration: Annotated[Duration, AfterValidator(_request_duration)] = Field(
         default=timedelta(minutes=10),
         description="The longest request that is never cut by a move (streams and WebSockets included).",
+    )
+    depends_on: Annotated[tuple[ServiceName, ...], AfterValidator(_names_once)] = Field(
+        default=(),
+        strict=False,
+        max_length=MAX_DEPENDENCIES,
+        description="Services that must be healthy at their own wanted revision before a rollout of this one starts.",
     )
     application: Application = Field(
         description="A Ray Serve application as in a Serve config file, without name and route_prefix."

@@ -137,6 +137,7 @@ def service(
     suspend: bool = False,
     route: str | None = None,
     analysis: Mapping[str, Any] | None = None,
+    depends_on: Iterable[str] = (),
     **rollout: Any,
 ) -> DesiredService:
     """Return a service of one or more deployments; `rollout` as in `rollout_settings`, `analysis` its settings."""
@@ -149,6 +150,7 @@ def service(
         rollout=rollout_settings(**rollout),
         source=SourceRef(path=f"{name}.yaml", line=1),
         analysis=AnalysisSettings(**analysis) if analysis is not None else None,
+        depends_on=tuple(depends_on),
     )
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 
-from policies.membership import adopt, limit_moving, moving, prune, route_conflicts
-from policies.service import Veto, decide
+from policies.membership import adopt, prune, route_conflicts
+from policies.pacing import Pace, Veto
+from policies.service import decide
 from policies.view import view_of
 from reconciler.planning.chronicle import event_of, history_of, is_news
 from reconciler.planning.perceive import perceive
 from reconciler.planning.remember import Moment, Surroundings, new_service, remember
-from specs.decisions import Decision, ForgetService, Hold, RestoreCell, StartRollout
+from specs.decisions import Decision, ForgetService, Hold, RestoreCell
 from specs.memory import CellMemory, Event, HistoryEntry, Memory, ServiceMemory
 from specs.observed import CellSeen, CellStatus
 from specs.reasons import Reason
@@ -50,20 +50,12 @@ def make_plan(
     draft = _Draft(world=perceive(world), surroundings=surroundings)
     draft.adopt()
     removals = prune(draft.world)
-    limit = world.desired.settings.max_services_moving if world.desired else len(draft.services) + 1
     conflicts = route_conflicts(draft.world)
     for name in sorted(draft.services):
         ordered = (orders or {}).get(name, ())
-        veto = partial(_veto, conflicts=conflicts, busy=moving(draft.services), limit=limit)
+        veto = Pace(world=draft.world, memory=draft.services, conflicts=conflicts).veto
         draft.take(name, ordered or _decisions(draft.world, name, removals.get(name), veto))
     return draft.finished()
-
-
-def _veto(decision: Decision, *, conflicts: Mapping[str, Hold], busy: frozenset[str], limit: int) -> Decision:
-    """Weaken what may not begin now to a Hold."""
-    if isinstance(decision, StartRollout) and decision.service in conflicts:
-        return conflicts[decision.service]
-    return limit_moving(decision, busy, limit)
 
 
 def _decisions(world: World, name: str, removal: Decision | None, veto: Veto) -> tuple[Decision, ...]:

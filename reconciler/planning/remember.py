@@ -24,8 +24,10 @@ from specs.decisions import (
     Hold,
     LatchFailure,
     Ordered,
+    Park,
     PauseRollout,
     PinRevision,
+    Proceed,
     Promote,
     Quarantine,
     ReachStep,
@@ -221,6 +223,17 @@ def _set_weights(memory: ServiceMemory, decision: SetWeights, moment: Moment) ->
     return replace(memory, weights=dict(decision.weights), cells=cells)
 
 
+def _park(memory: ServiceMemory, decision: Park, moment: Moment) -> ServiceMemory:
+    return replace(memory, rollout=replace(memory.rollout, is_parked=True) if memory.rollout else None)
+
+
+def _proceed(memory: ServiceMemory, decision: Proceed, moment: Moment) -> ServiceMemory:
+    """Its deadline starts anew: it stood still on purpose."""
+    if memory.rollout is None:
+        return memory
+    return replace(memory, rollout=replace(memory.rollout, is_parked=False, progress_at=moment.now))
+
+
 def _enter_step(memory: ServiceMemory, decision: EnterStep, moment: Moment) -> ServiceMemory:
     if memory.rollout is None:
         return memory
@@ -359,6 +372,8 @@ _CHANGES: dict[type, Callable[[ServiceMemory, Any, Moment], ServiceMemory]] = {
     StartRevision: _start_revision,
     SetCapacity: _set_capacity,
     SetWeights: _set_weights,
+    Park: _park,
+    Proceed: _proceed,
     EnterStep: _enter_step,
     ReachStep: _reach_step,
     Promote: _promote,

@@ -33,6 +33,9 @@ from specs.world import World
 
 BLIND = frozenset({Reason.RAY_UNREACHABLE, Reason.GATEWAY_UNREACHABLE})
 
+HELD = frozenset({Reason.DEPENDENCY_NOT_READY, Reason.OUTSIDE_WINDOW, Reason.SERVICES_MOVING})
+"""What else may keep a rollout from starting or going on: others, or the hour."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
@@ -161,14 +164,14 @@ def _phase(view: ServiceView, hold: Hold) -> Phase:
     giving_back = [out for out in memory.outgoing if out.cause is not OutgoingCause.REPLACED]
     if any(view.weights.get(out.revision, 0) for out in giving_back):
         return Phase.ROLLING_BACK
-    blocked = hold.reason in BLIND or memory.quarantined(view.spec.revision.id) is not None
+    blocked = hold.reason in BLIND | HELD or memory.quarantined(view.spec.revision.id) is not None
     return Phase.BLOCKED if blocked else Phase.STEADY
 
 
 def _rollout_phase(view: ServiceView, hold: Hold) -> Phase:
     if hold.reason in (Reason.PAUSING, Reason.PAUSED_BY_OPERATOR):
         return Phase.PAUSED
-    if hold.reason in BLIND or hold.reason in (Reason.AUTO_ROLLBACK_DISABLED, Reason.PACKAGE_FAILED):
+    if hold.reason in BLIND | HELD or hold.reason in (Reason.AUTO_ROLLBACK_DISABLED, Reason.PACKAGE_FAILED):
         return Phase.BLOCKED
     return Phase.DEPLOYING if view.memory.stable is None else Phase.PROGRESSING
 

@@ -91,6 +91,7 @@ def wanted(name: str = "chat") -> DesiredService:
             success_rate=SuccessRate(minimum=0.99), latency=Latency(quantile=0.95, max_increase=0.5), min_requests=300
         ),
         source=SourceRef(path="services/chat.yaml", line=3),
+        depends_on=("embeddings",),
     )
 
 
@@ -127,7 +128,9 @@ def rich_service(name: str = "chat") -> ServiceMemory:
         wanted=wanted(name),
         stable="3f9a1c2eb771",
         candidate="b7710de40a12",
-        rollout=Rollout(started_at=AT, step=1, reached_at=AT, progress="p", progress_at=AT, is_fast=True),
+        rollout=Rollout(
+            started_at=AT, step=1, reached_at=AT, progress="p", progress_at=AT, is_fast=True, is_parked=True
+        ),
         comparison=Comparison(
             candidate="b7710de40a12",
             stable="3f9a1c2eb771",

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from specs.cells import CellKey, parse_cell_name
 from specs.desired import ClusterSettings, DesiredService
 from specs.effects import PutServeConfig, SaveMemory
-from specs.memory import CellMemory, Event
+from specs.memory import CellMemory, Event, Rollout
 from specs.routes import FULL, RouteTable, ServiceRoute
 from tests.sim.requests import Requests
 from tests.sim.serve_instance import SimApplication
 from tests.sim.truth import Truth, first_count, target_after
 
 if TYPE_CHECKING:
+    from reconciler.loop import Tick
     from tests.sim.world import Simulation
 
 PATIENCE = 3
@@ -47,6 +48,8 @@ class Watch:
         """(service, revision) that were rolled back and neither released nor replaced by a commit since."""
         self.ever_barred: set[tuple[str, str]] = set()
         self.most_moving = 0
+        self.further: list[Callable[[Tick], None]] = []
+        """What a story checks after every turn besides the invariants."""
         self._wanted: dict[str, str] = {}
         self._told: dict[str, dict[str, int]] = {}
         """Weights as the gateway was last told: one that forgot them is told again, which raises nothing."""
@@ -284,8 +287,11 @@ class Watch:
 
     def after_tick(self) -> None:
         tick = self._sim.tick
-        moving = sum(1 for memory in tick.compiled.memory.services.values() if memory.candidate) if tick else 0
-        self.most_moving = max(self.most_moving, moving)
+        if tick is not None:
+            going = [memory.rollout for memory in tick.compiled.memory.services.values() if memory.rollout]
+            self.most_moving = max(self.most_moving, sum(1 for rollout in going if not _waits_apart(rollout)))
+            for check in self.further:
+                check(tick)
         if self.is_blind:
             return
         for row in self._sim.gateway.table.services:
@@ -313,6 +319,7 @@ class Watch:
                 continue
             old = memory.candidate not in (None, service.revision.id)
             waits = any(cell.failure for cell in memory.cells_of(service.revision.id))
+            waits = waits or (memory.rollout is not None and memory.rollout.is_parked)
             self._outdated[service.name] = self._outdated[service.name] + 1 if old and not waits else 0
             text = f"I5: {service.name} goes on to {memory.candidate}, its commit wants {service.revision.id}"
             _must(self._outdated[service.name] <= PATIENCE, text)
@@ -331,6 +338,11 @@ class Watch:
                 continue  # An earlier commit let it go.
             cells = memory.cells_of(memory.stable) if memory else ()
             _must(bool(cells) or (memory is not None and memory.stable is None), f"I7: {name} was removed unasked")
+
+
+def _waits_apart(rollout: Rollout) -> bool:
+    """A way back takes no place away from others, and who stands still for a person gave his up."""
+    return rollout.is_parked or rollout.is_fast
 
 
 def _by_revision(row: ServiceRoute | None) -> dict[str, int]:

@@ -188,6 +188,8 @@ class Teller:
         self.plus: dict[str, int] = dict.fromkeys(story.specs, 0)
         self.suspended: set[str] = set()
         self.absent: set[str] = set()
+        self.needs: dict[str, tuple[str, ...]] = {}
+        """What each service depends on."""
         self.older: dict[str, int | str] = dict(self.versions)
 
     async def tell(self) -> Simulation:
@@ -209,10 +211,15 @@ class Teller:
         await self.sim.run(3)
         for name in self.versions:
             await self.sim.order("resume", name)
+        if self.needs or self.settings.windows:  # Who waits for others, or for the hour, is at rest meanwhile.
+            await self.sim.until(self._has_arrived, within=2400, what="all at the last version")
         await self.sim.settle(within=2400)
         for name in self.versions:
             stable = self.sim.memory(name).stable
             assert stable == LAST, f"I9: {name} ends with {stable}\n{self.sim.describe()}"
+
+    def _has_arrived(self) -> bool:
+        return all((known := self.sim.known(name)) is not None and known.stable == LAST for name in self.versions)
 
     def shape(self, name: str) -> Shape:
         return self.story.shapes[NAMES.index(name)]
@@ -221,7 +228,10 @@ class Teller:
         """Commit what every service is to be now."""
         self.sim.push(
             *(
-                self.shape(name).spec(name, version, plus=self.plus[name], suspend=name in self.suspended)
+                replace(
+                    self.shape(name).spec(name, version, plus=self.plus[name], suspend=name in self.suspended),
+                    depends_on=tuple(other for other in self.needs.get(name, ()) if other in self.versions),
+                )
                 for name, version in self.versions.items()
                 if name not in self.absent
             ),

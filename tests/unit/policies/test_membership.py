@@ -10,7 +10,7 @@ import pytest
 from policies.membership import adopt, free_routes, limit_moving, moving, prune, route_conflicts
 from specs.decisions import Hold, Remove, StartRollout
 from specs.desired import ClusterSettings, DesiredService, PruneSettings, SpecError
-from specs.memory import Memory, ServiceMemory
+from specs.memory import Memory, Rollout, ServiceMemory
 from specs.observed import Observed
 from specs.reasons import Reason
 from specs.world import World
@@ -88,14 +88,19 @@ def test_the_last_service_is_never_pruned() -> None:
     assert decision.reason is Reason.PRUNE_GUARD
 
 
-def test_only_a_start_counts_against_the_services_that_may_move() -> None:
+def test_one_more_may_move_while_the_limit_leaves_a_place() -> None:
     start = StartRollout(service="b", revision=revision("v2"))
-    assert moving({**known(A, candidate="v2"), **known(B)}) == {"a"}
-    assert limit_moving(start, frozenset({"a"}), 2) == start
+    assert limit_moving(start, frozenset({"a"}), 2) is None
     held = limit_moving(start, frozenset({"a"}), 1)
     assert isinstance(held, Hold)
     assert held.reason is Reason.SERVICES_MOVING
-    assert limit_moving(start, frozenset({"b"}), 1) == start
+    assert limit_moving(start, frozenset({"b"}), 1) is None
+
+
+def test_a_rollout_that_stands_still_does_not_count_as_moving() -> None:
+    going = Rollout(started_at=NOW, progress_at=NOW)
+    parked = replace(going, is_parked=True)
+    assert moving({**known(A, rollout=going), **known(B, rollout=parked), **known(C)}) == {"a"}
 
 
 def test_routes_may_be_swapped_in_one_commit() -> None:

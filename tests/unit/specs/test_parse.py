@@ -115,8 +115,8 @@ def test_the_policy_of_the_cluster_is_read() -> None:
         ("50%", "2", "a.yaml:5:55: 2 is not a share of the services: write a percentage up to 100%, such as 20%"),
         ("50%", "101%", "a.yaml:5:55: 101% is not a share of the services"),
         ("selfHeal", "selfheal", 'a.yaml:6:3: unknown field "selfheal": did you mean "selfHeal"?'),
-        ("budget: ", "windows: [] #", 'a.yaml:7:3: unknown field "windows"'),
-        ("maxServicesMoving: 2", "maxSurgeReplicas: 2", 'a.yaml:7:12: unknown field "maxSurgeReplicas"'),
+        ("budget: ", "quotas: [] #", 'a.yaml:7:3: unknown field "quotas"'),
+        ("maxServicesMoving: 2", "maxSurge: 2", 'a.yaml:7:12: unknown field "maxSurge"'),
     ],
 )
 def test_a_wrong_policy_falls_back_to_removing_nothing(old: str, new: str, error: str) -> None:

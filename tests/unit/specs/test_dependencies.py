@@ -1,0 +1,69 @@
+"""What services depend on, over all files of a commit."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.specs.commits import read
+
+SERVICE = """apiVersion: heliostat.dev/v1alpha1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  dependsOn: [{needs}]
+  application: {{import_path: app:build}}
+"""
+
+
+def file(name: str, *needs: str) -> str:
+    return SERVICE.format(name=name, needs=", ".join(needs))
+
+
+def test_what_is_depended_on_is_read() -> None:
+    desired = read(file("chat", "embeddings", "rank"), file("embeddings"), file("rank"))
+    assert desired.errors == ()
+    assert [service.depends_on for service in desired.services] == [("embeddings", "rank"), (), ()]
+
+
+def test_a_name_that_no_file_has_is_no_error_of_the_file() -> None:
+    assert read(file("chat", "elsewhere")).errors == ()
+
+
+def test_a_circle_is_an_error_at_each_of_its_links_and_names_them_all() -> None:
+    desired = read(file("a", "b"), file("b", "other", "c"), file("c", "a"), file("other"))
+    assert [str(error).split(": ", 1)[0] for error in desired.errors] == ["a.yaml:5:15", "b.yaml:5:22", "c.yaml:5:15"]
+    whole = "a (a.yaml:5:15) -> b (b.yaml:5:22) -> c (c.yaml:5:15) -> a"
+    assert desired.errors[0].message.endswith(whole)
+    assert [service.name for service in desired.services] == ["other"]
+
+
+def test_who_leads_into_a_circle_is_not_part_of_it() -> None:
+    desired = read(file("a", "b"), file("b", "c"), file("c", "b"))
+    assert [error.path for error in desired.errors] == ["b.yaml", "c.yaml"]
+    assert [service.name for service in desired.services] == ["a"]
+
+
+def test_a_service_cannot_wait_for_itself() -> None:
+    (error,) = read(file("a", "a")).errors
+    assert error.message.endswith("a (a.yaml:5:15) -> a")
+
+
+def test_a_circle_shows_even_when_one_of_its_files_is_wrong_otherwise() -> None:
+    broken = file("b", "a").replace("import_path", "import_paht")
+    errors = read(file("a", "b"), broken).errors
+    assert any("circle" in error.message and error.path == "a.yaml" for error in errors)
+
+
+def test_a_long_circle_is_named_whole() -> None:
+    names = [f"service-with-a-long-name-{number}" for number in range(40)]
+    desired = read(*(file(name, names[index - 1]) for index, name in enumerate(names)))
+    assert len(desired.errors) == len(names)
+    assert all(all(name in error.message for name in names) for error in desired.errors)
+
+
+@pytest.mark.parametrize(
+    ("needs", "error"), [("embeddings, embeddings", "listed twice"), ("Chat", "DNS label"), ("3", "text")]
+)
+def test_wrong_names_are_errors(needs: str, error: str) -> None:
+    found = read(file("chat", needs)).errors
+    assert [error in one.message for one in found] == [True]

@@ -150,9 +150,9 @@ class Evidence:
     def _grouped(self, other: Evidence, combined: Callable[[Evidence, Evidence], Evidence]) -> tuple[Evidence, ...]:
         if len(self.clients) == len(other.clients):
             return tuple(map(combined, self.clients, other.clients))
-        if not other.requests:
+        if not other.requests and not other.clients:
             return self.clients
-        return other.clients if not self.requests else ()
+        return other.clients if not self.requests and not self.clients else ()
 
     def _counters(self) -> tuple[int, int, int, int]:
         return (self.requests, self.errors, self.aborted, self.unrouted)

@@ -49,16 +49,23 @@ class _Sides:
         return replace(self, candidate=self.stable, stable=self.candidate, windows=windows)
 
     def bound(self, quantile: float, shift: int = 0) -> int:
-        """Return the lowest bucket that at most 1 - `quantile` of all lie above, the candidate's shifted down."""
-        allowed = (1 - quantile) * (self.candidate.total + self.stable.total)
+        """Return the bucket that about 1 - `quantile` of all lie above, the candidate's shifted down.
+
+        Of the two bounds of the bucket that the quantile lies in, the one that leaves a share nearer to that: many
+        latencies may be the same, and then nothing at all lies above the upper one.
+        """
+        wanted = (1 - quantile) * (self.candidate.total + self.stable.total)
         # The quantile of both together lies between that of either.
         places = (self.candidate.place(quantile) - shift, self.stable.place(quantile))
         low, high = math.floor(min(places)) - 2, math.ceil(max(places)) + 1
         while high - low > 1:
             middle = (low + high) // 2
-            above = self.candidate.above(middle + shift) + self.stable.above(middle)
-            low, high = (low, middle) if above <= allowed else (middle, high)
-        return high
+            low, high = (low, middle) if self._above(middle, shift) <= wanted else (middle, high)
+        more, fewer = self._above(high - 1, shift), self._above(high, shift)
+        return high - 1 if more * max(fewer, 0.5) < wanted * wanted else high
+
+    def _above(self, bound: int, shift: int) -> float:
+        return self.candidate.above(bound + shift) + self.stable.above(bound)
 
     def strata(self, bound: int, shift: int = 0) -> list[Stratum]:
         """Return what lies above the bound in each window, the candidate's shifted down."""

@@ -145,32 +145,34 @@ class Fetch:
 
     def _work(self) -> None:
         try:
-            while (flight := self._take()) is not None:
-                if flight.others:
-                    self._ask_again(flight, flight.others[-1])
-                else:
+            while (turn := self._take()) is not None:
+                flight, again = turn
+                if again is None:
                     self._fly(flight)
+                else:
+                    self._ask_again(flight, again)
         except LoadError as error:
             self._interrupt.fire(error)
         except BaseException as error:  # whatever ends a thread must end the load, or it would wait for ever
             self._done.put(error)
 
-    def _take(self) -> Flight | None:
-        """Return what to do next; `None` when this thread is not needed any more."""
+    def _take(self) -> tuple[Flight, Interrupt | None] | None:
+        """Return a new flight, or one to ask for again and that request's interrupt; `None` ends this thread."""
         with self._changed:
             while not self._interrupt.fired and not (self._waiting and self._alive > self._worth()):
                 if self._waiting and (self._gate is None or self._gate.admits(self._waiting[-1])):
                     flight = Flight(self._waiting.pop())
                     self._flights.add(flight)
-                    return flight
+                    return flight, None
                 straggler = None if self._waiting else self._straggler()
                 if not self._waiting and straggler is None:
                     break
                 patience = self._patience(straggler) if straggler else None
                 if straggler and patience == 0:
-                    straggler.others.append(Interrupt())
+                    again = Interrupt()
+                    straggler.others.append(again)
                     straggler.asked = time.monotonic()
-                    return straggler
+                    return straggler, again
                 self._changed.wait(patience)
             self._alive -= 1
             return None

@@ -13,12 +13,19 @@ import torch
 
 from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.checkpoint import Checkpoint, open_checkpoint
-from loaders.safetensors.devices import Landing, landing_for
+from loaders.safetensors.devices import (
+    Landing,
+    check_device,
+    free_on,
+    landing_for,
+    layout_for,
+    needed_bytes,
+    warm_up,
+)
 from loaders.safetensors.errors import LoadCancelled, LoadTimedOut, NotEnoughMemory
 from loaders.safetensors.fetch import Fetch
 from loaders.safetensors.host import Target
-from loaders.safetensors.layout import BLOCK_BYTES, Layout, lay_out
-from loaders.safetensors.memory import available
+from loaders.safetensors.layout import BLOCK_BYTES, Layout
 from loaders.safetensors.plan import CHUNK_BYTES, Chunk, Wanted, make_chunks
 from loaders.safetensors.progress import REPORTS_EVERY, Progress, Report, Tally, reporter
 from loaders.safetensors.selection import Shard, Tensors, bounds_of, chosen
@@ -96,6 +103,8 @@ def _watch(ask: Ask, interrupt: Interrupt, over: threading.Event) -> None:
 @contextlib.contextmanager
 def prepared(ask: Ask, interrupt: Interrupt, block_bytes: int = BLOCK_BYTES) -> Iterator[Job]:
     """Open the checkpoint and decide everything; close it after the block."""
+    check_device(ask.device)
+    warm_up(ask.device)
     checkpoint = open_checkpoint(ask.uri, ask.origin, interrupt)
     try:
         yield plan_job(ask, checkpoint, block_bytes)
@@ -115,7 +124,7 @@ def plan_job(ask: Ask, checkpoint: Checkpoint, block_bytes: int) -> Job:
         cast = ask.dtype is not None and stored.is_floating_point
         targets.append(Target(wanted=wanted, stored=stored, dtype=ask.dtype if cast and ask.dtype else stored))
     parts = [target.wanted for target in targets]
-    layout = lay_out(parts, [t.size for t in targets], [t.dtype.itemsize for t in targets], block_bytes)
+    layout = layout_for(ask.device, targets, block_bytes)
     chunks = make_chunks(parts, layout.breaks)
     tell_caches(checkpoint, chunks)
     return Job(checkpoint=checkpoint, targets=tuple(targets), layout=layout, chunks=chunks)
@@ -136,8 +145,9 @@ def check_memory(ask: Ask, needed: int) -> None:
             f"needs {needed} bytes, memory_limit allows {ask.memory_limit}; read less with tensors= or use stream()"
         )
         raise NotEnoughMemory(problem, uri=ask.uri)
-    if ask.device.type == "cpu" and (free := available()) is not None and needed > free:
-        raise NotEnoughMemory(f"needs {needed} bytes, {free} are available", uri=ask.uri)
+    free = free_on(ask.device)
+    if free is not None and needed > free:
+        raise NotEnoughMemory(f"needs {needed} bytes, {ask.device} has {free} left", uri=ask.uri)
 
 
 class Window:
@@ -204,12 +214,15 @@ def _first_progress(ask: Ask, job: Job) -> Progress:
 def load(ask: Ask) -> dict[str, torch.Tensor]:
     """Load everything asked for, in the order of the file."""
     with watched(ask) as interrupt, prepared(ask, interrupt) as job:
-        check_memory(ask, job.layout.size)
+        check_memory(ask, needed_bytes(ask.device, job.targets, job.layout))
+        found: dict[int, torch.Tensor] = {}
         with landing_for(ask.device, job.targets, job.layout) as landing:
-            for _ in bring(ask, job, interrupt, landing):
-                pass
+            blocks = Blocks(job.layout, landing)
+            for number in bring(ask, job, interrupt, landing):
+                found[number] = landing.tensor(number)
+                blocks.handed_over(number)
             landing.settle()
-            return {name: landing.tensor(number) for number, name in enumerate(job.names)}
+        return {name: found[number] for number, name in enumerate(job.names)}
 
 
 def stream(ask: Ask) -> Iterator[tuple[str, torch.Tensor]]:
@@ -220,18 +233,34 @@ def stream(ask: Ask) -> Iterator[tuple[str, torch.Tensor]]:
         if ask.memory_limit is not None:
             check_memory(ask, largest + CHUNK_BYTES)
             window = Window(ask.memory_limit, lambda chunk: _landed_size(job, chunk))
-        kept = [0] * len(job.layout.blocks)
-        for place in job.layout.places:
-            kept[place.block] += 1
         with landing_for(ask.device, job.targets, job.layout) as landing:
+            blocks = Blocks(job.layout, landing)
             for number in bring(ask, job, interrupt, landing, window):
-                block = job.layout.places[number].block
-                tensor = landing.ready(number)
-                kept[block] -= 1
-                if not kept[block]:
-                    landing.forget(block)
-                yield job.names[number], tensor
-                del tensor
+                ready = landing.ready(number)
+                blocks.handed_over(number)
+                handed = (job.names[number], ready)
+                del ready
+                yield handed
+                del handed
+
+
+class Blocks:
+    """Lets the landing forget each block once all its tensors are the caller's: then they alone keep it."""
+
+    def __init__(self, layout: Layout, landing: Landing) -> None:
+        """All tensors are still to come."""
+        self._places = layout.places
+        self._landing = landing
+        self._left = [0] * len(layout.blocks)
+        for place in layout.places:
+            self._left[place.block] += 1
+
+    def handed_over(self, number: int) -> None:
+        """The caller has this tensor."""
+        block = self._places[number].block
+        self._left[block] -= 1
+        if not self._left[block]:
+            self._landing.forget(block)
 
 
 def _landed_size(job: Job, chunk: Chunk) -> int:

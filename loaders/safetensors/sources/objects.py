@@ -12,11 +12,14 @@ from loaders.safetensors.sources.streams import Streams
 
 try:
     import obstore
-    from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, PreconditionError
+    from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
     from obstore.store import from_url
 except ImportError as missing:
     raise ImportError("object stores and https:// need obstore: pip install 'heliostat[loaders]'") from missing
 
+FAILURES = (BaseError, OSError)
+"""What obstore raises: its own tree, but Python's FileNotFoundError for what is not there."""
+FINAL = (PreconditionError, FileNotFoundError, PermissionDeniedError, UnauthenticatedError)
 MOST_TRIES = 8
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 FEW_STREAMS, MOST_STREAMS = 8, 32
@@ -54,7 +57,7 @@ class ObjectFile:
         self._key = key
         try:
             meta = obstore.head(store, key)
-        except BaseError as error:
+        except FAILURES as error:
             raise self._translated(error, None) from error
         self.size: int = meta["size"]
         self.version: str = meta["e_tag"] or str(meta["last_modified"])
@@ -70,10 +73,10 @@ class ObjectFile:
             try:
                 got = self._once(span, buffer[done:], interrupt)
                 problem = "the answer ended early"
-            except BaseError as error:
+            except FAILURES as error:
                 got, problem = 0, str(error)
                 final = self._translated(error, span)
-                if isinstance(error, (PreconditionError, NotFoundError, PermissionDeniedError)):
+                if isinstance(error, FINAL):
                     raise final from error
             done, tries = done + got, 0 if got else tries + 1
             if tries == MOST_TRIES:
@@ -99,7 +102,7 @@ class ObjectFile:
     def _translated(self, error: Exception, span: tuple[int, int] | None) -> LoadError:
         if isinstance(error, PreconditionError):
             return SourceChanged("the object was replaced while it was read", uri=self.uri, span=span)
-        kind = "has no such object" if isinstance(error, NotFoundError) else "does not give it"
+        kind = "has no such object" if isinstance(error, FileNotFoundError) else "does not give it"
         return SourceFailed(f"the store {kind}: {str(error).splitlines()[0]}", uri=self.uri, span=span)
 
     def close(self) -> None:

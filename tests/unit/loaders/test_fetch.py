@@ -1,0 +1,171 @@
+"""Fetching: stragglers are asked for again, nothing is written after the caller has it, errors end everything."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from loaders.safetensors import fetch as fetching
+from loaders.safetensors.errors import LoadError, SourceFailed
+from loaders.safetensors.fetch import Fetch
+from loaders.safetensors.plan import Chunk, Piece
+from loaders.safetensors.sources import Source
+from loaders.safetensors.sources.interrupt import Interrupt
+from loaders.safetensors.sources.streams import Streams
+
+CONTENT = bytes(range(200))
+STEP = 10
+CHUNKS = [
+    Chunk(file=0, start=at, stop=at + STEP, pieces=(Piece(tensor=0, at=0, to=at, count=STEP),))
+    for at in range(0, len(CONTENT), STEP)
+]
+
+
+@dataclass
+class FakeSource:
+    """Answers at once, but for the requests that `behave` holds up; counts how often each offset was asked for."""
+
+    behave: Callable[[int, int, memoryview, Interrupt], None]
+    hedged: bool = True
+    uri: str = "fake://weights"
+    size: int = len(CONTENT)
+    version: str = "1"
+    asked: dict[int, int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.streams = Streams(first=4, most=4, hedged=self.hedged)
+
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+        with self.lock:
+            self.asked[offset] = self.asked.get(offset, 0) + 1
+            time_asked = self.asked[offset]
+        self.behave(offset, time_asked, buffer, interrupt)
+        interrupt.check()
+        buffer[:] = CONTENT[offset : offset + len(buffer)]
+
+    def close(self) -> None: ...
+
+
+class FakeLanding:
+    def __init__(self) -> None:
+        self.memory = bytearray(len(CONTENT))
+
+    def read(self, chunk: Chunk, source: Source, interrupt: Interrupt) -> None:
+        source.read_into(chunk.start, memoryview(self.memory)[chunk.start : chunk.stop], interrupt)
+
+    def put(self, chunk: Chunk, content: memoryview) -> None:
+        self.memory[chunk.start : chunk.stop] = content
+
+    def name(self, chunk: Chunk, offset: int) -> str:
+        return f"t{chunk.start}"
+
+
+def bring(source: FakeSource) -> tuple[FakeLanding, list[Chunk]]:
+    landing = FakeLanding()
+    return landing, list(Fetch(CHUNKS, [source], landing).landed(Interrupt(), lambda: None, 0.05))
+
+
+def prompt(offset: int, time_asked: int, buffer: memoryview, interrupt: Interrupt) -> None:
+    """Answer at once."""
+
+
+def test_every_chunk_lands_once() -> None:
+    source = FakeSource(prompt)
+    landing, chunks = bring(source)
+    assert landing.memory == CONTENT
+    assert sorted(chunk.start for chunk in chunks) == [chunk.start for chunk in CHUNKS]
+    assert set(source.asked.values()) == {1}
+
+
+@pytest.mark.parametrize("straggling", [1, 2, 3])
+def test_a_straggler_is_asked_for_again_and_the_first_answer_counts(straggling: int) -> None:
+    def behave(offset: int, time_asked: int, buffer: memoryview, interrupt: Interrupt) -> None:
+        if offset == 50 and time_asked <= straggling:
+            interrupt.wait(60)
+
+    source = FakeSource(behave)
+    began = time.monotonic()
+    landing, chunks = bring(source)
+    assert time.monotonic() - began < 10
+    assert landing.memory == CONTENT
+    assert len(chunks) == len(CHUNKS)
+    assert source.asked[50] == straggling + 1
+
+
+def test_a_straggler_that_fills_the_buffer_late_has_let_go_before_the_chunk_is_handed_over() -> None:
+    released = threading.Event()
+
+    def behave(offset: int, time_asked: int, buffer: memoryview, interrupt: Interrupt) -> None:
+        if offset == 50 and time_asked == 1:
+            while not interrupt.fired:
+                time.sleep(0.01)
+            time.sleep(0.3)
+            buffer[:] = b"\xff" * len(buffer)
+            released.set()
+
+    landing = FakeLanding()
+    for chunk in Fetch(CHUNKS, [FakeSource(behave)], landing).landed(Interrupt(), lambda: None, 0.05):
+        if chunk.start == 50:
+            assert released.is_set()
+            assert landing.memory[50:60] == CONTENT[50:60]
+    assert landing.memory == CONTENT
+
+
+def test_a_source_that_is_not_hedged_is_asked_once() -> None:
+    def behave(offset: int, time_asked: int, buffer: memoryview, interrupt: Interrupt) -> None:
+        if offset == 50:
+            interrupt.wait(1.0)
+
+    source = FakeSource(behave, hedged=False)
+    bring(source)
+    assert source.asked[50] == 1
+
+
+def test_an_error_ends_the_load_and_names_the_tensor() -> None:
+    def behave(offset: int, time_asked: int, buffer: memoryview, interrupt: Interrupt) -> None:
+        if offset == 50:
+            raise SourceFailed("broken", uri="fake://weights", span=(50, 60))
+        if offset > 50:
+            interrupt.wait(60)
+
+    began = time.monotonic()
+    with pytest.raises(SourceFailed, match="tensor 't50', bytes 50-60: broken"):
+        bring(FakeSource(behave))
+    assert time.monotonic() - began < 5
+
+
+def test_a_bug_in_a_thread_is_raised_as_it_is() -> None:
+    def behave(offset: int, time_asked: int, buffer: memoryview, interrupt: Interrupt) -> None:
+        if offset == 50:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        bring(FakeSource(behave))
+
+
+def test_an_interrupt_from_outside_ends_the_load_with_its_error() -> None:
+    def behave(offset: int, time_asked: int, buffer: memoryview, interrupt: Interrupt) -> None:
+        interrupt.wait(60)
+
+    interrupt, before = Interrupt(), threading.active_count()
+    threading.Timer(0.2, interrupt.fire, [LoadError("enough")]).start()
+    with pytest.raises(LoadError, match="enough"):
+        list(Fetch(CHUNKS, [FakeSource(behave)], FakeLanding()).landed(interrupt, lambda: None, 0.05))
+    assert threading.active_count() <= before
+
+
+def test_reads_that_wait_lead_to_more_of_them_and_busy_ones_do_not() -> None:
+    waiting, busy = Streams(first=2, most=32), Streams(first=2, most=32)
+    for _ in range(10):
+        waiting.served(wall=0.1, cpu=0.001)
+        busy.served(wall=0.1, cpu=10.0)
+    assert (waiting.wanted, busy.wanted) == (32, 2)
+    for _ in range(3):
+        waiting.pushed_back()
+    assert waiting.wanted == 4
+    assert fetching.MOST_REQUESTS > 2

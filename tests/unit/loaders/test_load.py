@@ -1,0 +1,412 @@
+"""Loading from files and plain HTTP: every byte as the reference reads it, and every fault survived or named."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loaders.safetensors.errors import (
+    InvalidFile,
+    LoadCancelled,
+    LoadError,
+    LoadTimedOut,
+    NotEnoughMemory,
+    SourceChanged,
+    SourceFailed,
+    UnknownTensor,
+    UnsupportedDtype,
+)
+from loaders.safetensors.progress import Progress, bar
+from loaders.safetensors.torch import load_file, stream
+from tests.loading import files
+from tests.loading.needs_torch import torch
+from tests.loading.reference import assert_same, bytes_of, reference
+from tests.loading.servers import RangeServer
+from tests.loading.shape import Shape
+
+ROOT = Path(__file__).parents[3]
+MiB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    files.write_file(folder / "dtypes.safetensors", files.many_dtypes(), metadata={"format": "pt"})
+    files.write_file(folder / "small.safetensors", files.many_small(2000))
+    files.write_file(folder / "model.safetensors", files.transformer(layers=2, width=256))
+    files.write_file(folder / "big.safetensors", files.big(40 * MiB + 12345))
+    files.write_file(folder / "empty.safetensors", {})
+    even = {f"t{number:02}": files.Kind(dtype="U8", shape=(2 * MiB,)) for number in range(24)}
+    files.write_file(folder / "even.safetensors", even)
+    files.write_file(folder / "rows.safetensors", files.transformer(layers=1, width=64, vocabulary=100))
+    shards = [files.transformer(layers=1, width=128), {"head": files.Kind(dtype="F16", shape=(77, 128))}]
+    files.write_index(folder / "sharded", shards)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[RangeServer]:
+    with RangeServer(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: RangeServer) -> RangeServer:
+    running.shape(Shape())
+    running.forget()
+    return running
+
+
+NAMES = ["dtypes", "small", "model", "big", "empty"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_loaded_byte_by_byte_as_the_reference_reads_it(folder: Path, name: str) -> None:
+    path = folder / f"{name}.safetensors"
+    assert_same(load_file(str(path)), reference(path))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_http_gives_the_same_bytes_and_reads_each_once(folder: Path, server: RangeServer, name: str) -> None:
+    path = folder / f"{name}.safetensors"
+    assert_same(load_file(server.url(path.name), cache=None), reference(path))
+    assert server.counters().body <= path.stat().st_size + 128 * 1024
+
+
+def test_an_index_and_a_folder_are_loaded_from_disk_and_over_http(folder: Path, server: RangeServer) -> None:
+    expected = reference(*sorted((folder / "sharded").glob("*.safetensors")))
+    index = "sharded/model.safetensors.index.json"
+    for uri in (
+        str(folder / index),
+        str(folder / "sharded"),
+        (folder / index).as_uri(),
+        server.url(index),
+        server.url("sharded/"),
+    ):
+        assert_same(load_file(uri, cache=None), expected)
+
+
+def test_a_stream_gives_every_tensor_once(folder: Path, server: RangeServer) -> None:
+    path = folder / "model.safetensors"
+    pairs = list(stream(server.url(path.name), cache=None))
+    assert len(pairs) == len(dict(pairs))
+    assert_same(dict(pairs), reference(path))
+
+
+def test_a_stream_left_early_stops_reading(folder: Path, server: RangeServer) -> None:
+    server.shape(Shape(bandwidth=4e6))
+    before = threading.active_count()
+    for _ in stream(server.url("even.safetensors"), cache=None, memory_limit=12 * MiB):
+        break
+    gc.collect()
+    assert threading.active_count() <= before
+    assert server.counters().body < (folder / "even.safetensors").stat().st_size
+
+
+def test_a_stream_reads_no_further_ahead_than_its_memory_limit(folder: Path, server: RangeServer) -> None:
+    limit = 12 * MiB
+    for taken, _ in enumerate(stream(server.url("even.safetensors"), cache=None, memory_limit=limit), start=1):
+        assert server.counters().body <= taken * 2 * MiB + limit + MiB
+    assert taken == 24
+
+
+def test_only_chosen_tensors_are_read(folder: Path, server: RangeServer) -> None:
+    path = folder / "model.safetensors"
+    found = load_file(server.url(path.name), cache=None, tensors="layers.1.*")
+    expected = {name: value for name, value in reference(path).items() if name.startswith("layers.1.")}
+    assert_same(found, expected)
+    needed = sum(len(content) for _, content in expected.values())
+    assert server.counters().body - 128 * 1024 <= 1.05 * needed
+    with pytest.raises(UnknownTensor):
+        load_file(str(path), tensors="layers.7.*")
+
+
+@pytest.mark.parametrize("dimension", [0, 1])
+def test_the_ranks_parts_put_together_are_the_tensor(folder: Path, server: RangeServer, dimension: int) -> None:
+    path = folder / "rows.safetensors"
+    rules = {"*norm.weight": None, "*": dimension}
+    wholes = load_file(str(path))
+    parts = [load_file(server.url(path.name), cache=None, shard=(rank, 4, rules)) for rank in range(4)]
+    for name, tensor in wholes.items():
+        together = parts[0][name] if "norm" in name else torch.cat([part[name] for part in parts], dimension)
+        assert bytes_of(together) == bytes_of(tensor), name
+    read = server.counters().body
+    assert read <= 1.05 * path.stat().st_size + 4 * 128 * 1024 + 4 * sum(
+        t.nbytes for n, t in wholes.items() if "norm" in n
+    )
+
+
+def test_slices_are_those_of_the_tensor(folder: Path) -> None:
+    path = str(folder / "model.safetensors")
+    part = (slice(10, 200, 1), slice(-33, None))
+    found = load_file(path, tensors="layers.0.up.weight", shard={"layers.0.up.weight": part})["layers.0.up.weight"]
+    assert bytes_of(found) == bytes_of(load_file(path)["layers.0.up.weight"][part])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_floating_tensors_are_cast_on_the_way_and_others_kept(
+    folder: Path, server: RangeServer, dtype: torch.dtype
+) -> None:
+    for name in ("dtypes", "model"):
+        whole = load_file(str(folder / f"{name}.safetensors"))
+        cast = load_file(server.url(f"{name}.safetensors"), dtype=dtype, cache=None)
+        for key, tensor in whole.items():
+            expected = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            assert cast[key].dtype == expected.dtype
+            assert bytes_of(cast[key]) == bytes_of(expected), key
+
+
+def test_every_tensor_owns_its_memory(folder: Path) -> None:
+    path = folder / "dtypes.safetensors"
+    first, second = load_file(str(path)), load_file(str(path))
+    for tensor in first.values():
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+        tensor.zero_()
+    del first
+    gc.collect()
+    assert_same(second, reference(path))
+
+
+FAULTS = {
+    "resets": Shape(reset_every=3),
+    "truncation": Shape(truncate_every=3),
+    "refusals": Shape(refuse_every=3, refuse_status=503),
+    "too many requests": Shape(refuse_every=2, refuse_status=429, retry_after="0"),
+    "refused at first": Shape(refuse_first=3),
+    "no keep-alive": Shape(close_each=True),
+    "slow peers": Shape(slow_every=5, slow_bandwidth=2e5),
+    "silent peers": Shape(stall_every=9),
+    "no etag": Shape(etag="-"),
+    "weak etag": Shape(etag='W/"1"', ignore_if_match=True),
+    "everything": Shape(reset_every=5, truncate_every=7, refuse_every=11, slow_every=13, slow_bandwidth=2e6),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_faults_neither_corrupt_nor_hang(folder: Path, server: RangeServer, fault: str) -> None:
+    server.shape(FAULTS[fault])
+    path = folder / "big.safetensors"
+    assert_same(load_file(server.url(path.name), cache=None, timeout=60), reference(path))
+
+
+FATAL: dict[str, tuple[Shape, type[LoadError], str]] = {
+    "replaced meanwhile": (Shape(change_etag_after=3), SourceChanged, "replaced"),
+    "replaced, origin ignores If-Match": (Shape(change_etag_after=3, ignore_if_match=True), SourceChanged, "replaced"),
+    "knows no ranges": (Shape(ignore_range=True), SourceFailed, "no range requests"),
+    "gone": (Shape(refuse_every=1, refuse_status=404), SourceFailed, "404"),
+    "forbidden": (Shape(refuse_every=1, refuse_status=403), SourceFailed, "403"),
+    "asks for a token": (Shape(token="secret"), SourceFailed, "401"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(FATAL))
+def test_what_cannot_be_mended_is_said_at_once(server: RangeServer, name: str) -> None:
+    shape, error, text = FATAL[name]
+    server.shape(shape)
+    began = time.monotonic()
+    with pytest.raises(error, match=text) as caught:
+        load_file(server.url("big.safetensors"), cache=None)
+    assert time.monotonic() - began < 10
+    assert server.url("big.safetensors") in str(caught.value)
+
+
+def test_an_error_on_the_way_names_tensor_and_bytes(server: RangeServer) -> None:
+    server.shape(Shape(change_etag_after=3))
+    with pytest.raises(SourceChanged, match=r"tensor 'block\.0', bytes \d+-\d+"):
+        load_file(server.url("big.safetensors"), cache=None)
+
+
+def test_an_origin_that_is_not_there_is_given_up_on(folder: Path) -> None:
+    with RangeServer(folder) as server:
+        url = server.url("big.safetensors")
+    with pytest.raises(SourceFailed, match=r"gave up after 8 tries: no connection"):
+        load_file(url, cache=None)
+
+
+def test_a_secret_in_a_url_is_in_no_message() -> None:
+    with pytest.raises(LoadError) as caught:
+        load_file("http://user:hunter2@127.0.0.1:1/w.safetensors?sig=hunter3", cache=None, timeout=0.2)
+    assert "hunter" not in f"{caught.value} {caught.value!r} {caught.value.__cause__}"
+
+
+def test_a_time_out_ends_a_load_that_hangs(server: RangeServer) -> None:
+    server.shape(Shape(stall_every=1))
+    began = time.monotonic()
+    with pytest.raises(LoadTimedOut):
+        load_file(server.url("big.safetensors"), cache=None, timeout=0.5)
+    assert time.monotonic() - began < 3
+
+
+def test_a_cancelled_load_ends_soon_and_leaves_no_thread(server: RangeServer) -> None:
+    server.shape(Shape(bandwidth=1e6))
+    cancel, before = threading.Event(), threading.active_count()
+    threading.Timer(0.4, cancel.set).start()
+    began = time.monotonic()
+    with pytest.raises(LoadCancelled):
+        load_file(server.url("big.safetensors"), cache=None, cancel=cancel)
+    assert time.monotonic() - began < 3
+    assert threading.active_count() <= before
+
+
+def test_a_load_that_cannot_fit_reads_nothing(folder: Path, server: RangeServer) -> None:
+    with pytest.raises(NotEnoughMemory, match="memory_limit"):
+        load_file(server.url("big.safetensors"), cache=None, memory_limit=30 * MiB)
+    assert server.counters().body <= 128 * 1024
+    with pytest.raises(NotEnoughMemory, match="memory_limit"):
+        next(stream(str(folder / "big.safetensors"), memory_limit=16 * MiB))
+
+
+def test_a_file_cut_short_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    files.write_file(path, files.big(4 * MiB))
+    loading = stream(str(path), memory_limit=100 * MiB, tensors=lambda _: not os.truncate(path, 1000))
+    with pytest.raises(SourceChanged, match="cut short"):
+        list(loading)
+
+
+def test_a_file_written_to_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    files.write_file(path, files.big(4 * MiB))
+
+    def touch(_: str) -> bool:
+        os.utime(path, (1, 1))
+        return True
+
+    with pytest.raises(SourceChanged, match="written to"):
+        load_file(str(path), tensors=touch)
+
+
+def test_what_is_no_file_of_weights_is_said_so(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, text in (
+        (tmp_path / "none", "cannot be opened"),
+        (tmp_path / "pipe", "no regular file"),
+        (tmp_path, "no \\*"),
+    ):
+        with pytest.raises(SourceFailed, match=text):
+            load_file(str(path))
+    for uri in ("ftp://host/w.safetensors", "http://", "http://host\r\n/w"):
+        with pytest.raises(SourceFailed):
+            load_file(uri, cache=None)
+
+
+def test_a_dtype_without_a_torch_dtype_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    packed = b'"packed":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}'
+    header = b"{" + packed + b',"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"xy")
+    with pytest.raises(UnsupportedDtype, match="F4"):
+        load_file(str(path))
+    assert load_file(str(path), tensors="b")["b"].tolist() == [ord("y")]
+
+
+def test_an_index_that_lies_is_refused(folder: Path, tmp_path: Path) -> None:
+    files.write_file(tmp_path / "a.safetensors", {"x": files.Kind(dtype="U8", shape=(3,))})
+    files.write_file(tmp_path / "b.safetensors", {"y": files.Kind(dtype="U8", shape=(3,))})
+    cases = {
+        '{"weight_map": {"x": "b.safetensors", "y": "b.safetensors"}}': "a.safetensors has it|no file has it",
+        '{"weight_map": {"x": "a.safetensors", "z": "a.safetensors"}}': "no file has it",
+        '{"weight_map": {"x": "../a.safetensors"}}': "no name below",
+        '{"weight_map": {"x": "/etc/passwd"}}': "no name below",
+        '{"weight_map": {"x": "a%2f..%2fb"}}': "no name below",
+        '{"weight_map": {"x": "a.safetensors", "x": "a.safetensors"}}': "twice",
+        '{"weight_map": {}}': "no weight_map",
+        "[]": "no weight_map",
+    }
+    for number, (text, problem) in enumerate(cases.items()):
+        index = tmp_path / f"{number}.safetensors.index.json"
+        index.write_text(text)
+        with pytest.raises(InvalidFile, match=problem):
+            load_file(str(index))
+    (tmp_path / "fine.safetensors.index.json").write_text(
+        '{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}'
+    )
+    assert load_file(str(tmp_path / "fine.safetensors.index.json")).keys() == {"x", "y"}
+
+
+def test_progress_is_told_to_the_end(folder: Path, server: RangeServer) -> None:
+    server.shape(Shape(total_bandwidth=60e6))
+    seen: list[Progress] = []
+    load_file(server.url("big.safetensors"), cache=None, progress=seen.append)
+    assert [report.done for report in seen] == sorted(report.done for report in seen)
+    assert len(seen) >= 3
+    assert seen[-1].finished
+    assert "100%" in bar(seen[-1])
+    assert not any(report.finished for report in seen[:-1])
+
+
+def test_a_callback_that_fails_ends_the_load_with_its_error(folder: Path) -> None:
+    def fails(_: Progress) -> None:
+        raise ZeroDivisionError
+
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        load_file(str(folder / "big.safetensors"), progress=fails)
+    assert threading.active_count() <= before
+
+
+MEASURE = """
+import resource, sys
+from loaders.safetensors.torch import load_file
+load_file(sys.argv[1], cache=None, tensors=lambda name: False)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+kept = load_file(sys.argv[1], cache=None)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - sum(t.nbytes for t in kept.values()))
+"""
+
+
+def test_the_peak_of_memory_is_the_result_and_little_more(folder: Path, server: RangeServer) -> None:
+    path = folder / "peak.safetensors"
+    files.write_file(path, files.big(200 * MiB))
+    for uri in (str(path), server.url(path.name)):
+        printed = subprocess.run(
+            [sys.executable, "-c", MEASURE, uri], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        assert int(printed.stdout) < 150 * MiB
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_hundred_loads_leak_nothing(folder: Path, server: RangeServer) -> None:
+    uris = [str(folder / "model.safetensors"), server.url("model.safetensors")]
+    size = (folder / "model.safetensors").stat().st_size
+    for uri in uris * 5:
+        load_file(uri, cache=None)
+    gc.collect()
+    memory, descriptors, threads = resident(), open_files(), threading.active_count()
+    for uri in uris * 50:
+        load_file(uri, cache=None)
+    gc.collect()
+    assert resident() - memory < 2 * size
+    assert open_files() <= descriptors
+    assert threading.active_count() <= threads
+
+
+def test_what_fails_leaks_nothing_either(folder: Path, server: RangeServer) -> None:
+    def fail() -> None:
+        server.shape(Shape(change_etag_after=1))
+        with pytest.raises(LoadError):
+            load_file(server.url("big.safetensors"), cache=None)
+
+    fail()
+    gc.collect()
+    descriptors, threads = open_files(), threading.active_count()
+    for _ in range(10):
+        fail()
+    gc.collect()
+    assert open_files() <= descriptors
+    assert threading.active_count() <= threads

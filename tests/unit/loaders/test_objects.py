@@ -1,0 +1,78 @@
+"""Object stores, on an S3 server of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import obstore
+import pytest
+from obstore.store import from_url
+
+from loaders.safetensors.errors import SourceChanged, SourceFailed
+from loaders.safetensors.torch import load_file, stream
+from tests.loading import files
+from tests.loading.needs_torch import torch
+from tests.loading.reference import assert_same, reference
+from tests.loading.servers import S3Server, s3_server
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def store(running: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    for name, value in running.environment.items():
+        monkeypatch.setenv(name, value)
+    return running
+
+
+def test_an_object_is_loaded_byte_by_byte_as_the_reference_reads_it(store: S3Server, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    files.write_file(path, {**files.many_dtypes(), **files.big(20 << 20)})
+    uri = store.upload("weights", "models/a b/w.safetensors", path)
+    assert uri.startswith("s3://")
+    assert_same(load_file(uri, cache=None), reference(path))
+    assert_same(load_file(uri, region="us-east-1", cache=None), reference(path))
+    assert_same(dict(stream(uri, cache=None)), reference(path))
+
+
+def test_an_index_in_a_bucket_is_followed(store: S3Server, tmp_path: Path) -> None:
+    index, _ = files.write_index(tmp_path, [files.transformer(layers=1, width=64), files.many_dtypes()])
+    for path in tmp_path.iterdir():
+        uri = store.upload("weights", f"sharded/{path.name}", path)
+    expected = reference(*sorted(tmp_path.glob("*.safetensors")))
+    folder = uri.rpartition("/")[0] + "/"
+    assert_same(load_file(folder + index.name, cache=None), expected)
+    assert_same(load_file(folder, cache=None, dtype=None), expected)
+
+
+def test_an_object_replaced_meanwhile_is_an_error(store: S3Server, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    files.write_file(path, files.big(4 << 20))
+    uri = store.upload("weights", "replaced.safetensors", path)
+
+    def replace(_: str) -> bool:
+        files.write_file(path, files.big(4 << 20), seed=1)
+        obstore.put(from_url("s3://weights"), "replaced.safetensors", path)
+        return True
+
+    with pytest.raises(SourceChanged, match="replaced"):
+        load_file(uri, cache=None, tensors=replace)
+
+
+def test_an_object_that_is_not_there_is_said_so(store: S3Server) -> None:
+    store.upload("weights", "other", b"x")
+    with pytest.raises(SourceFailed, match=r"s3://weights/none\.safetensors.*no such object"):
+        load_file("s3://weights/none.safetensors", cache=None)
+
+
+def test_a_part_of_an_object_is_cast_on_the_way(store: S3Server, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    files.write_file(path, files.transformer(layers=1, width=64))
+    uri = store.upload("weights", "part.safetensors", path)
+    found = load_file(uri, cache=None, tensors="*.norm.weight", dtype=torch.float32)
+    assert {name: tensor.dtype for name, tensor in found.items()} == {"layers.0.norm.weight": torch.float32}

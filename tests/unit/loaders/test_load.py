@@ -402,11 +402,15 @@ def test_a_hundred_loads_leak_nothing(folder: Path, server: RangeServer) -> None
 
 
 def test_what_fails_leaks_nothing_either(folder: Path, server: RangeServer) -> None:
-    def fail() -> None:
-        server.shape(Shape(change_etag_after=1))
-        with pytest.raises(LoadError):
-            load_file(server.url("big.safetensors"), cache=None)
+    def break_off(report: Progress) -> None:
+        if report.done:
+            raise ZeroDivisionError
 
+    def fail() -> None:
+        with pytest.raises(ZeroDivisionError):
+            load_file(server.url("big.safetensors"), cache=None, progress=break_off)
+
+    server.shape(Shape(bandwidth=20e6))
     fail()
     gc.collect()
     descriptors, threads = open_files(), threading.active_count()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from policies.health import deadline_at
+from policies.resources import shortages
 from policies.retirement import warm_until
 from policies.rollout import goal_weight, goal_weights
 from policies.traffic import ready_share
@@ -66,6 +67,9 @@ def _candidate(view: ServiceView) -> Hold | None:
     cells = view.cells_of(candidate)
     if not cells:
         return _hold(view, Reason.CAPACITY_BUDGET, f"waiting for room to start {candidate}: {_room_text(view)}")
+    short = shortages(view, candidate)
+    if short:
+        return _hold(view, Reason.INSUFFICIENT_RESOURCES, f"{candidate} is blocked: {'; '.join(map(str, short))}")
     waiting = next((text for cell in cells if (text := _not_started(cell)) is not None), None)
     if waiting is not None:
         deadline = min((at for cell in cells if (at := deadline_at(view, cell)) is not None), default=None)
@@ -183,6 +187,9 @@ def _stable(view: ServiceView) -> Hold | None:
         if sick:
             text = " ".join(f"{seen.name}: {seen.message}" for seen in sick)
             return _hold(view, Reason.HEALTH_CHECK_FAILED, text)
+    full = shortages(view, stable)
+    if full:
+        return _hold(view, Reason.INSUFFICIENT_RESOURCES, "; ".join(map(str, full)))
     short = [name for name in view.needed if view.ready(stable, name) < view.budget(name).target]
     if short or view.weights.get(stable, 0) < goal_weights(view).get(stable, FULL):
         counts = (f"{name} {view.ready(stable, name)} of {view.budget(name).target} ready" for name in short)

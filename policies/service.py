@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from policies.explain import explain
 from policies.pacing import Veto
+from policies.resources import shortages
 from policies.retirement import forget_gone, retire_outgoing, retire_removed
 from policies.revisions import choose, judge
 from policies.rollout import advance, keep, move, route_as_is
 from policies.verdicts import failed_analysis
 from policies.view import ServiceView, view_of
 from policies.way_back import watch
-from specs.decisions import Decision, Hold, Park, Proceed
+from specs.decisions import Decision, Hold, LimitSurge, Park, Proceed
 from specs.desired import Pause
 from specs.reasons import Reason
 from specs.world import World
@@ -50,7 +51,18 @@ def _go_on(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
     allowed = veto(Proceed(service=view.name, is_way_back=is_way_back))
     if isinstance(allowed, Hold):
         return (allowed, *_parked(view), *stand(view))
-    return (allowed, explain(view)) if rollout.is_parked else carry_on(view)
+    if rollout.is_parked:
+        return (allowed, explain(view))
+    return stop_first(view) or carry_on(view)
+
+
+def stop_first(view: ServiceView) -> tuple[Decision, ...]:
+    """Do without surge where nodes have no room for it and the spec allows fewer replicas meanwhile."""
+    short = {found.deployment: view.budget(found.deployment) for found in shortages(view, view.memory.candidate)}
+    limits = {name: 0 for name, budget in short.items() if budget.unavailable and budget.surge}
+    if not limits:
+        return ()
+    return (LimitSurge(service=view.name, limits={**view.memory.surge, **limits}), explain(view))
 
 
 def _parked(view: ServiceView) -> tuple[Decision, ...]:

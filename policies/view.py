@@ -192,10 +192,14 @@ class ServiceView:
         """Return target, surge and unavailable of a deployment, counts summed over revisions."""
         target = self._target(deployment)
         rollout = self.spec.rollout
+        surge = rollout.max_surge.round_up(target)
+        unavailable = min(target, rollout.max_unavailable.round_down(target))
+        # Without surge and without leave to be short of replicas nothing could ever be replaced.
+        least = 0 if unavailable else min(surge, 1)
         return Budget(
             target=target,
-            surge=rollout.max_surge.round_up(target),
-            unavailable=min(target, rollout.max_unavailable.round_down(target)),
+            surge=max(least, min(surge, self.memory.surge.get(deployment, surge))),
+            unavailable=unavailable,
         )
 
     def _target(self, deployment: str) -> int:

@@ -71,6 +71,14 @@ class SetWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LimitSurge:
+    """The running rollout uses less surge than its spec allows, per deployment: there is no room for more."""
+
+    service: str
+    limits: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Park:
     """The rollout stands still for a person, a window or somebody else: it no longer counts as moving."""
 
@@ -280,6 +288,7 @@ Decision = (
     | RestoreCell
     | SetCapacity
     | SetWeights
+    | LimitSurge
     | Park
     | Proceed
     | EnterStep

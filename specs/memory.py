@@ -202,6 +202,8 @@ class ServiceMemory:
     """Counts of deployments that the spec does not list, from the first healthy cell."""
     base: Mapping[str, int] = field(default_factory=dict)
     """Target per autoscaled deployment that the running rollout holds capacity for."""
+    surge: Mapping[str, int] = field(default_factory=dict)
+    """The surge per deployment that the running rollout may use, where that is less than its spec allows."""
     weights: Mapping[str, int] = field(default_factory=dict)
     """Basis points per cell as last commanded."""
     ready_since: Mapping[str, datetime] = field(default_factory=dict)

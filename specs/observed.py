@@ -60,6 +60,12 @@ class DeploymentSeen:
     replicas: tuple[Replica, ...]
     is_ingress: bool = False
     is_autoscaled: bool = False
+    needs: Mapping[str, float] = field(default_factory=dict)
+    """Resources of one replica, by Ray's names."""
+    selector: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the nodes on which a replica may run, as Ray writes selectors."""
+    is_unplaced: bool = False
+    """Serve itself says that a replica has waited for a node for a while."""
 
     def count(self, *states: ReplicaState) -> int:
         """Return how many replicas are in one of `states`."""

@@ -6,6 +6,7 @@ Only the fields that Heliostat uses are named; Ray may add others.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,9 @@ REPLICA_PREFIX = "SERVE_REPLICA::"
 """Targets named otherwise are Serve's proxies or HAProxies: never replicas."""
 
 DEFAULT_PROXY_PORT = 8000
+
+_UNPLACED = re.compile(r"have taken more than \d+s to be scheduled")
+"""Serve's words for a replica that has no node yet, as opposed to one that has and does not get ready."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -193,7 +197,29 @@ def _to_deployment(deployment: DeploymentDetails, *, is_ingress: bool) -> Deploy
         replicas=tuple(sorted(replicas, key=lambda replica: replica.id)),
         is_ingress=is_ingress,
         is_autoscaled=deployment.deployment_config.get("autoscaling_config") is not None,
+        needs=_needs(deployment.deployment_config),
+        selector=(deployment.deployment_config.get("ray_actor_options") or {}).get("label_selector") or {},
+        is_unplaced=_UNPLACED.search(deployment.message) is not None,
     )
+
+
+def _needs(config: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return what one replica takes. A placement group's bundles are added up: by default they share a node."""
+    bundles = config.get("placement_group_bundles")
+    if bundles:
+        total: Counter[str] = Counter()
+        for bundle in bundles:
+            total.update({name: float(amount) for name, amount in bundle.items()})
+        return {name: amount for name, amount in sorted(total.items()) if amount}
+    options = config.get("ray_actor_options") or {}
+    cpus = options.get("num_cpus")
+    needs = {
+        "CPU": 1.0 if cpus is None else cpus,
+        "GPU": options.get("num_gpus") or 0.0,
+        "memory": options.get("memory") or 0.0,
+        **(options.get("resources") or {}),
+    }
+    return {name: float(amount) for name, amount in sorted(needs.items()) if amount}
 
 
 def _holds_nothing(replica: ReplicaDetails) -> bool:

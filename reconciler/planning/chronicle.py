@@ -13,6 +13,7 @@ from specs.decisions import (
     FallBack,
     ForgetService,
     LatchFailure,
+    LimitSurge,
     Ordered,
     PauseRollout,
     PinRevision,
@@ -107,6 +108,8 @@ def _told_of_moves(decision: Decision) -> tuple[str, str, str] | None:
             sizes = [f"{name} {count}" for name, count in sorted(counts.items())]
             sizes += [f"{name} {b.min_replicas}-{b.max_replicas}" for name, b in sorted(bounds.items())]
             return "CellCreated", f"{cell.name} with {', '.join(sizes) or 'its code counts'}", cell.revision
+        case LimitSurge(limits=limits):
+            return "SurgeLimited", f"no room on the nodes: old replicas stop first ({', '.join(sorted(limits))})", ""
         case RestoreCell(cell=cell):
             return "CellRestored", f"{cell.name} was missing in Serve", cell.revision
         case SetCapacity(cell=cell, deployment=name, count=count, bounds=bounds):

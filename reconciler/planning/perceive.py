@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from policies.health import is_pausing
+from policies.resources import shortages
 from policies.view import CellView, ServiceView, view_of
 from policies.window import next_comparison
 from specs.memory import CellMemory, Memory, Rollout, ServiceMemory
@@ -41,6 +42,7 @@ def _perceive_service(world: World, name: str) -> ServiceMemory:
         ready_since=_ready_since(view),
         learned=_learned(view, cells),
         base=_base(view),
+        surge=memory.surge if _is_moving(memory) else {},
         peak=max(memory.peak, sum(view.live(name) for name in view.deployments)) if _is_moving(memory) else memory.peak,
     )
     seen = replace(view, memory=memory)
@@ -154,12 +156,14 @@ def _progressed(view: ServiceView) -> Rollout | None:
     mark = _mark(view)
     if mark != rollout.progress:
         return replace(rollout, progress=mark, progress_at=view.now)
-    waits_for_us = is_pausing(view) or not any(cell.seen for cell in view.cells_of(view.memory.candidate))
+    candidate = view.memory.candidate
+    waits_for_us = is_pausing(view) or not any(cell.seen for cell in view.cells_of(candidate))
+    waits_for_us = waits_for_us or bool(shortages(view, candidate))
     return _time_stands_still(view, rollout) if waits_for_us else rollout
 
 
 def _time_stands_still(view: ServiceView, rollout: Rollout | None) -> Rollout | None:
-    """Blindness, pauses and a Serve that may not be disturbed are nobody's lack of progress."""
+    """Blindness, pauses, full nodes and a Serve that may not be disturbed are nobody's lack of progress."""
     if rollout is None or view.now - rollout.progress_at < IDLE_REFRESH:
         return rollout
     return replace(rollout, progress_at=view.now)

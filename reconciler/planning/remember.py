@@ -23,6 +23,7 @@ from specs.decisions import (
     ForgetService,
     Hold,
     LatchFailure,
+    LimitSurge,
     Ordered,
     Park,
     PauseRollout,
@@ -152,6 +153,7 @@ def _start_rollout(memory: ServiceMemory, decision: StartRollout, moment: Moment
         cells=cells,
         revisions=_with_record(memory, revision),
         base=_autoscaling_base(memory, revision, moment),
+        surge={},
         peak=0,
     )
 
@@ -221,6 +223,10 @@ def _set_weights(memory: ServiceMemory, decision: SetWeights, moment: Moment) ->
         replace(cell, drain_since=None) if decision.weights.get(cell.key.name, 0) > 0 else cell for cell in memory.cells
     )
     return replace(memory, weights=dict(decision.weights), cells=cells)
+
+
+def _limit_surge(memory: ServiceMemory, decision: LimitSurge, moment: Moment) -> ServiceMemory:
+    return replace(memory, surge=dict(decision.limits))
 
 
 def _park(memory: ServiceMemory, decision: Park, moment: Moment) -> ServiceMemory:
@@ -372,6 +378,7 @@ _CHANGES: dict[type, Callable[[ServiceMemory, Any, Moment], ServiceMemory]] = {
     StartRevision: _start_revision,
     SetCapacity: _set_capacity,
     SetWeights: _set_weights,
+    LimitSurge: _limit_surge,
     Park: _park,
     Proceed: _proceed,
     EnterStep: _enter_step,

@@ -33,8 +33,10 @@ from specs.world import World
 
 BLIND = frozenset({Reason.RAY_UNREACHABLE, Reason.GATEWAY_UNREACHABLE})
 
-HELD = frozenset({Reason.DEPENDENCY_NOT_READY, Reason.OUTSIDE_WINDOW, Reason.SERVICES_MOVING})
-"""What else may keep a rollout from starting or going on: others, or the hour."""
+HELD = frozenset(
+    {Reason.DEPENDENCY_NOT_READY, Reason.OUTSIDE_WINDOW, Reason.SERVICES_MOVING, Reason.INSUFFICIENT_RESOURCES}
+)
+"""What else may keep a rollout from starting or going on: others, the hour, or full nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)

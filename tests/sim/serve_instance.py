@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from specs.observed import Node
+from specs.selectors import matches
 from specs.serve_document import deployed_form
 from tests.sim.codebook import Behaviour, CodeBook
 from tests.sim.fake_nodes import FakeNodes
@@ -352,10 +353,15 @@ def _deployment(one: SimDeployment) -> dict[str, Any]:
         "name": one.name,
         "status": one.status,
         "message": one.message,
-        "deployment_config": {"name": one.name, **scale},
+        "deployment_config": {"name": one.name, "ray_actor_options": _actor_options(one), **scale},
         "target_num_replicas": one.target,
         "replicas": [{"replica_id": r.id, "state": r.state, "node_id": r.node} for r in one.replicas],
     }
+
+
+def _actor_options(one: SimDeployment) -> dict[str, Any]:
+    demand = {"num_cpus": one.demand["CPU"], "num_gpus": one.demand["GPU"]}
+    return {**demand, "label_selector": dict(_selector(one.options))}
 
 
 def _proxy(node: Node) -> dict[str, Any]:
@@ -367,12 +373,4 @@ def _selector(entry: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _matches(node: Node, selector: Mapping[str, str]) -> bool:
-    return all(_allows(choice, node.labels.get(label)) for label, choice in selector.items())
-
-
-def _allows(choice: str, value: str | None) -> bool:
-    if choice.startswith("!"):
-        return not _allows(choice[1:], value)
-    if choice.startswith("in(") and choice.endswith(")"):
-        return value in [one.strip() for one in choice[3:-1].split(",")]
-    return value == choice
+    return matches(node.labels, selector)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.serve._private import deployment_state
 
 from reconciler.adapters.serve_details import parse_details, to_seen
 from reconciler.errors import Retry
@@ -151,3 +153,39 @@ def test_a_report_that_cannot_be_read_shows_no_secrets() -> None:
         seen(report(deployed_app_config=[config]))
     assert "deployed_app_config" in raised.value.reason
     assert "s3cret" not in raised.value.reason
+
+
+SLOW = (
+    "Deployment 'Chat' in application 'chat' has 1 replicas that have taken more than 30s to be scheduled. This may be "
+    "due to waiting for the cluster to auto-scale or for a runtime environment to be installed."
+)
+
+
+def test_what_a_replica_needs_and_that_it_has_no_node_is_read() -> None:
+    options = {"num_cpus": 2, "num_gpus": 0.5, "memory": 1024, "resources": {"tpu": 1}, "label_selector": {"zone": "a"}}
+    document = report(
+        deployments={"Chat": deployment(message=SLOW, deployment_config={"name": "Chat", "ray_actor_options": options})}
+    )
+    (found,) = seen(document).cells[0].deployments
+    assert found.needs == {"CPU": 2.0, "GPU": 0.5, "memory": 1024.0, "tpu": 1.0}
+    assert found.selector == {"zone": "a"}
+    assert found.is_unplaced
+
+
+def test_a_replica_that_has_a_node_and_does_not_get_ready_waits_for_no_room() -> None:
+    message = SLOW.replace("to be scheduled", "to initialize")
+    (found,) = seen(report(deployments={"Chat": deployment(message=message)})).cells[0].deployments
+    assert not found.is_unplaced
+    assert found.needs == {"CPU": 1.0}
+
+
+def test_bundles_are_added_up() -> None:
+    config = {"name": "Chat", "placement_group_bundles": [{"CPU": 1, "GPU": 1}, {"GPU": 2}]}
+    (found,) = seen(report(deployments={"Chat": deployment(deployment_config=config)})).cells[0].deployments
+    assert found.needs == {"CPU": 1.0, "GPU": 3.0}
+
+
+def test_serve_still_says_it_in_these_words() -> None:
+    source = Path(deployment_state.__file__).read_text()
+    assert 's to be scheduled. "' in source
+    assert 'f"have taken more than {SLOW_STARTUP_WARNING_S}' in source

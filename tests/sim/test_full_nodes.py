@@ -1,0 +1,141 @@
+"""Nodes without room for the surge: blocked with numbers, or old replicas stop first; never wedged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import policies.service
+import reconciler.planning.perceive
+from specs.desired import DesiredService
+from specs.memory import Outcome
+from specs.reasons import Reason
+from specs.status import Phase
+from tests.builders import service, steps
+from tests.sim.codebook import Behaviour
+from tests.sim.fake_nodes import make_node
+from tests.sim.test_properties import lives
+from tests.sim.world import Simulation
+
+
+def crowded(*cpus: float) -> Simulation:
+    """Return a simulation in which every replica takes a whole CPU of nodes with so many."""
+    sim = Simulation()
+    sim.nodes.nodes = {node.id: node for node in (make_node(n, "a", cpus=c) for n, c in enumerate(cpus, start=1))}
+    sim.book.default = Behaviour(cpus=1.0)
+    return sim
+
+
+def spec(version: str, size: int = 2, name: str = "chat", **options: Any) -> DesiredService:
+    return service(name, version, size, steps=steps(50), scale_down=0, deadline=60, max_request=20, **options)
+
+
+async def _blocked(sim: Simulation, **options: Any) -> None:
+    await sim.start()
+    sim.push(spec("v1", **options))
+    await sim.settle()
+    sim.push(spec("v2", **options))
+    await sim.until(lambda: sim.status().reason is Reason.INSUFFICIENT_RESOURCES, within=90, what="blocked")
+
+
+async def test_a_full_cluster_blocks_with_numbers_and_for_as_long_as_it_is_full() -> None:
+    sim = crowded(2, 0.5)
+    await _blocked(sim)
+    assert sim.status().phase is Phase.BLOCKED
+    assert "the fittest of 2 node(s) has 0.5 CPU of 1 CPU free" in sim.status().message
+    await sim.run(300)
+    assert sim.memory().candidate == "v2", "a deadline passed for want of room"
+    assert sim.weights() == {"v1": 100.0}
+    sim.nodes.add(make_node(3, "a", cpus=1))
+    await sim.settle()
+    assert sim.memory().stable == "v2"
+
+
+async def test_a_newer_commit_goes_on_from_a_blocked_one() -> None:
+    sim = crowded(2)
+    await _blocked(sim)
+    sim.push(spec("v1"))
+    await sim.settle()
+    assert sim.memory().stable == "v1"
+    sim.push(spec("v3"))
+    await sim.until(lambda: sim.memory().candidate == "v3", within=30, what="the newer commit is tried")
+    sim.nodes.add(make_node(3, "a", cpus=1))
+    await sim.settle()
+    assert sim.memory().stable == "v3"
+
+
+async def _stops_first() -> None:
+    sim = crowded(1)
+    await sim.start()
+    sim.push(spec("v1", 1, unavailable=1))
+    await sim.settle()
+    sim.push(spec("v2", 1, unavailable=1))
+    await sim.settle()
+    assert sim.memory().stable == "v2", f"stable {sim.memory().stable}\n{sim.describe()}"
+    assert "SurgeLimited" in [event.kind for event in sim.events()]
+
+
+async def test_with_leave_to_be_short_old_replicas_stop_first() -> None:
+    await _stops_first()
+
+
+async def test_not_stopping_first_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies.service, "stop_first", lambda view: ())
+    with pytest.raises(AssertionError, match=r"not within|stable v1"):
+        await _stops_first()
+
+
+async def test_what_not_even_an_empty_node_could_hold_fails_at_its_deadline() -> None:
+    sim = crowded(2)
+    await sim.start()
+    sim.push(spec("v1"))
+    await sim.settle()
+    greedy = spec("v2")
+    sim.book.programs["greedy:app"] = Behaviour(cpus=9.0)
+    template = greedy.revision.template.replace("app:build", "greedy:app")
+    sim.push(replace(greedy, revision=replace(greedy.revision, template=template)))
+    await sim.until(lambda: bool(sim.memory().quarantine), within=240, what="taken back")
+    assert sim.memory().quarantine[0].reason is Reason.PROGRESS_DEADLINE_EXCEEDED
+
+
+async def _patience(sim: Simulation) -> None:
+    await _blocked(sim)
+    await sim.run(300)
+    assert not sim.memory().quarantine, "a good revision was taken back for want of room"
+
+
+async def test_counting_want_of_room_against_a_revision_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciler.planning.perceive, "shortages", lambda view, revision: ())
+    with pytest.raises(AssertionError, match=r"want of room|blocked"):
+        await _patience(crowded(2))
+
+
+@lives
+@given(
+    sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    spare=st.integers(0, 2),
+    unavailable=st.sampled_from([0, 0, 1, "50%"]),
+    later=st.integers(10, 200),
+)
+async def test_everybody_arrives_once_there_is_room_and_nobody_is_blamed(
+    sizes: list[int], spare: int, unavailable: int | str, later: int
+) -> None:
+    sim = crowded(*[1.0] * (sum(sizes) + spare))
+    names = [f"s{number}" for number in range(len(sizes))]
+
+    def push(version: str) -> None:
+        sim.push(*(spec(version, size, name, unavailable=unavailable) for name, size in zip(names, sizes, strict=True)))
+
+    await sim.start()
+    push("v1")
+    await sim.settle()
+    push("v2")
+    await sim.run(later)
+    sim.nodes.add(make_node(90, "a", cpus=1))
+    await sim.until(lambda: all(sim.memory(name).stable == "v2" for name in names), within=2400, what="all at v2")
+    taken_back = [entry for entry in sim.store._history if entry.outcome is Outcome.ROLLED_BACK]
+    assert not taken_back

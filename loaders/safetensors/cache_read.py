@@ -41,6 +41,10 @@ class Filling(Protocol):
     def goes_on(self) -> bool:
         """Tell whether missing chunks will come without the reader's doing."""
 
+    @property
+    def brought(self) -> int:
+        """Bytes that this process brought to the node."""
+
     def close(self) -> None:
         """The reader needs no more."""
 
@@ -159,6 +163,11 @@ class ReadThrough:
         except NoRoom:
             return False
         return True
+
+    @property
+    def brought(self) -> int:
+        """Bytes that this process brought to the node, from the origin or from peers."""
+        return self.fetched + (self._filling.brought if self._filling is not None else 0)
 
     def close(self) -> None:
         """Give the content back to the cache and close the origin."""

@@ -138,19 +138,19 @@ class Filling:
         self._guard = threading.Lock()
         self._interrupt = Interrupt()
         self._thread: threading.Thread | None = None
-        self._failed = False
+        self._ended = False
         self._seen = (-1, time.monotonic())
         self.fill: Fill | None = None
         self.goes_on()
 
     def goes_on(self) -> bool:
         """Tell whether missing chunks will come without the reader's doing; take over from a filler that died."""
-        if self._failed or self._interrupt.fired:
+        if self._ended or self._interrupt.fired:
             return False
         with self._guard:
             if self._thread is None and self._lock.attempt():
                 self._start()
-            return not self._failed and self._moves()
+            return not self._ended and self._moves()
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="weights-filler", daemon=True)
@@ -161,10 +161,10 @@ class Filling:
             self.fill = Fill(self._entry, self._origin, self._node.membership())
             self.fill.run(self._interrupt)
         except Exception as error:
-            self._failed = True
             if not self._interrupt.fired:
                 LOG.warning("%s: peers are of no help: %s", self._entry.content.public_uri, error)
         finally:
+            self._ended = True
             self._lock.release()
 
     def _moves(self) -> bool:
@@ -178,6 +178,11 @@ class Filling:
             elif now - since > STALLED:
                 return False
         return True
+
+    @property
+    def brought(self) -> int:
+        """Bytes that this process brought to the node."""
+        return self.fill.from_origin + self.fill.from_peers if self.fill is not None else 0
 
     def close(self) -> None:
         """End this process's part. What has landed stays for whoever goes on."""

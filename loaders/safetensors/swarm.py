@@ -83,10 +83,13 @@ class Swarm:
         for chunk in bits(have & self.all & ~member.have):
             self._gain(node, chunk)
 
-    def begin(self, node: str) -> None:
-        """A node fetches anew: what it fetched before, in a process that is gone, is free again."""
-        self.members[node].fetching.clear()
-        self.members[node].avoid.clear()
+    def begin(self, node: str, have: int) -> None:
+        """A node fetches anew and has exactly this: what it had before may be evicted, what it fetched is free."""
+        member = self.members[node]
+        for chunk in bits(member.have & ~have):
+            self._lose(node, chunk)
+        member.fetching.clear()
+        member.avoid.clear()
 
     def leave(self, node: str) -> None:
         """Forget a node: what it held is rarer, and what it was fetching is free again."""

@@ -83,7 +83,7 @@ class Tracker:
     def begin(self, node: str, endpoint: str, held: Held) -> None:
         """Join a content's swarm and start to fetch."""
         self.announce(node, endpoint, [held])
-        self._swarm(held.content).begin(node)
+        self._swarm(held.content).begin(node, held.have)
 
     def turn(self, node: str, key: str, report: Report, slots: tuple[int, int]) -> Turn:
         """Take the report and choose what the node fetches next."""

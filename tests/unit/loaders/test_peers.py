@@ -211,5 +211,13 @@ def test_another_process_takes_over_the_serving(
     second.close()
 
 
+def test_a_cache_that_was_emptied_is_filled_again(machines: list[Machine], server: RangeServer) -> None:
+    server.shape(Shape())
+    assert machines[0].load(server.url("w")) == BYTES
+    [kept] = machines[0].store.kept()
+    assert machines[0].store.remove(kept.content.key)
+    assert timed(machines[0], server.url("w")) < 20
+
+
 def test_without_ray_there_are_no_peers(tmp_path: Path) -> None:
     assert peers.this_node(Store(tmp_path, SIZE)) is None

@@ -96,6 +96,15 @@ def test_a_stuck_fetch_does_not_hold_up_the_others() -> None:
     assert swarm.assign("b", STUCK + 1, origin=1, peers=0)[0].chunk == 0
 
 
+def test_a_node_whose_cache_was_emptied_is_believed() -> None:
+    swarm = three(3)
+    swarm.join("a", "a:1", 0b111, 0.0)
+    swarm.join("a", "a:2", 0b001, 1.0)
+    swarm.begin("a", 0b001)
+    assert not swarm.done("a")
+    assert [each.chunk for each in swarm.assign("a", 1.0, origin=9, peers=9)] == [1, 2]
+
+
 def test_the_origin_is_not_needed_once_one_node_has_everything() -> None:
     swarm = Swarm(40)
     swarm.join("a", "a:1", swarm.all, 0.0)

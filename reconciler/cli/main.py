@@ -26,6 +26,7 @@ VERBS = {
     "validate": Verb("validate", CHECK, "Check spec files offline."),
     "schema": Verb("schema", CHECK, "Print the JSON Schema of spec files, for editors."),
     "doctor": Verb("doctor", CHECK, "Check the cluster and this machine, and say how to mend what is wrong."),
+    "cache": Verb("cache", START, "List, stage and remove the model weights that this node keeps."),
     "status": Verb("look", LOOK, "Show all services, or one in detail."),
     "history": Verb("look", LOOK, "Show a service's ended rollouts."),
     "events": Verb("events", LOOK, "Show what happened, and what happens."),

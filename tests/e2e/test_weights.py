@@ -20,7 +20,10 @@ pytestmark = pytest.mark.ray
 
 SIZE = 64 << 20
 RATE = 12e6
-"""Bytes per second of the origin, for all connections together: one node alone takes between five and six seconds, long against what this machine adds."""
+"""Bytes per second of the origin, for all connections together.
+
+One node alone takes between five and six seconds: long against what a busy machine adds.
+"""
 
 
 def run_job(cluster: EmbeddedCluster, entrypoint: str) -> str:

@@ -1,0 +1,131 @@
+"""`heliostat cache`: what this node keeps of weights, and putting some there ahead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.client import as_json, output_option
+from reconciler.cli.terminal import clean, table
+
+if TYPE_CHECKING:
+    from loaders.safetensors.cache_store import Kept, Store
+
+GIB = 1 << 30
+SHORTEST_KEY = 6
+"""Fewer characters could name what nobody meant."""
+STAMP = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@click.group()
+def cache() -> None:
+    """List, stage and remove the weights that this node keeps.
+
+    The cache is the folder HELIOSTAT_CACHE_DIR (default ~/.cache/heliostat/weights) and holds at most
+    HELIOSTAT_CACHE_BYTES (default half of its disk). Replicas read remote weights through it.
+    """
+
+
+@cache.command("ls")
+@output_option
+def list_kept(output: str) -> None:
+    """Show what is kept, how much of it is there, and when it was last used."""
+    store = _store()
+    kept = store.kept()
+    if output == "json":
+        click.echo(as_json({"folder": str(store.folder), "cap": store.cap, "contents": [_document(x) for x in kept]}))
+        return
+    rows = [
+        (each.content.key[:12], _size(each.content.size), _share(each), _used(each), clean(each.content.uri))
+        for each in kept
+    ]
+    click.echo(table(("KEY", "SIZE", "HERE", "LAST USED", "URI"), rows, right=frozenset({1, 2})))
+    room = sum(each.room for each in kept)
+    click.echo(f"{_size(room)} of {_size(store.cap)} in {store.folder}", err=True)
+
+
+@cache.command("stage")
+@click.argument("uris", nargs=-1, required=True, metavar="URI...")
+@click.option("--region", help="The object store's region.")
+@click.option("--timeout", type=float, help="Seconds for each URI.")
+def stage_here(uris: Sequence[str], region: str | None, timeout: float | None) -> None:
+    """Put weights into this node's cache: a .safetensors file, an *.index.json or a folder with either.
+
+    For the nodes of a Ray cluster run `python -m loaders.safetensors.stage_nodes URI` as a Ray job.
+    """
+    _store()
+    from loaders.safetensors.errors import LoadError
+    from loaders.safetensors.stage import stage
+
+    for uri in uris:
+        try:
+            staged = stage(uri, region=region, timeout=timeout)
+        except LoadError as error:
+            raise click.ClickException(clean(str(error))) from None
+        fetched = f"{_size(staged.fetched)} fetched" if staged.fetched else "all of it was here"
+        click.echo(f"{clean(uri)}: {_size(staged.size)}, {fetched}, {staged.seconds:.1f} s", err=True)
+
+
+@cache.command("rm")
+@click.argument("names", nargs=-1, metavar="KEY|URI...")
+@click.option("--all", "everything", is_flag=True, help="Remove everything.")
+def remove(names: Sequence[str], everything: bool) -> None:
+    """Remove what is kept under a key (its beginning is enough) or a URI. What a process reads stays."""
+    if bool(names) == everything:
+        raise click.UsageError("name what to remove, or say --all")
+    store = _store()
+    chosen: list[Kept] = []
+    kept = store.kept()
+    for name in names:
+        found = [each for each in kept if _named(each, name)]
+        if not found:
+            raise click.ClickException(f"nothing is kept under {clean(name)}; `heliostat cache ls` shows what is")
+        chosen += found
+    refused = [each for each in (kept if everything else chosen) if not store.remove(each.content.key)]
+    if refused:
+        names_in_use = ", ".join(clean(each.content.uri) for each in refused)
+        raise click.ClickException(f"in use, and kept: {names_in_use}")
+
+
+def _store() -> Store:
+    try:
+        from loaders.safetensors.cache_settings import cache_settings
+        from loaders.safetensors.cache_store import Store
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error}; install heliostat[loaders]") from None
+    try:
+        settings = cache_settings()
+        return Store(settings.folder, settings.cap)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"the weight cache cannot be used: {error}") from None
+
+
+def _named(kept: Kept, name: str) -> bool:
+    return kept.content.uri == name or (len(name) >= SHORTEST_KEY and kept.content.key.startswith(name))
+
+
+def _document(kept: Kept) -> dict[str, object]:
+    return {
+        "key": kept.content.key,
+        "uri": kept.content.uri,
+        "etag": kept.content.etag,
+        "size": kept.content.size,
+        "present": kept.present,
+        "lastUsed": datetime.fromtimestamp(kept.used, UTC).strftime(STAMP),
+        "inUse": kept.in_use,
+    }
+
+
+def _used(kept: Kept) -> str:
+    return "now" if kept.in_use else datetime.fromtimestamp(kept.used, UTC).strftime(STAMP)
+
+
+def _share(kept: Kept) -> str:
+    return f"{100 * kept.present // kept.content.size}%" if kept.content.size else "100%"
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / (1 << 20):.1f} MiB"

@@ -29,8 +29,8 @@ class Latency:
     """Compare a quantile of the latencies with the stable revision's.
 
     `quantile` is a share, 0.99 for the 99th percentile. `max_increase` is how much higher the candidate's may be,
-    0.30 for 30%: a candidate fails when its quantile has surely risen, and it cannot be said with 90% confidence
-    that it rose by less than this.
+    0.30 for 30%: a candidate fails when its quantile has surely risen and by an estimate that is above this, or
+    below it by no more than one can be wrong and no more than a fifth of it.
     """
 
     quantile: float = 0.99

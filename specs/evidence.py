@@ -78,7 +78,7 @@ class LatencyCounts:
         counts = dict(self.buckets)
         for bucket, count in other.buckets:
             counts[bucket] = counts.get(bucket, 0) + count
-        return LatencyCounts.of(counts)
+        return LatencyCounts(buckets=tuple(sorted(counts.items())))
 
     def __sub__(self, earlier: LatencyCounts) -> LatencyCounts:
         """Return what came after `earlier`. Raises ValueError when a count has fallen since."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from policies.analysis.latency import judge_latency
 from policies.analysis.success import judge_success
-from policies.analysis.windows import total
 from specs.analysis import AnalysisSettings, Judgement, Outcome, Unit, Verdict
 from specs.evidence import Window
 
@@ -20,7 +19,6 @@ def judge(windows: Sequence[Window], settings: AnalysisSettings) -> Judgement:
 
     Measures share the false alarm budget evenly (Bonferroni), so that all together keep it.
     """
-    together = total(tuple(windows))
     asked = [
         test
         for test, wanted in ((judge_success, settings.success_rate), (judge_latency, settings.latency))
@@ -28,10 +26,10 @@ def judge(windows: Sequence[Window], settings: AnalysisSettings) -> Judgement:
     ]
     if not asked:
         return Judgement(outcome=Outcome.PASSING, message="nothing is asked of the candidate")
-    if settings.unit is Unit.CLIENT and not _tells_clients_apart(together):
+    if settings.unit is Unit.CLIENT and not all(map(_tells_clients_apart, windows)):
         message = "clients cannot be told apart yet, and with sticky traffic they are what counts"
         return Judgement(outcome=Outcome.INCONCLUSIVE, message=message)
-    verdicts = tuple(test(windows, together, settings, FALSE_ALARMS / len(asked)) for test in asked)
+    verdicts = tuple(test(windows, settings, FALSE_ALARMS / len(asked)) for test in asked)
     return _together(verdicts)
 
 

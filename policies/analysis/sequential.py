@@ -26,12 +26,12 @@ from dataclasses import dataclass
 SUSPICIOUS = math.log(20)
 """Evidence that makes a candidate wait for more: an equal one ever shows it with a chance of 5%."""
 
-_CENTRE, _SPREAD = math.log(2.5), 0.7
+_CENTRE, _SPREAD = math.log(2.2), 0.7
 """Effects that are looked for first: most regressions that matter double or triple a rate. The price of having
 looked in the wrong place is small, for those far away show themselves soon or must be looked at for long anyway."""
 
-_STEPS = tuple(0.04 * 1.3**step for step in range(17))
-"""Logarithms of the ratios in the mixture, from 1.04 to 14. A ratio between two of them costs at most 2% more."""
+_STEPS = tuple(0.05 * 1.4**step for step in range(13))
+"""Logarithms of the ratios in the mixture, from 1.05 to 17. A ratio between two of them costs at most 3% more."""
 
 _SIGNED_STEPS = {sign: tuple(sign * step for step in _STEPS) for sign in (1, -1)}
 _ODDS = {sign: tuple(math.expm1(sign * step) for step in _STEPS) for sign in (1, -1)}
@@ -47,7 +47,7 @@ _LOG_WEIGHTS = _weights()
 WIDEST = math.log(1000)
 """Ratios are looked for between a thousandth and a thousand."""
 
-_CLOSE = 0.02
+_CLOSE = 0.05
 """A bound is found when the evidence against it is that near to the limit: less than any digit shown."""
 
 _ROUNDS = 8

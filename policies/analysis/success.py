@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from policies.analysis.clients import design_effect
 from policies.analysis.sequential import SUSPICIOUS, Stratum, bounds, log_evidence, mixture, ratio_of_rates
 from policies.analysis.shortage import shortage, until_sure
+from policies.analysis.windows import counters
 from policies.analysis.words import many, percent, sure_bounds
 from specs.analysis import AnalysisSettings, Measure, Outcome, Unit, Verdict
 from specs.evidence import Evidence, Window
@@ -20,9 +21,10 @@ NEGLIGIBLE = 1.1
 """A rate of errors up to 10% higher is not worth a rollback, however sure it is."""
 
 
-def judge_success(windows: Sequence[Window], total: Window, settings: AnalysisSettings, alpha: float) -> Verdict:
+def judge_success(windows: Sequence[Window], settings: AnalysisSettings, alpha: float) -> Verdict:
     """Compare the shares of failed requests; fail what is surely worse."""
     minimum = settings.success_rate.minimum if settings.success_rate else None
+    total = counters(windows)
     effect = design_effect(windows, _failures) if settings.unit is Unit.CLIENT else 1.0
     strata = [_stratum(window, effect) for window in windows]
     verdict = _compare(strata, total, settings, alpha if minimum is None else alpha * (1 - FLOOR_PART))

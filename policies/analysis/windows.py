@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from specs.evidence import Evidence, Window
@@ -26,14 +27,23 @@ def candidate_share(window: Window) -> float:
     return window.candidate.requests / both if both else 0.0
 
 
-def total(windows: tuple[Window, ...]) -> Window:
-    """Return the sum of all windows."""
+def counters(windows: Sequence[Window]) -> Window:
+    """Return the sum of all windows' counters, without latencies and client groups: those are costly to add."""
     if len(windows) == 1:
         return windows[0]
-    candidate, stable = Evidence(), Evidence()
-    for window in windows:
-        candidate, stable = candidate + window.candidate, stable + window.stable
-    return Window(candidate=candidate, stable=stable)
+    return Window(
+        candidate=_counters([window.candidate for window in windows]),
+        stable=_counters([window.stable for window in windows]),
+    )
+
+
+def _counters(parts: Sequence[Evidence]) -> Evidence:
+    return Evidence(
+        requests=sum(part.requests for part in parts),
+        errors=sum(part.errors for part in parts),
+        aborted=sum(part.aborted for part in parts),
+        unrouted=sum(part.unrouted for part in parts),
+    )
 
 
 def _with_the_closest_two_together(windows: tuple[Window, ...]) -> tuple[Window, ...]:

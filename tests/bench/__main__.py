@@ -1,12 +1,18 @@
-"""`make bench [ARGS="throughput pace fleet gateway"]`: measure on this machine and write docs/benchmarks."""
+"""`make bench [ARGS="throughput pace fleet gateway analysis"]`: measure on this machine and write docs/benchmarks."""
 
 from __future__ import annotations
 
 import sys
 
-from tests.bench import fleet, gateway_cost, pace, throughput
+from tests.bench import analysis, fleet, gateway_cost, pace, throughput
 
-BENCHMARKS = {"throughput": throughput.run, "pace": pace.run, "fleet": fleet.run, "gateway": gateway_cost.run}
+BENCHMARKS = {
+    "throughput": throughput.run,
+    "pace": pace.run,
+    "fleet": fleet.run,
+    "gateway": gateway_cost.run,
+    "analysis": analysis.run,
+}
 
 
 def main() -> None:

@@ -43,8 +43,8 @@ class Scenario:
     shares: tuple[float, ...] = (0.1,)
     requests: int = 20_000
     drift: Drift = field(default_factory=Drift)
-    warm_up: Latencies | None = None
-    """Latencies of the candidate in its first minute."""
+    warm_up: Drift = field(default_factory=Drift)
+    """What happens to the candidate only."""
 
 
 def lognormal(median: float, sigma: float) -> Latencies:
@@ -97,8 +97,9 @@ def looks(scenario: Scenario, seed: int) -> Iterator[tuple[Window, ...]]:
     ended: tuple[Window, ...] = ()
     for share, arrivals, when in zip(scenario.shares, steps, past, strict=True):
         for_stable = draw.poisson(arrivals * (1 - share) / share)
-        candidate = _told(draw, scenario.candidate, arrivals, _Course.of(scenario.drift, when))
-        stable = _told(draw, scenario.stable, for_stable, _Course.of(scenario.drift, when))
+        course = _Course.of(scenario.drift, when)
+        candidate = _told(draw, scenario.candidate, arrivals, course * _Course.of(scenario.warm_up, when))
+        stable = _told(draw, scenario.stable, for_stable, course)
         window = Window(candidate=Evidence(), stable=Evidence())
         for mine, theirs in zip(candidate, stable, strict=True):
             window = Window(candidate=mine, stable=theirs)
@@ -114,6 +115,9 @@ class _Course:
     @classmethod
     def of(cls, drift: Drift, past: Floats) -> _Course:
         return cls(slower=drift.slower(past), more_errors=drift.more_errors(past))
+
+    def __mul__(self, other: _Course) -> _Course:
+        return _Course(slower=self.slower * other.slower, more_errors=self.more_errors * other.more_errors)
 
 
 def _told(
@@ -160,6 +164,11 @@ def widened(latencies: Callable[[float], Latencies], spread: float, rise: float,
         reached = np.quantile(drawn, quantile) * base.mean() / drawn.mean()
         low, high = (middle, high) if reached < wanted else (low, middle)
     drawn = latencies(low)(np.random.default_rng(0), draws)
+    reached = np.quantile(drawn, quantile) * base.mean() / drawn.mean()
+    if abs(reached / wanted - 1) > 0.01:
+        raise ValueError(
+            f"no spread raises this quantile to {wanted:.3f} s at the same mean: {reached:.3f} s is reached"
+        )
     factor = base.mean() / drawn.mean()
     return lambda draw, count: factor * latencies(low)(draw, count)
 

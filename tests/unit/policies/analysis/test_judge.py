@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.analysis import append, judge
-from policies.analysis.windows import MAX_WINDOWS, total
+from policies.analysis.windows import MAX_WINDOWS, counters
 from specs.analysis import AnalysisSettings, Judgement, Latency, Measure, Outcome, SuccessRate, Unit
 from specs.evidence import CLIENT_GROUPS, Evidence, LatencyCounts, Window
 from tests.unit.policies.analysis.evidence import evidence, evidences, windows
@@ -172,6 +173,14 @@ def test_no_evidence_at_all_says_what_is_needed() -> None:
     assert judged.needed == 200
 
 
+def added(seen: Iterable[Window]) -> Window:
+    parts = list(seen)
+    return Window(
+        candidate=sum((one.candidate for one in parts), Evidence()),
+        stable=sum((one.stable for one in parts), Evidence()),
+    )
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.lists(windows, max_size=20))
 def test_many_windows_become_few_and_keep_their_sum(seen: list[Window]) -> None:
@@ -180,7 +189,8 @@ def test_many_windows_become_few_and_keep_their_sum(seen: list[Window]) -> None:
         kept = append(kept, window)
     assert len(kept) <= MAX_WINDOWS
     counted = [one for one in seen if one.candidate.requests or one.stable.requests]
-    assert total(kept) == total(tuple(counted))
+    assert added(kept) == added(counted)
+    assert counters(kept).candidate.judged == added(counted).candidate.judged
 
 
 def by_client(clients: int, bad_ones: int, seed: int) -> Evidence:
@@ -195,7 +205,7 @@ def by_client(clients: int, bad_ones: int, seed: int) -> Evidence:
             latency=LatencyCounts.of({int(draw.integers(280, 320)): 100}),
         )
         groups[group] += theirs
-    whole = total(tuple(Window(candidate=one, stable=Evidence()) for one in groups)).candidate
+    whole = sum(groups, Evidence())
     return replace(whole, clients=tuple(groups))
 
 

@@ -8,6 +8,7 @@ from policies.health import deadline_at
 from policies.resources import shortages
 from policies.retirement import warm_until
 from policies.rollout import goal_weight, goal_weights
+from policies.steps import header_matches
 from policies.traffic import ready_share
 from policies.verdicts import NOTHING_COMPARED, analysis_until, judgement, waiting_time
 from policies.view import CellView, ServiceView
@@ -96,7 +97,7 @@ def _step(view: ServiceView, candidate: str) -> Hold:
     if isinstance(step, Pause) and not direct and weight == goal and rollout is not None and rollout.reached_at:
         until = rollout.reached_at + step.duration if step.duration is not None else None
         end = f"until {until:%H:%M:%S}" if until else "until promote"
-        return _hold(view, Reason.PAUSING, f"pausing at {weight / 100:g}% {end}", until)
+        return _hold(view, Reason.PAUSING, f"pausing at {weight / 100:g}%{_asking(view)} {end}", until)
     if isinstance(step, Analysis) and not direct and weight == goal and rollout is not None and rollout.reached_at:
         return _analysing(view, weight)
     text = f"{candidate} has {weight / 100:g}% on its way to {goal / 100:g}%"
@@ -115,6 +116,12 @@ def _analysing(view: ServiceView, weight: int) -> Hold:
     wait = waiting_time(view, found.needed) if found is not None else None
     more = f" (about {wait.total_seconds():.0f} s at the present rate)" if wait is not None else ""
     return _hold(view, Reason.ANALYSIS_INCONCLUSIVE, f"analysing at {weight / 100:g}%: {said}{more}")
+
+
+def _asking(view: ServiceView) -> str:
+    """Return which requests see the candidate beside its weight."""
+    names = sorted({match.name for match in header_matches(view.memory.rollout, view.spec.rollout.steps)})
+    return f" and for requests with a matching {' or '.join(names)}" if names else ""
 
 
 def _room_text(view: ServiceView) -> str:

@@ -21,7 +21,7 @@ from specs.decisions import (
     ResumeRollout,
     RollBack,
 )
-from specs.desired import Revision, SetWeight
+from specs.desired import Revision, SetHeaderRoute, SetWeight
 from specs.reasons import Reason
 
 
@@ -74,26 +74,42 @@ def _obeyed(view: ServiceView, command: Command) -> Answer:
 
 
 def _promote(view: ServiceView, command: Command) -> Answer:
-    memory, steps = view.memory, view.spec.rollout.steps
-    rollout = memory.rollout
     if baking_until(view) is not None:
         return (EndBake(service=view.name, by=command.by),)
-    if memory.candidate is None or rollout is None:
+    rollout, count = view.memory.rollout, len(view.spec.rollout.steps)
+    if view.memory.candidate is None or rollout is None:
         return Refusal(message="no rollout is in progress; nothing is changed")
-    if memory.stable is None or rollout.is_fast or rollout.step >= len(steps):
+    if view.memory.stable is None or rollout.is_fast or rollout.step >= count:
         return Refusal(message="the candidate is on its way to 100% already")
-    if memory.pause is not None:
-        return Refusal(message=f"it is paused by {memory.pause.by}; resume it first, then promote")
-    if (failure := _failure(view)) is not None:
+    if (stopped := _stopped(view)) is not None:
+        return stopped
+    return (
+        (EnterStep(service=view.name, step=count, by=command.by),)
+        if command.full
+        else _one_step(view, rollout.step, command.by)
+    )
+
+
+def _stopped(view: ServiceView) -> Refusal | None:
+    """Refuse to go on with what a person, or a failure, holds where it is."""
+    pause, failure = view.memory.pause, _failure(view)
+    if pause is not None:
+        return Refusal(message=f"it is paused by {pause.by}; resume it first, then promote")
+    if failure is not None:
         return Refusal(message=f"the candidate failed ({failure}) and is not given more requests; abort, or push a fix")
-    if command.full:
-        return (EnterStep(service=view.name, step=len(steps), by=command.by),)
-    if isinstance(steps[rollout.step], SetWeight):
-        weight = goal_weight(view) // 100
-        return Refusal(
-            message=f"traffic is still moving to {weight}%; promote ends a pause or an analysis, --full skips all steps"
-        )
-    return (EnterStep(service=view.name, step=rollout.step + 1, by=command.by),)
+    return None
+
+
+def _one_step(view: ServiceView, index: int, by: str) -> Answer:
+    """End a step that waits; one that moves ends when it has arrived."""
+    match view.spec.rollout.steps[index]:
+        case SetWeight():
+            goal = goal_weight(view) // 100
+            return Refusal(message=f"traffic is still moving to {goal}%; promote ends a pause or analysis, --full skips all")
+        case SetHeaderRoute():
+            return Refusal(message="the candidate is not ready for its header route yet; promote ends a pause")
+        case _:
+            return (EnterStep(service=view.name, step=index + 1, by=by),)
 
 
 def _failure(view: ServiceView) -> Reason | None:

@@ -12,7 +12,7 @@ from policies.verdicts import end_of_analysis
 from policies.view import CellView, ServiceView
 from specs.cells import CellKey
 from specs.decisions import Decision, EnterStep, Hold, Promote, ReachStep, SetCapacity, SetWeights, StartRevision
-from specs.desired import Analysis, FixedScale, Pause, SetWeight
+from specs.desired import Analysis, FixedScale, Pause, SetHeaderRoute, SetWeight
 from specs.reasons import Reason
 from specs.routes import FULL
 
@@ -56,7 +56,7 @@ def advance(view: ServiceView) -> Decision | None:
         return Promote(service=view.name, revision=candidate) if done else None
     step = view.spec.rollout.steps[rollout.step]
     match step:
-        case SetWeight():
+        case SetWeight() | SetHeaderRoute():
             reached = carried >= goal and view.is_serving(candidate)
             return EnterStep(service=view.name, step=rollout.step + 1) if reached else None
         case Pause(duration=duration):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from specs.desired import SetWeight, Step
+from specs.desired import SetHeaderRoute, SetWeight, Step
 from specs.memory import Rollout
+from specs.routes import HeaderMatch
 
 
 def resettle(rollout: Rollout, before: Sequence[Step], after: Sequence[Step]) -> Rollout:
@@ -29,6 +30,14 @@ def resettle(rollout: Rollout, before: Sequence[Step], after: Sequence[Step]) ->
     return replace(rollout, step=place if passed else 0, reached_at=None)
 
 
-def _shape(steps: Sequence[Step]) -> tuple[int | str, ...]:
-    """Return the weights in their order, and what else there is by its kind, however long it takes."""
-    return tuple(step.weight if isinstance(step, SetWeight) else type(step).__name__ for step in steps)
+def _shape(steps: Sequence[Step]) -> tuple[Step | str, ...]:
+    """Return the steps in their order; of those that wait only the kind, however long they take."""
+    return tuple(step if isinstance(step, SetWeight | SetHeaderRoute) else type(step).__name__ for step in steps)
+
+
+def header_matches(rollout: Rollout | None, steps: Sequence[Step]) -> tuple[HeaderMatch, ...]:
+    """Return the headers that ask for the candidate at the step where the rollout stands: any of them will do."""
+    if rollout is None or rollout.is_fast:
+        return ()
+    named = {step.name: step.matches for step in steps[: rollout.step + 1] if isinstance(step, SetHeaderRoute)}
+    return tuple(dict.fromkeys(match for matches in named.values() for match in matches))

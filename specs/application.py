@@ -52,13 +52,15 @@ def application_packages(application: Any, folders: Folders) -> tuple[tuple[Pack
 def rollout_problems(rollout: RolloutSpec, application: Any) -> Iterator[Problem]:
     """Yield what is wrong with a rollout that is well-formed, given the counts of the application."""
     for index, step in enumerate(rollout.steps):
-        kinds = (step.set_weight, step.pause, step.analysis)
+        kinds = (step.set_weight, step.pause, step.analysis, step.set_header_route)
         if sum(kind is not None for kind in kinds) != 1:
             message = (
-                "a step is exactly one of setWeight, pause and analysis: write a step for each, such as - setWeight: 10"
+                "a step is exactly one of setWeight, pause, analysis and setHeaderRoute: write a step for each, such "
+                "as - setWeight: 10"
             )
             yield Problem(path=(*ROLLOUT, "steps", index), message=message)
     yield from _blind_analyses(rollout.steps)
+    yield from _client_problems(rollout)
     if rollout.min_ready >= rollout.progress_deadline:
         message = "minReady is not shorter than progressDeadline, so every rollout would fail: write a shorter one"
         yield Problem(path=(*ROLLOUT, "minReady"), message=message)
@@ -77,6 +79,18 @@ def _blind_analyses(steps: tuple[StepSpec, ...]) -> Iterator[Problem]:
                 "before it" if weight == 0 else "below 100 before it"
             )
             yield Problem(path=(*ROLLOUT, "steps", index, "analysis"), message=message, at_key=True)
+
+
+def _client_problems(rollout: RolloutSpec) -> Iterator[Problem]:
+    """Yield what is wrong with the fields by which single clients are told apart."""
+    for index, step in enumerate(rollout.steps):
+        for place, match in enumerate(step.set_header_route.match if step.set_header_route else ()):
+            if (match.header_value.exact is None) == (match.header_value.prefix is None):
+                path = (*ROLLOUT, "steps", index, "setHeaderRoute", "match", place, "headerValue")
+                yield Problem(path=path, message="a header value is exactly one of exact and prefix: write one of them")
+    if rollout.sticky is not None and (rollout.sticky.cookie is None) == (rollout.sticky.header is None):
+        message = "sticky is exactly one of cookie and header: write for instance {cookie: chat-rev}"
+        yield Problem(path=(*ROLLOUT, "sticky"), message=message)
 
 
 def _no_room(rollout: RolloutSpec, application: Any) -> Iterator[Problem]:

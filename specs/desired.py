@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from specs.amount import Amount
 from specs.analysis import AnalysisSettings
+from specs.routes import HeaderMatch, Sticky
 from specs.windows import Window
 
 
@@ -59,7 +60,18 @@ class Analysis:
     min_requests: int | None = None
 
 
-Step = SetWeight | Pause | Analysis
+@dataclass(frozen=True, kw_only=True)
+class SetHeaderRoute:
+    """A step from which on requests with one of these headers go to the candidate, whatever its weight.
+
+    A later step of the same `name` takes its place; without `matches` the route ends.
+    """
+
+    name: str
+    matches: tuple[HeaderMatch, ...]
+
+
+Step = SetWeight | Pause | Analysis | SetHeaderRoute
 
 
 class OnInconclusive(StrEnum):
@@ -85,6 +97,8 @@ class RolloutSettings:
     bake: timedelta = timedelta(0)
     """How long after 100% a regression still rolls back."""
     on_inconclusive: OnInconclusive = OnInconclusive.HOLD
+    sticky: Sticky | None = None
+    """By what a client is known that stays on its version during the steps."""
 
 
 @dataclass(frozen=True, kw_only=True)

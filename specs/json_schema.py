@@ -50,11 +50,14 @@ class _Generator(GenerateJsonSchema):
                 return super().encode_default(dft)
 
 
+EXACTLY_ONE = {"StepSpec", "HeaderValueSpec", "StickySpec"}
+"""Mappings of which exactly one field is written."""
+
+
 def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema(by_alias=True, mode="validation", schema_generator=_Generator)
-    step = schema.get("$defs", {}).get("StepSpec")
-    if step is not None:
-        step |= {"minProperties": 1, "maxProperties": 1}
+    for name in EXACTLY_ONE & schema.get("$defs", {}).keys():
+        schema["$defs"][name] |= {"minProperties": 1, "maxProperties": 1}
     simple: dict[str, Any] = _simplify(schema)
     return {"title": model.__name__, **simple}
 

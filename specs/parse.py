@@ -20,6 +20,7 @@ from specs.desired import (
     PackageRef,
     Pause,
     RolloutSettings,
+    SetHeaderRoute,
     SetWeight,
     SourceRef,
     SpecError,
@@ -27,8 +28,9 @@ from specs.desired import (
 )
 from specs.problems import Problem, describe, did_you_mean, validate
 from specs.revision import make_revision
+from specs.routes import HeaderMatch, Sticky, StickyKind
 from specs.runtime_env import Folders, PackageIndex
-from specs.service import API_VERSION, GROUP, RolloutSpec, Service, StepSpec
+from specs.service import API_VERSION, GROUP, HeaderMatchSpec, RolloutSpec, Service, StepSpec, StickySpec
 from specs.yaml_marks import Document, Mark, Node, YamlProblem, read_yaml
 
 __all__ = ["PackageIndex", "is_spec_file", "read_desired"]
@@ -248,10 +250,29 @@ def _rollout(rollout: RolloutSpec) -> RolloutSettings:
         rollback_window=rollout.rollback_window,
         bake=rollout.bake,
         on_inconclusive=OnInconclusive(rollout.on_inconclusive),
+        sticky=_sticky(rollout.sticky),
     )
 
 
+def _sticky(sticky: StickySpec | None) -> Sticky | None:
+    if sticky is None:
+        return None
+    if sticky.cookie is not None:
+        return Sticky(kind=StickyKind.COOKIE, name=sticky.cookie)
+    return Sticky(kind=StickyKind.HEADER, name=(sticky.header or "").lower())
+
+
+def _header_match(match: HeaderMatchSpec) -> HeaderMatch:
+    name, wanted = match.header_name.lower(), match.header_value
+    if wanted.exact is not None:
+        return HeaderMatch(name=name, value=wanted.exact)
+    return HeaderMatch(name=name, value=wanted.prefix or "", is_prefix=True)
+
+
 def _step(step: StepSpec) -> Step:
+    if step.set_header_route is not None:
+        route = step.set_header_route
+        return SetHeaderRoute(name=route.name, matches=tuple(map(_header_match, route.match)))
     if step.set_weight is not None:
         return SetWeight(weight=step.set_weight)
     if step.analysis is not None:

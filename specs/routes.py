@@ -20,6 +20,13 @@ class CellWeight:
     weight: int
 
 
+CLIENT_NAME = r"[A-Za-z0-9_.-]{1,64}"
+"""Names of cookies and headers that the gateway can look for: they stand in its maps as they are."""
+
+HEADER_VALUE = r"[A-Za-z0-9._~:/@+=,-]([A-Za-z0-9._~:/@+=, -]{0,254}[A-Za-z0-9._~:/@+=,-])?"
+"""Values of headers that it can look for: nothing that means something in a map or in a regular expression."""
+
+
 class StickyKind(StrEnum):
     """By what a client is known. OVER: its cookie is taken back, nobody is kept any more."""
 

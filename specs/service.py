@@ -7,9 +7,11 @@ from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
+from pydantic.config import JsonDict
 
 from specs.amount import Amount
 from specs.analysis_spec import AnalysisSpec, AnalysisStep
+from specs.routes import CLIENT_NAME, HEADER_VALUE
 from specs.serve_application import Application
 from specs.strict import CamelModel, CountOrShare, Duration
 
@@ -21,6 +23,9 @@ MAX_NAME = 40
 
 MAX_ROUTE = 200
 MAX_STEPS = 100
+MAX_MATCHES = 8
+"""All of them become one regular expression of the gateway, read for each request of the service."""
+
 MAX_WINDOW = 20
 """Each revision in the window is kept recreatable, code included."""
 
@@ -130,8 +135,83 @@ class PauseStep(CamelModel):
     )
 
 
+def _client_name(value: str) -> str:
+    if not re.fullmatch(CLIENT_NAME, value):
+        raise ValueError(
+            f"{value[:MAX_ROUTE]!r} is not a name that the gateway looks for: write at most 64 letters, digits, dots, "
+            "dashes and underscores"
+        )
+    return value
+
+
+def _header_value(value: str) -> str:
+    if not re.fullmatch(HEADER_VALUE, value):
+        raise ValueError(
+            f"{value[:MAX_ROUTE]!r} is not a value that the gateway looks for: write at most 256 letters, digits, "
+            'inner spaces and any of "._~:/@+=,-"'
+        )
+    return value
+
+
+ClientName = Annotated[str, AfterValidator(_client_name)]
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+NAMED: JsonDict = {"pattern": f"^{CLIENT_NAME}$"}
+VALUED: JsonDict = {"pattern": f"^{HEADER_VALUE}$"}
+
+
+class HeaderValueSpec(CamelModel):
+    """What a header is to be: exactly one of `exact` and `prefix`."""
+
+    refused: ClassVar[dict[str, str]] = {
+        "regex": "one service's regular expression could stall the requests of all: write exact or prefix"
+    }
+
+    exact: HeaderValue | None = Field(
+        default=None, description="The header is this, letter by letter.", json_schema_extra=VALUED
+    )
+    prefix: HeaderValue | None = Field(
+        default=None, description="The header begins with this.", json_schema_extra=VALUED
+    )
+
+
+class HeaderMatchSpec(CamelModel):
+    """One header that asks for the new revision."""
+
+    header_name: ClientName = Field(description="The header's name, in any case.", json_schema_extra=NAMED)
+    header_value: HeaderValueSpec = Field(description="What it is to be.")
+
+
+class HeaderRouteSpec(CamelModel):
+    """Requests that see the new revision whatever its weight."""
+
+    name: ClientName = Field(
+        default="header-route",
+        description="A later step of the same name takes its place.",
+        json_schema_extra=NAMED,
+    )
+    match: tuple[HeaderMatchSpec, ...] = Field(
+        default=(),
+        strict=False,
+        max_length=MAX_MATCHES,
+        description="Any of these will do. None: the route of this name ends.",
+    )
+
+
+class StickySpec(CamelModel):
+    """By what a client is known: exactly one of `cookie` and `header`."""
+
+    cookie: ClientName | None = Field(
+        default=None,
+        description="A cookie of this name, with a random id, that the gateway sets and takes back afterwards.",
+        json_schema_extra=NAMED,
+    )
+    header: ClientName | None = Field(
+        default=None, description="A header that clients send; without it the dice decide.", json_schema_extra=NAMED
+    )
+
+
 class StepSpec(CamelModel):
-    """One step of a rollout: exactly one of `setWeight`, `pause` and `analysis`."""
+    """One step of a rollout: exactly one of `setWeight`, `pause`, `analysis` and `setHeaderRoute`."""
 
     set_weight: int | None = Field(
         default=None, ge=1, le=100, description="Percent of the requests that the new revision gets."
@@ -139,6 +219,9 @@ class StepSpec(CamelModel):
     pause: PauseStep | None = Field(default=None, description="Wait: {} until `promote`, or {duration: 60s}.")
     analysis: AnalysisStep | None = Field(
         default=None, description="Wait for a verdict on the new revision's requests: {} or {duration: 5m}."
+    )
+    set_header_route: HeaderRouteSpec | None = Field(
+        default=None, description="From here on, requests with a header that matches go to the new revision."
     )
 
 
@@ -184,6 +267,9 @@ class RolloutSpec(CamelModel):
     bake: Duration = Field(
         default=timedelta(0),
         description="Watch window after 100%: the old revision stays warm, and a regression still rolls back to it.",
+    )
+    sticky: StickySpec | None = Field(
+        default=None, description="A client stays on its version during the steps, by a cookie or a header."
     )
     auto_rollback: bool = Field(default=True, description="false: freeze and report instead of rolling back.")
     on_inconclusive: Literal["hold", "promote"] = Field(

@@ -26,6 +26,7 @@ from specs.desired import (
     Revision,
     RolloutSettings,
     Scale,
+    SetHeaderRoute,
     SetWeight,
     SourceRef,
     SpecError,
@@ -43,6 +44,7 @@ from specs.observed import (
     Replica,
     ReplicaState,
 )
+from specs.routes import HeaderMatch
 from specs.world import World
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -58,13 +60,19 @@ def seconds(amount: float) -> timedelta:
 
 
 def steps(*texts: int | str) -> tuple[Step, ...]:
-    """Return steps: 10 is setWeight 10, "30" a pause of 30 s, "" one until promote, "analysis 60" an analysis."""
+    """Return steps: 10 is setWeight 10, "30" a pause of 30 s, "" one until promote, "analysis 60" an analysis.
+
+    "x=1" is a header route, "x=" its end.
+    """
     return tuple(_step(text) for text in texts)
 
 
 def _step(text: int | str) -> Step:
     if isinstance(text, int):
         return SetWeight(weight=text)
+    name, is_header, value = text.partition("=")
+    if is_header:
+        return SetHeaderRoute(name="route", matches=(HeaderMatch(name=name, value=value),) if value else ())
     kind, _, duration = text.partition(" ")
     if kind == "analysis":
         return Analysis(at_least=timedelta(seconds=float(duration)))
@@ -90,6 +98,7 @@ def rollout_settings(**options: Any) -> RolloutSettings:
         rollback_window=options.get("window", 3),
         bake=seconds(options.get("bake", 0)),
         on_inconclusive=OnInconclusive(options.get("on_inconclusive", "hold")),
+        sticky=options.get("sticky"),
     )
 
 

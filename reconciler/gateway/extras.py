@@ -13,15 +13,20 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from specs.routes import HeaderMatch, HeaderRoute, RouteTable, ServiceRoute, Sticky, StickyKind
+from specs.routes import (
+    CLIENT_NAME,
+    HEADER_VALUE,
+    HeaderMatch,
+    HeaderRoute,
+    RouteTable,
+    ServiceRoute,
+    Sticky,
+    StickyKind,
+)
 
 NOTHING = "-"
 MATCHED = "1"
 """The value of every entry of the map of header routes: that there is one is the answer."""
-
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-VALUE = re.compile(r"[A-Za-z0-9._~:/@+=, -]{1,256}")
-"""What can stand in a map and in a row as it is: no quotes, no separators, nothing that a regular expression means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +97,10 @@ def problem_of(service: ServiceRoute) -> str | None:
     matches = service.header.matches if service.header else ()
     names = [*([service.sticky.name] if service.sticky else []), *(match.name for match in matches)]
     for name in names:
-        if not NAME.fullmatch(name):
+        if not re.fullmatch(CLIENT_NAME, name):
             return f"the cookie or header name {name!r}: write at most 64 letters, digits, dashes, dots and underscores"
     for match in matches:
-        if not VALUE.fullmatch(match.value):
+        if not re.fullmatch(HEADER_VALUE, match.value):
             return f"the header value {match.value!r}: write at most 256 letters, digits, spaces and ._~:/@+=,-"
     if service.header and service.header.cell not in {cell.cell for cell in service.cells}:
         return f"a header route to {service.header.cell}, which is no cell of it"

@@ -10,7 +10,7 @@ from policies.verdicts import judgement
 from policies.view import ServiceView, view_of
 from reconciler.planning.plan import Plan
 from specs.decisions import Hold
-from specs.desired import Analysis, Pause, SetWeight, Step
+from specs.desired import Analysis, Pause, SetHeaderRoute, SetWeight, Step
 from specs.memory import Memory, OutgoingCause
 from specs.observed import CellStatus, ReplicaState, TrafficSeen
 from specs.reasons import Reason
@@ -183,6 +183,8 @@ def step_text(step: Step) -> str:
     match step:
         case SetWeight(weight=weight):
             return f"setWeight {weight}"
+        case SetHeaderRoute(name=name, matches=matches):
+            return f"setHeaderRoute {', '.join(match.name for match in matches) or f'{name} ends'}"
         case Pause(duration=None):
             return "pause until promote"
         case Pause(duration=timedelta() as duration):

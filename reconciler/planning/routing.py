@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from policies.steps import header_matches
 from specs.memory import Memory, ServiceMemory
 from specs.observed import GatewaySeen
-from specs.routes import CellWeight, RouteTable, ServiceRoute
+from specs.routes import CellWeight, HeaderRoute, RouteTable, ServiceRoute, Sticky, StickyKind
 
 
 def route_table(memory: Memory) -> RouteTable:
@@ -24,7 +25,32 @@ def _row(service: ServiceMemory) -> ServiceRoute | None:
         route=service.wanted.route,
         cells=weights,
         max_request_seconds=service.wanted.revision.max_request_duration.total_seconds(),
+        sticky=_sticky(service, weights),
+        header=_header(service),
     )
+
+
+def _sticky(service: ServiceMemory, weights: tuple[CellWeight, ...]) -> Sticky | None:
+    """Return how clients are kept on their version: while there are two, and until all of a rollback is back.
+
+    Afterwards cookies are taken back for as long as the spec names them.
+    """
+    sticky = service.wanted.rollout.sticky
+    if sticky is None:
+        return None
+    rolls_out = service.stable is not None and service.candidate is not None
+    if rolls_out or sum(cell.weight > 0 for cell in weights) > 1:
+        return sticky
+    return Sticky(kind=StickyKind.OVER, name=sticky.name) if sticky.kind is StickyKind.COOKIE else None
+
+
+def _header(service: ServiceMemory) -> HeaderRoute | None:
+    """Return the header route of the step at which the rollout stands."""
+    cells = service.cells_of(service.candidate)
+    matches = header_matches(service.rollout, service.wanted.rollout.steps)
+    if service.stable is None or not cells or not matches:
+        return None
+    return HeaderRoute(cell=cells[0].key.name, matches=matches)
 
 
 def is_routed(table: RouteTable, gateway: GatewaySeen) -> bool:

@@ -19,6 +19,7 @@ from specs.desired import (
     Pause,
     Revision,
     RolloutSettings,
+    SetHeaderRoute,
     SetWeight,
     SourceRef,
 )
@@ -42,6 +43,7 @@ from specs.memory import (
     ServiceMemory,
 )
 from specs.reasons import Reason
+from specs.routes import HeaderMatch, Sticky, StickyKind
 
 AT = datetime(2026, 11, 23, 10, 0, 0, 123456, tzinfo=UTC)
 
@@ -70,9 +72,11 @@ def wanted(name: str = "chat") -> DesiredService:
         revision=revision(),
         rollout=RolloutSettings(
             steps=(
+                SetHeaderRoute(name="testers", matches=(HeaderMatch(name="x-canary", value="yes", is_prefix=True),)),
                 SetWeight(weight=10),
                 Pause(duration=timedelta(seconds=60)),
                 Analysis(at_least=timedelta(seconds=60), min_requests=500),
+                SetHeaderRoute(name="testers", matches=()),
                 SetWeight(weight=50),
                 Analysis(at_least=timedelta(minutes=5)),
                 Pause(),
@@ -86,6 +90,7 @@ def wanted(name: str = "chat") -> DesiredService:
             rollback_window=5,
             bake=timedelta(minutes=5),
             on_inconclusive=OnInconclusive.PROMOTE,
+            sticky=Sticky(kind=StickyKind.COOKIE, name="chat-rev"),
         ),
         analysis=AnalysisSettings(
             success_rate=SuccessRate(minimum=0.99), latency=Latency(quantile=0.95, max_increase=0.5), min_requests=300

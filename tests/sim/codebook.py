@@ -55,6 +55,9 @@ class CodeBook:
     sick: set[str] = field(default_factory=set)
     """Applications whose replicas fail their health checks for as long as they are named here."""
 
+    withdrawn: set[str] = field(default_factory=set)
+    """Versions (`args.version`) that cannot be built any more: what they need is gone."""
+
     def behaviour(self, config: Mapping[str, Any]) -> Behaviour:
         """Return what the code of an application does."""
         args = config.get("args") or {}
@@ -62,6 +65,8 @@ class CodeBook:
         chosen |= {
             field_name: timedelta(seconds=args[name]) for name, field_name in ARGS_SECONDS.items() if name in args
         }
+        if args.get("version") in self.withdrawn:
+            chosen["fail_build"] = "ImagePullFailed: no such image"
         base = self.programs.get(config["import_path"], self.default)
         if args.get("with_backend"):
             base = replace(base, deployments=(*base.deployments, ("Backend", 2)))

@@ -15,6 +15,7 @@ from specs.memory import CellMemory, Event, Rollout
 from specs.routes import FULL, RouteTable, ServiceRoute
 from tests.sim.requests import Requests
 from tests.sim.serve_instance import SimApplication
+from tests.sim.starts import Starts
 from tests.sim.truth import Truth, first_count, target_after
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Watch:
         self.barred: set[tuple[str, str]] = set()
         """(service, revision) that were rolled back and neither released nor replaced by a commit since."""
         self.ever_barred: set[tuple[str, str]] = set()
+        self.starts = Starts()
         self.most_moving = 0
         self.further: list[Callable[[Tick], None]] = []
         """What a story checks after every turn besides the invariants."""
@@ -78,6 +80,7 @@ class Watch:
             if self._wanted.get(service.name) != service.revision.id:
                 self.barred = {(name, rev) for name, rev in self.barred if name != service.name}
                 self._wanted[service.name] = service.revision.id
+        self.starts.pushed(services)
         names = ", ".join(f"{service.name} {service.revision.id}" for service in services)
         self.log.append(f"{self._sim.clock.now():%H:%M:%S} -- push {names}")
 
@@ -92,11 +95,17 @@ class Watch:
         for event in change.events:
             self.events.append(event)
             self.log.append(f"    {event.service}: {event.kind} {event.message[:90]}")
+            if event.kind == "Ordered":
+                self.starts.moved_by_people(event.service)
             if event.kind == "RolledBack":
                 self.barred.add((event.service, event.revision))
                 self.ever_barred.add((event.service, event.revision))
             elif event.kind == "Released":
                 self.barred.discard((event.service, event.revision))
+
+        for memory in change.services:
+            again = self.starts.saved(memory)
+            _must(not again, f"I6: {memory.name} starts {again} again though nobody asked for it: ping-pong")
 
     def before_route(self, table: RouteTable) -> None:
         self.note("route " + ", ".join(f"{row.service} {_by_revision(row)}" for row in table.services))
@@ -106,6 +115,7 @@ class Watch:
             leaving = [cell.cell for cell in row.cells if cell.weight and cell.cell in self.removed]
             _must(not leaving, f"I3: {row.service} routes to {leaving}, which it is tearing down")
             self._check_weights(row)
+            self._check_header(row)
 
     def before_scale(self, application: str, deployment: str, target: int) -> None:
         self.note(f"scale {application} {deployment} to {target}")
@@ -209,6 +219,16 @@ class Watch:
             _must(weight <= share, f"I1: {row.service} raises {revision} to {weight}, its ready share is {share}")
             barred = (row.service, revision) in self.barred and memory.stable not in (None, revision)
             _must(not barred, f"I6: {row.service} raises {revision} to {weight}, which was rolled back")
+
+    def _check_header(self, row: ServiceRoute) -> None:
+        """I6: a header leads to the revision that is rolled out, never to one that was taken back."""
+        if row.header is None:
+            return
+        memory, key = self._sim.memory(row.service), parse_cell_name(row.header.cell)
+        _must(key is not None and key.revision == memory.candidate, f"I6: a header leads to {row.header.cell}")
+        _must(
+            row.header.cell in {cell.cell for cell in row.cells}, f"I1: {row.header.cell} is asked for without a lane"
+        )
 
     def _check_ceiling(self, service: str, deployment: str, targets: Mapping[str, int]) -> None:
         """I2: what raises a count must fit below target + maxSurge, with all that still stops."""

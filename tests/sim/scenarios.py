@@ -46,6 +46,8 @@ class Shape:
     scale_down: int
     code: tuple[str, ...]
     """The behaviour of versions v0, v1, ..."""
+    window: int = 3
+    bake: int = 0
 
     def spec(self, name: str, version: int | str, *, plus: int = 0, suspend: bool = False) -> DesiredService:
         """Return the service at a version; `plus` changes its fixed counts."""
@@ -61,6 +63,8 @@ class Shape:
             unavailable=self.unavailable,
             min_ready=self.min_ready,
             scale_down=self.scale_down,
+            window=self.window,
+            bake=self.bake,
             deadline=90,
             max_request=20,
             suspend=suspend,
@@ -132,7 +136,10 @@ sizes = st.one_of(
     st.fixed_dictionaries({"Echo": bounds, "Backend": st.integers(1, 3)}),
 )
 step_lists = st.sampled_from(
-    [(), (50,), (10, "5"), (10, "5", 50, "5"), (25, 50, 75), (1, "20", 99), (50, ""), ("10", 40), (33, "5", 67, "5")]
+    [
+        *[(), (50,), (10, "5"), (10, "5", 50, "5"), (25, 50, 75), (1, "20", 99), (50, ""), ("10", 40)],
+        *[(33, "5", 67, "5"), ("x=1", "8", 40)],
+    ]
 )
 shapes = st.builds(
     Shape,
@@ -142,6 +149,8 @@ shapes = st.builds(
     steps=step_lists,
     min_ready=st.sampled_from([0, 4]),
     scale_down=st.sampled_from([0, 15]),
+    window=st.sampled_from([3, 3, 1, 0]),
+    bake=st.sampled_from([0, 0, 25]),
     code=st.tuples(st.just("good"), *[st.sampled_from([*CODE, "good"])] * 3),
 ).filter(_leaves_room)
 
@@ -244,6 +253,8 @@ class Teller:
         self.sim.serve.write_outage = ""
         self.sim.store.full = ""
         self.sim.crash.disarm()
+        self.sim.book.withdrawn.clear()
+        self.sim.book.sick.clear()
         self.suspended.clear()
         self.absent.clear()
         for node in tuple(self.sim.nodes.nodes.values()):
@@ -321,6 +332,11 @@ class Teller:
                     await sim.step(restart=False)
             case "crash":
                 sim.crash.arm(act.number % 6 + 1, is_after=act.number >= 6)
+            case "withdraw":
+                sim.book.withdrawn.add(str(self.older[name]))
+            case "sicken":
+                stable = sim.memory(name).stable
+                sim.book.sick |= {key.name for key, _ in sim.watch.applications(name) if key.revision == stable}
             case "remove":
                 sim.somebody_removes_ours()
             case "head":

@@ -7,6 +7,7 @@ how many lives each property looks at; HELIOSTAT_RANDOM=1 takes new ones each ti
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -70,6 +71,19 @@ async def test_blindness(story: Story) -> None:
 @given(story=stories("push", "push", *LOSSES, services=1))
 async def test_a_cluster_that_loses_things(story: Story) -> None:
     await _tell(story)
+
+
+@lives
+@given(story=stories("push", "push", "revert", "rollback", "rollback", "abort", "retry", "withdraw", services=1))
+async def test_a_way_back_that_is_no_more(story: Story) -> None:
+    await _tell(story)
+
+
+@lives
+@given(story=stories("push", "push", "sicken", "sicken", "rollback", "abort", "withdraw", "full", services=1))
+async def test_what_gets_worse_after_it_took_over(story: Story) -> None:
+    shapes = tuple(replace(shape, bake=40) for shape in story.shapes)
+    await _tell(replace(story, shapes=shapes))
 
 
 @lives

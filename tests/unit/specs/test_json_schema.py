@@ -103,4 +103,5 @@ def test_defaults_are_written_as_in_a_spec() -> None:
         "rollbackWindow": 3,
         "bake": "0s",
         "onInconclusive": "hold",
+        "sticky": None,
     }

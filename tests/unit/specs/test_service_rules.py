@@ -204,9 +204,15 @@ ROLLOUTS = [
     ("steps: [{setWeight: 0}]", "7:25: 0 is too small: write 1 or more"),
     ("steps: [{setWeight: 101}]", "7:25: 101 is too large: write 100 or less"),
     ("steps: [{setWeight: 10%}]", '7:25: a whole number is expected here, not "10%"'),
-    ("steps: [{}]", "7:13: a step is exactly one of setWeight, pause and analysis"),
-    ("steps: [{setWeight: 1, pause: {}}]", "7:13: a step is exactly one of setWeight, pause and analysis"),
-    ("steps: [{setWeight: 1, analysis: {}}]", "7:13: a step is exactly one of setWeight, pause and analysis"),
+    ("steps: [{}]", "7:13: a step is exactly one of setWeight, pause"),
+    (
+        "steps: [{setWeight: 1, pause: {}}]",
+        "7:13: a step is exactly one of setWeight, pause",
+    ),
+    (
+        "steps: [{setWeight: 1, analysis: {}}]",
+        "7:13: a step is exactly one of setWeight, pause",
+    ),
     ("steps: [{analysis: {}}]", "7:14: the new revision gets no requests at this step, so there is nothing to compare"),
     (
         "steps: [{setWeight: 100}, {analysis: {}}]",
@@ -233,7 +239,22 @@ ROLLOUTS = [
     ("rollbackWindow: 21", "7:21: 21 is too large: write 20 or less"),
     ("rollbackWindow: 25%", "7:21: "),
     ("bake: soon", "7:11: "),
-    ("sticky: {cookie: x}", '7:5: unknown field "sticky": leave it out'),
+    ("sticky: {}", "7:13: sticky is exactly one of cookie and header"),
+    ("sticky: {cookie: x, header: y}", "7:13: sticky is exactly one of cookie and header"),
+    ("sticky: {cookie: 'a b'}", "7:22: 'a b' is not a name that the gateway looks for"),
+    ("steps: [{setHeaderRoute: {match: [{headerName: x}]}}]", '7:39: "headerValue" is missing'),
+    (
+        "steps: [{setHeaderRoute: {match: [{headerName: x, headerValue: {}}]}}]",
+        "7:68: a header value is exactly one of exact and prefix",
+    ),
+    (
+        "steps: [{setHeaderRoute: {match: [{headerName: x, headerValue: {regex: .*}}]}}]",
+        '7:69: "regex" does not belong here: one service\'s regular expression could stall the requests of all',
+    ),
+    (
+        "steps: [{setHeaderRoute: {match: [{headerName: x, headerValue: {exact: 'a|b'}}]}}]",
+        "7:76: 'a|b' is not a value that the gateway looks for",
+    ),
 ]
 
 

@@ -105,7 +105,8 @@ def _one_step(view: ServiceView, index: int, by: str) -> Answer:
     match view.spec.rollout.steps[index]:
         case SetWeight():
             goal = goal_weight(view) // 100
-            return Refusal(message=f"traffic is still moving to {goal}%; promote ends a pause or analysis, --full skips all")
+            text = f"traffic is still moving to {goal}%; promote ends a pause or an analysis, --full skips all steps"
+            return Refusal(message=text)
         case SetHeaderRoute():
             return Refusal(message="the candidate is not ready for its header route yet; promote ends a pause")
         case _:

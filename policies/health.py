@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from policies.drift import is_disputed
 from policies.view import CellView, ServiceView
 from specs.desired import Analysis, Pause
 from specs.memory import Failure
@@ -85,7 +86,7 @@ def deadline_failure(view: ServiceView, cell: CellView) -> Failure | None:
     the old revision or a Serve that may not be disturbed are not.
     """
     rollout = view.memory.rollout
-    if rollout is None or cell.seen is None or _is_complete(view, cell):
+    if rollout is None or cell.seen is None or _is_complete(view, cell) or is_disputed(cell.memory, view.now):
         return None
     since = max(rollout.progress_at, cell.memory.building_since)
     if view.now - since < view.spec.rollout.progress_deadline:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from policies.bounds import first_bounds, next_bounds
 from policies.capacity import Counts, next_counts
+from policies.drift import is_left
 from policies.traffic import heir, next_weights, ready_share
 from policies.verdicts import end_of_analysis
 from policies.view import CellView, ServiceView
@@ -180,5 +181,7 @@ def _command(view: ServiceView, cell: CellView, name: str, counts: Counts, share
         return (SetCapacity(service=view.name, cell=key, deployment=name, bounds=bounds),)
     is_movable = cell.memory.is_externally_scaled or name in cell.memory.counts
     if not is_movable or count == cell.memory.counts.get(name, seen.target) == seen.target:
+        return ()
+    if is_left(view, cell.memory, name):
         return ()
     return (SetCapacity(service=view.name, cell=key, deployment=name, count=count),)

@@ -13,7 +13,7 @@ from policies.operator import Refusal, obey
 from policies.view import view_of
 from reconciler.apply import Results, apply
 from reconciler.errors import PortError
-from reconciler.observe import BuildWatch, endpoints_of, is_direct, observe
+from reconciler.observe import BuildWatch, OwnWrites, endpoints_of, is_direct, observe
 from reconciler.planning.compile import Compiled, compile_effects
 from reconciler.planning.plan import Plan, make_plan
 from reconciler.planning.remember import Surroundings
@@ -105,6 +105,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._kept: frozenset[str] = frozenset()
         self._builds = BuildWatch()
+        self._writes = OwnWrites()
         self._settings: ClusterSettings | None = None
         self.status: ClusterStatus | None = None
         self.nodes: tuple[Node, ...] = ()
@@ -185,7 +186,7 @@ class Reconciler:
         """Take one turn: read, plan, act, report."""
         watch = _Stopwatch(self._ports.clock)
         await self._read_source()
-        world = self._builds.note(await observe(self._ports, self._reading, self._memory))
+        world = self._writes.note(self._builds.note(await observe(self._ports, self._reading, self._memory)))
         watch.lap("observe")
         requests, self._requests = self._requests, []
         orders, accepted = self._orders(world, requests)
@@ -208,6 +209,7 @@ class Reconciler:
         if results.is_saved:
             self._memory = compiled.memory
             self.table = route_table(self._memory)
+        self._writes.took(results.done)
         tables = [effect.table for effect in results.done if isinstance(effect, SetRoutes)]
         self._routed = tables[-1] if tables else self._routed
 

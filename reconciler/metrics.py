@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from reconciler.planning.plan import Plan
 from specs.cells import CellKey, parse_cell_name
-from specs.decisions import FallBack, RestoreCell, RollBack
+from specs.decisions import FallBack, NoteDrift, RestoreCell, RollBack
 from specs.effects import Effect, PutServeConfig, ScaleDeployment, UploadPackage
 from specs.observed import Node, Observed, ReplicaState
 from specs.reasons import Reason
@@ -135,7 +135,7 @@ class Metrics:
         self._git = self._counter("git_requests", "Requests to the repository.", "kind", "outcome")
         self._rollouts = self._counter("rollouts", "Ended rollouts.", "service", "outcome")
         self._rollbacks = self._counter("rollbacks", "Rollbacks.", "service", "reason")
-        self._drift = self._counter("drift", "Changes by others that were put right.", "service", "field")
+        self._drift = self._counter("drift", "Changes in Serve that somebody else made.", "service", "field")
         self._last = _LastTick()
         self._registry.register(self._last)
         self._commit: str | None = None
@@ -174,6 +174,8 @@ class Metrics:
                     self._rollbacks.labels(service, decision.reason.value).inc()
                 elif isinstance(decision, RestoreCell):
                     self._drift.labels(service, "cell").inc()
+                elif isinstance(decision, NoteDrift):
+                    self._drift.labels(service, decision.drift.field).inc()
 
     def _measure_first_effect(self, tick: TickSeen, now: datetime) -> None:
         """Measure commits that arrive while the daemon runs: at its start the newest one may be days old."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
 from reconciler.errors import PortError
 from reconciler.ports import Ports, Reading, ServeSeen
+from specs.effects import Effect, PutServeConfig, ScaleDeployment
 from specs.memory import Memory
 from specs.observed import CellSeen, Endpoint, Observed, ReplicaState
 from specs.world import World
@@ -63,6 +64,30 @@ class BuildWatch:
             self._since = {build: self._since.get(build, world.now) for build in building}
         since = {name: at for (name, _), at in self._since.items()}
         return replace(world, observed=replace(observed, building_since=since))
+
+
+class OwnWrites:
+    """What Serve took from us since it was last seen whole: all else that changed, others did."""
+
+    def __init__(self) -> None:
+        """Nothing was written yet."""
+        self._counts: dict[tuple[str, str], int] = {}
+        self._entries: dict[str, str] = {}
+
+    def took(self, effects: Iterable[Effect]) -> None:
+        """Note effects that were done."""
+        for effect in effects:
+            if isinstance(effect, ScaleDeployment):
+                self._counts[effect.application, effect.deployment] = effect.target
+            elif isinstance(effect, PutServeConfig):
+                self._entries |= {application.name: application.config for application in effect.applications}
+
+    def note(self, world: World) -> World:
+        """Return the world with them; a complete one has seen what became of them."""
+        counts, entries = self._counts, self._entries
+        if world.observed.complete:
+            self._counts, self._entries = {}, {}
+        return replace(world, observed=replace(world.observed, own_counts=counts, own_entries=entries))
 
 
 def endpoints_of(seen: ServeSeen, *, is_direct: bool) -> Mapping[str, tuple[Endpoint, ...]]:

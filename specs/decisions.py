@@ -9,7 +9,7 @@ from datetime import datetime
 from specs.cells import CellKey
 from specs.commands import Command
 from specs.desired import DesiredService, Revision
-from specs.memory import Bounds, Failure, OutgoingCause, Pin
+from specs.memory import Bounds, Drift, Failure, OutgoingCause, Pin
 from specs.reasons import Reason
 
 
@@ -242,6 +242,17 @@ class Retire:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoteDrift:
+    """Somebody else changed a field of a cell in Serve. Told and counted; healing it is decided by that count."""
+
+    service: str
+    cell: CellKey
+    drift: Drift
+    text: str
+    """What is done about it, for a person."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ForgetCell:
     """A retired cell was seen gone."""
 
@@ -306,6 +317,7 @@ Decision = (
     | LatchFailure
     | Drain
     | Retire
+    | NoteDrift
     | ForgetCell
     | EndOutgoing
     | Remove

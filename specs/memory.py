@@ -31,6 +31,28 @@ class Bounds:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drift:
+    """What somebody else changed in Serve, last found at `at`, and how often in a row (`count`).
+
+    `field` is Serve's own word for it, such as `num_replicas` or `runtime_env`; `deployment` is "" for the
+    application's own fields. `found` and `wanted` are told for counts only: other values may be secrets.
+    """
+
+    field: str
+    deployment: str = ""
+    found: str = ""
+    wanted: str = ""
+    count: int = 1
+    first_at: datetime
+    at: datetime
+
+    @property
+    def where(self) -> tuple[str, str]:
+        """Return what tells this drift from others of the cell."""
+        return self.field, self.deployment
+
+
+@dataclass(frozen=True, kw_only=True)
 class CellMemory:
     """One Serve application of ours, from the intent to create it until it is seen gone.
 
@@ -66,6 +88,10 @@ class CellMemory:
     restores: int = 0
     """How often it was put back lately. Another writer is answered more and more slowly, not in a race."""
     restored_at: datetime | None = None
+    written: str = ""
+    """Digest of its entry in Serve's document at the last look: when it differs and we wrote nothing, others did."""
+    drifts: tuple[Drift, ...] = ()
+    """What others changed lately, field by field."""
 
     @property
     def is_externally_scaled(self) -> bool:

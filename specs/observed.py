@@ -185,6 +185,10 @@ class Observed:
     """False when the cluster is up but Serve has never been started on it."""
     building_since: Mapping[str, datetime] = field(default_factory=dict)
     """When each build in progress, ours or not, was first seen: by our clock, for Ray's may be another."""
+    own_counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Counts per application and deployment that Serve took from us since the last complete observation."""
+    own_entries: Mapping[str, str] = field(default_factory=dict)
+    """Entries per application that Serve took from us since then: what differs from them now, others wrote."""
 
     def cell(self, name: str) -> CellSeen | None:
         """Return the cell called `name`, or None."""

@@ -14,6 +14,7 @@ from specs.decisions import (
     ForgetService,
     LatchFailure,
     LimitSurge,
+    NoteDrift,
     Ordered,
     PauseRollout,
     PinRevision,
@@ -58,7 +59,7 @@ def event_of(decision: Decision, at: datetime) -> Event | None:
     if told is None:
         return None
     kind, message, revision = told
-    warning = isinstance(decision, RollBack | FallBack | Quarantine | LatchFailure) and kind != "Superseded"
+    warning = isinstance(decision, RollBack | FallBack | Quarantine | LatchFailure | NoteDrift) and kind != "Superseded"
     by = getattr(decision, "by", "heliostat")
     return Event(
         at=at, service=decision.service, kind=kind, message=message, revision=revision, by=by, is_warning=warning
@@ -112,6 +113,8 @@ def _told_of_moves(decision: Decision) -> tuple[str, str, str] | None:
             return "SurgeLimited", f"no room on the nodes: old replicas stop first ({', '.join(sorted(limits))})", ""
         case RestoreCell(cell=cell):
             return "CellRestored", f"{cell.name} was missing in Serve", cell.revision
+        case NoteDrift(cell=cell, text=text):
+            return "Drifted", text, cell.revision
         case SetCapacity(cell=cell, deployment=name, count=count, bounds=bounds):
             size = f"{bounds.min_replicas}-{bounds.max_replicas}" if bounds else str(count)
             return "Scaled", f"{name} of {cell.revision} to {size}", cell.revision

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from policies.drift import is_entry_left
 from reconciler.planning.compose import with_counts, without_counts
 from reconciler.planning.plan import Plan
 from reconciler.planning.routing import is_routed, route_table
@@ -194,14 +195,20 @@ def _put(
     applications = tuple(
         ServeApplication(name=cell.key.name, config=config)
         for _, cell in live
-        if _is_declared(plan, cell, observed) and (config := _entry(cell, observed, invalid)) is not None
+        if _is_declared(plan, cell, observed)
+        and (config := _entry(cell, observed, invalid, plan.world.now)) is not None
     )
     return PutServeConfig(applications=applications, removed=removed, may_cut_builds=bool(building)), ""
 
 
-def _entry(cell: CellMemory, observed: Observed, invalid: Mapping[str, str]) -> str | None:
-    """Return a cell's entry; of one that Serve would refuse, what Serve has of it already (None: nothing)."""
+def _entry(cell: CellMemory, observed: Observed, invalid: Mapping[str, str], now: datetime) -> str | None:
+    """Return a cell's entry; of one that Serve would refuse, what Serve has of it already (None: nothing).
+
+    One that is left to another writer for a while stays as that one wrote it.
+    """
     seen = observed.cell(cell.key.name)
+    if seen is not None and _is_present(seen) and seen.config is not None and is_entry_left(cell, now):
+        return seen.config
     if cell.key.name in invalid:
         return seen.config if seen is not None else None
     return with_counts(cell, seen)
@@ -238,6 +245,8 @@ def _needs_put(plan: Plan, service: ServiceMemory, cell: CellMemory, seen: CellS
     if seen.config is None:
         return _heals(plan, service)
     if not _heals(plan, service) and not cell.bounds:
+        return False
+    if is_entry_left(cell, plan.world.now):
         return False
     entry = with_counts(cell, seen)
     if not same_application(without_counts(entry), without_counts(seen.config)):

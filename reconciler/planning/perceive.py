@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from policies.drift import is_disputed
 from policies.health import is_pausing
 from policies.resources import shortages
 from policies.view import CellView, ServiceView, view_of
 from policies.window import next_comparison
+from reconciler.planning.drift import digest
 from specs.memory import CellMemory, Memory, Rollout, ServiceMemory
 from specs.observed import CellSeen, CellStatus, DeploymentSeen, ReplicaState
 from specs.world import World
@@ -107,6 +109,7 @@ def _present(memory: CellMemory, seen: CellSeen | None, now: datetime) -> CellMe
     """Note that Serve has a cell. One that stayed for a while is put back at once when it goes again."""
     if seen is None or seen.status is CellStatus.DELETING:
         return memory
+    memory = replace(memory, written=digest(seen))
     stayed = memory.restored_at is not None and now - memory.restored_at >= STAYED
     return replace(memory, was_seen=True, restores=0 if stayed else memory.restores)
 
@@ -157,8 +160,9 @@ def _progressed(view: ServiceView) -> Rollout | None:
     if mark != rollout.progress:
         return replace(rollout, progress=mark, progress_at=view.now)
     candidate = view.memory.candidate
-    waits_for_us = is_pausing(view) or not any(cell.seen for cell in view.cells_of(candidate))
-    waits_for_us = waits_for_us or bool(shortages(view, candidate))
+    cells = view.cells_of(candidate)
+    held = any(is_disputed(cell.memory, view.now) for cell in cells) or bool(shortages(view, candidate))
+    waits_for_us = is_pausing(view) or held or not any(cell.seen for cell in cells)
     return _time_stands_still(view, rollout) if waits_for_us else rollout
 
 

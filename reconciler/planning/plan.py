@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from policies.drift import dispute
 from policies.membership import adopt, prune, route_conflicts
 from policies.pacing import Pace, Veto
 from policies.service import decide
 from policies.view import view_of
 from reconciler.planning.chronicle import event_of, history_of, is_news
+from reconciler.planning.drift import notice
 from reconciler.planning.perceive import perceive
 from reconciler.planning.remember import Moment, Surroundings, new_service, remember
 from specs.decisions import Decision, ForgetService, Hold, RestoreCell
@@ -48,6 +50,8 @@ def make_plan(
     Orders are carried out alone: the next look, a moment later, goes on from there.
     """
     draft = _Draft(world=perceive(world), surroundings=surroundings)
+    for name in sorted(draft.services):
+        draft.note(name, notice(world, name))
     draft.adopt()
     removals = prune(draft.world)
     conflicts = route_conflicts(draft.world)
@@ -62,7 +66,7 @@ def _decisions(world: World, name: str, removal: Decision | None, veto: Veto) ->
     """A service that left Git is removed, or goes on as it is with the reason on top."""
     decided = decide(world, name, veto)
     if removal is None or not world.observed.complete:
-        return (*_restored(world, name), *decided)
+        return (*_restored(world, name), *_disputed(world, name), *decided)
     if isinstance(removal, Hold):
         return (*_restored(world, name), *(decision for decision in decided if not isinstance(decision, Hold)), removal)
     return (removal,)
@@ -87,6 +91,12 @@ def _restored(world: World, name: str) -> tuple[Decision, ...]:
         text = f"{lost[0].key.name} is missing in Serve and selfHeal is off"
         return (Hold(service=name, reason=Reason.SELF_HEAL_DISABLED, message=text),)
     return tuple(_put_back(name, cell, world.now) for cell in lost)
+
+
+def _disputed(world: World, name: str) -> tuple[Hold, ...]:
+    """Say what is left to somebody else for a while, and until when."""
+    hold = dispute(view_of(world, name))
+    return (hold,) if hold is not None and world.observed.complete else ()
 
 
 def _put_back(service: str, cell: CellMemory, now: datetime) -> Decision:
@@ -131,16 +141,24 @@ class _Draft:
                 self._tell(decision, before)
         self.world = replace(self.world, memory=Memory(services=dict(self.services)))
 
+    def note(self, name: str, noticed: tuple[Decision, ...]) -> None:
+        """Remember what others did before anything is decided: healing depends on how often they did it."""
+        self._remember(name, noticed)
+        self.decisions[name] = noticed
+
     def take(self, name: str, decisions: tuple[Decision, ...]) -> None:
         """Remember the decisions of one service, in order."""
+        self._remember(name, decisions)
+        if any(isinstance(decision, ForgetService) for decision in decisions):
+            del self.services[name]
+        self.decisions[name] = (*self.decisions.get(name, ()), *decisions)
+
+    def _remember(self, name: str, decisions: tuple[Decision, ...]) -> None:
         moment = self._moment(name)
         for decision in decisions:
             before = self.services[name]
             self.services[name] = remember(before, decision, moment)
             self._tell(decision, before)
-        if any(isinstance(decision, ForgetService) for decision in decisions):
-            del self.services[name]
-        self.decisions[name] = decisions
 
     def finished(self) -> Plan:
         """Return the plan."""

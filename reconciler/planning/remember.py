@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from policies.drift import TRUCE
 from policies.steps import resettle
 from policies.view import ServiceView
 from reconciler.planning.compose import compose_config, recompose_config
@@ -24,6 +25,7 @@ from specs.decisions import (
     Hold,
     LatchFailure,
     LimitSurge,
+    NoteDrift,
     Ordered,
     Park,
     PauseRollout,
@@ -101,7 +103,7 @@ def _adopt(memory: ServiceMemory, decision: AdoptSpec, moment: Moment) -> Servic
     revisions = tuple(new.revision if record.id == new.revision.id else record for record in memory.revisions)
     cells = tuple(
         replace(cell, config=recompose_config(new.revision, cell)) if cell.key.revision == new.revision.id else cell
-        for cell in memory.cells
+        for cell in (replace(cell, drifts=()) for cell in memory.cells)  # Who commits means it: it is put right again.
     )
     steps = memory.wanted.rollout.steps, new.rollout.steps
     return replace(
@@ -351,6 +353,17 @@ def _restore(memory: ServiceMemory, decision: RestoreCell, moment: Moment) -> Se
     )
 
 
+def _note_drift(memory: ServiceMemory, decision: NoteDrift, moment: Moment) -> ServiceMemory:
+    """Count a drift anew; those that nobody repeated for long are forgotten."""
+    recent = moment.now - TRUCE
+
+    def changed(cell: CellMemory) -> CellMemory:
+        others = (old for old in cell.drifts if old.where != decision.drift.where and old.at >= recent)
+        return replace(cell, drifts=(*others, decision.drift))
+
+    return _with_cell(memory, decision.cell, changed)
+
+
 def _forget_cell(memory: ServiceMemory, decision: ForgetCell, moment: Moment) -> ServiceMemory:
     name = decision.cell.name
     return replace(
@@ -397,6 +410,7 @@ _CHANGES: dict[type, Callable[[ServiceMemory, Any, Moment], ServiceMemory]] = {
     Drain: _drain,
     Retire: _retire,
     RestoreCell: _restore,
+    NoteDrift: _note_drift,
     ForgetCell: _forget_cell,
     EndOutgoing: _end_outgoing,
     Remove: _remove,

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 
 from policies.verdicts import judgement
 from policies.view import ServiceView, view_of
+from reconciler.planning.drift import standing
 from reconciler.planning.plan import Plan
 from specs.decisions import Hold
 from specs.desired import Analysis, Pause, SetHeaderRoute, SetWeight, Step
 from specs.memory import Memory, OutgoingCause
-from specs.observed import CellStatus, ReplicaState, TrafficSeen
+from specs.observed import ReplicaState, TrafficSeen
 from specs.reasons import Reason
 from specs.routes import FULL
 from specs.status import (
@@ -29,7 +30,6 @@ from specs.status import (
     Sync,
     TrafficStatus,
 )
-from specs.world import World
 
 BLIND = frozenset({Reason.RAY_UNREACHABLE, Reason.GATEWAY_UNREACHABLE})
 
@@ -60,7 +60,9 @@ def report(plan: Plan, memory: Memory, about: Circumstances, last: ClusterStatus
     world = replace(plan.world, memory=memory)
     before = {service.name: service for service in last.services} if last else {}
     services = tuple(
-        _service(view_of(world, name), _hold(plan, name, about), before.get(name), _drift(plan.world, name))
+        _service(
+            view_of(world, name), _hold(plan, name, about), before.get(name), "; ".join(standing(plan.world, name))
+        )
         for name in sorted(memory.services)
     )
     desired = world.desired
@@ -268,23 +270,6 @@ def _worst(known: float | None, seen: timedelta | None) -> float | None:
     """Quantiles of several cells cannot be added; the worst of them is what a person wants to see."""
     values = [value for value in (known, seen.total_seconds() if seen else None) if value is not None]
     return max(values) if values else None
-
-
-def _drift(world: World, name: str) -> str:
-    """Return what of a service is in Serve otherwise than it was commanded before this look; "" when nothing is."""
-    found = []
-    for cell in world.memory.services[name].cells:
-        seen = world.observed.cell(cell.key.name)
-        if cell.is_retired or not world.observed.complete or not cell.targets:
-            continue
-        if seen is None or seen.status is CellStatus.DELETING:
-            found.append(f"{cell.key.name} is missing in Serve")
-            continue
-        for deployment in seen.deployments:
-            wanted = cell.counts.get(deployment.name, deployment.target)
-            if wanted != deployment.target:
-                found.append(f"{deployment.name} of {cell.key.name} has {deployment.target} replicas, not {wanted}")
-    return "; ".join(found)
 
 
 def _conditions(

@@ -157,7 +157,7 @@ shapes = st.builds(
 ORDERS = ("abort", "retry", "promote", "full", "pause", "rollback")
 PEOPLE = ("push", "push", "push", "revert", "scale", "suspend", "leave", *ORDERS)
 OUTAGES = ("ray", "gateway", "git", "writes", "disk", "clock")
-LOSSES = ("remove", "head", "forget", "drain", "node", "demand")
+LOSSES = ("remove", "head", "forget", "drain", "node", "demand", "meddle")
 ACCIDENTS = (*OUTAGES, *LOSSES, "kill", "crash", "crash")
 
 
@@ -350,6 +350,8 @@ class Teller:
                 sim.nodes.kill(node)
                 await sim.run(10)
                 sim.nodes.add(replace(sim.nodes.nodes[node], is_alive=True))
+            case "meddle":
+                sim.somebody_scales(name, act.number % 5)
             case "demand":
                 for key, _ in sim.watch.applications(name):
                     sim.serve.want(key.name, "Echo", act.number % 7 + 1)

@@ -225,6 +225,13 @@ class Simulation:
         foreign = [dict(config) for name, config in self.serve.configs().items() if name not in self.watch.created]
         self.serve.put_by_somebody_else(foreign)
 
+    def somebody_scales(self, service: str, count: int) -> None:
+        """Another writer sets the counts of a service's applications where Serve lets it."""
+        self.watch.excused()
+        for key, found in self.watch.applications(service):
+            for name in found.deployments if found.external_scaler and not found.is_deleting else ():
+                self.serve.instance.scale(key.name, name, count)
+
     # -- what is seen ----------------------------------------------------------------------------------
 
     def memory(self, name: str = "chat") -> ServiceMemory:

@@ -103,6 +103,17 @@ def _told_of_course(decision: Decision) -> tuple[str, str, str] | None:
             return None
 
 
+def _told_of_others(decision: Decision) -> tuple[str, str, str] | None:
+    """Tell what somebody else did in Serve, and what was done about it."""
+    match decision:
+        case RestoreCell(cell=cell):
+            return "CellRestored", f"{cell.name} was missing in Serve", cell.revision
+        case NoteDrift(cell=cell, text=text):
+            return "Drifted", text, cell.revision
+        case _:
+            return None
+
+
 def _told_of_moves(decision: Decision) -> tuple[str, str, str] | None:
     match decision:
         case StartRevision(cell=cell, counts=counts, bounds=bounds):
@@ -111,10 +122,6 @@ def _told_of_moves(decision: Decision) -> tuple[str, str, str] | None:
             return "CellCreated", f"{cell.name} with {', '.join(sizes) or 'its code counts'}", cell.revision
         case LimitSurge(limits=limits):
             return "SurgeLimited", f"no room on the nodes: old replicas stop first ({', '.join(sorted(limits))})", ""
-        case RestoreCell(cell=cell):
-            return "CellRestored", f"{cell.name} was missing in Serve", cell.revision
-        case NoteDrift(cell=cell, text=text):
-            return "Drifted", text, cell.revision
         case SetCapacity(cell=cell, deployment=name, count=count, bounds=bounds):
             size = f"{bounds.min_replicas}-{bounds.max_replicas}" if bounds else str(count)
             return "Scaled", f"{name} of {cell.revision} to {size}", cell.revision

@@ -67,7 +67,7 @@ def event_of(decision: Decision, at: datetime) -> Event | None:
 
 
 def _told(decision: Decision) -> tuple[str, str, str] | None:
-    tellers = (_told_of_course, _told_of_the_way_back, _told_of_moves, _told_of_people)
+    tellers = (_told_of_course, _told_of_the_way_back, _told_of_moves, _told_of_others, _told_of_people)
     return next((told for tell in tellers if (told := tell(decision)) is not None), None)
 
 

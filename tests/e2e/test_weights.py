@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from loaders.safetensors.cache_settings import FOLDER_VARIABLE
 from reconciler.embedded import EmbeddedCluster
 from tests.loading.files import big, write_file
 from tests.loading.servers import ROOT, RangeServer
@@ -53,3 +58,64 @@ def test_three_nodes_cost_the_origin_one_and_take_little_longer(ray_cluster: Emb
         assert len(found["together"]) == 3
         assert share <= 1.15
         assert slowest <= 1.5 * alone
+
+
+def package(folder: Path) -> tuple[str, bytes]:
+    """Return a folder's Python files as Ray knows packages, by name and content."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted(folder.glob("*.py")):
+            archive.writestr(zipfile.ZipInfo(path.name, (1980, 1, 1, 0, 0, 0)), path.read_bytes())
+    return f"_ray_pkg_{hashlib.sha256(buffer.getvalue()).hexdigest()[:40]}.zip", buffer.getvalue()
+
+
+def test_the_example_is_served_and_tells_where_its_start_went(ray_cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    example = ROOT / "deploy" / "examples" / "weights"
+    weights = tmp_path / "model.safetensors"
+    subprocess.run([sys.executable, "make_weights.py", str(weights)], cwd=example, check=True, timeout=120)
+    wanted = expected(weights)
+    name, content = package(example)
+    httpx.put(f"{ray_cluster.dashboard_url}/api/packages/gcs/{name}", content=content, timeout=30).raise_for_status()
+    with RangeServer(tmp_path) as origin:
+        application = {
+            "name": "decoder",
+            "route_prefix": "/decoder",
+            "import_path": "app:build",
+            "args": {"weights": origin.url("model.safetensors")},
+            "runtime_env": {
+                "working_dir": f"gcs://{name}",
+                "env_vars": {FOLDER_VARIABLE: str(tmp_path / "cache"), "HELIOSTAT_CACHE_BYTES": "1G"},
+            },
+            "deployments": [{"name": "Model", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.1}}],
+        }
+        url = f"{ray_cluster.dashboard_url}/api/serve/applications/"
+        httpx.put(url, json={"applications": [application]}, timeout=30).raise_for_status()
+        deadline = time.monotonic() + 120
+        while (found := httpx.get(url, timeout=10).json()["applications"]["decoder"])["status"] != "RUNNING":
+            assert found["status"] == "DEPLOYING", found["message"]
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+        groups = httpx.get(url, timeout=10).json()["target_groups"]
+        targets = [target for group in groups for target in group["targets"] if "decoder#Model" in target["name"]]
+        assert len(targets) == 2
+        for target in targets:
+            replica = f"http://{target['ip']}:{target['port']}/decoder"
+            assert httpx.get(f"{replica}/?tokens=5,6,7", timeout=30).json()["next"] == wanted
+            phases = httpx.get(f"{replica}/cold-start", timeout=30).json()
+            print(phases)
+            assert list(phases) == ["import", "fetch", "device"]
+            assert all(seconds >= 0 for seconds in phases.values())
+        assert origin.counters().body <= 1.1 * weights.stat().st_size
+
+
+def expected(weights: Path) -> int:
+    """Ask the model in a process of its own, with weights as safetensors reads them."""
+    program = (
+        "import sys, torch; from model import Decoder; from safetensors.torch import load_file; model = Decoder();"
+        "model.load_state_dict(load_file(sys.argv[1])); print(int(model(torch.tensor([[5, 6, 7]]))[0, -1].argmax()))"
+    )
+    example = ROOT / "deploy" / "examples" / "weights"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(weights)], cwd=example, check=True, timeout=120, capture_output=True
+    )
+    return int(done.stdout)

@@ -1,0 +1,109 @@
+"""Where a replica's cold start goes: phases one after another, as a line in the log and as an OpenTelemetry trace.
+
+    cold_start = ColdStart("chat")      # in the replica's constructor, before what takes long to import
+    import torch
+    cold_start.phase("fetch")           # ends "import", begins "fetch"
+    ...
+    cold_start.ready()
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+LOG = logging.getLogger(__name__)
+
+ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+FLUSH_MILLISECONDS = 3000
+"""A collector that does not answer must not keep a replica from serving."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One part of the start, in nanoseconds since 1970."""
+
+    name: str
+    began: int
+    ended: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return (self.ended - self.began) / 1e9
+
+
+class ColdStart:
+    """A replica's start. Phases follow each other without gaps, so that nothing hides between them."""
+
+    def __init__(self, name: str, first: str = "import") -> None:
+        """Begin the first phase now."""
+        self.name = name
+        self.phases: list[Phase] = []
+        self._current, self._began = first, time.time_ns()
+        self._is_ready = False
+
+    def phase(self, name: str) -> None:
+        """End the phase before, and begin this one."""
+        now = time.time_ns()
+        self.phases.append(Phase(name=self._current, began=self._began, ended=now))
+        self._current, self._began = name, now
+
+    def ready(self, **attributes: str | int | float) -> None:
+        """End the last phase, and say how long each took. `attributes` join the trace's root span."""
+        if self._is_ready:
+            return
+        self._is_ready = True
+        self.phase("ready")
+        parts = ", ".join(f"{phase.name} {phase.seconds:.2f} s" for phase in self.phases)
+        LOG.warning("cold start of %s: %s; ready after %.2f s", self.name, parts, self.seconds)
+        export(self, attributes)
+
+    @property
+    def seconds(self) -> float:
+        """From the beginning to the end of the last phase."""
+        return (self.phases[-1].ended - self.phases[0].began) / 1e9
+
+    def document(self) -> dict[str, float]:
+        """Return seconds by phase."""
+        return {phase.name: round(phase.seconds, 3) for phase in self.phases}
+
+
+def export(start: ColdStart, attributes: dict[str, str | int | float]) -> None:
+    """Write the spans with the process's tracer provider, or with one of our own where OTEL_EXPORTER_OTLP_* asks."""
+    try:
+        from opentelemetry import trace
+    except ModuleNotFoundError:
+        return
+    provider: Any = trace.get_tracer_provider()
+    own = None
+    if isinstance(provider, trace.ProxyTracerProvider):
+        own = provider = _own_provider(start.name)
+    if provider is None:
+        return
+    tracer = provider.get_tracer("heliostat.loaders")
+    root = tracer.start_span("cold start", start_time=start.phases[0].began, attributes={"replica": start.name})
+    root.set_attributes(attributes)
+    inside = trace.set_span_in_context(root)
+    for phase in start.phases:
+        tracer.start_span(phase.name, context=inside, start_time=phase.began).end(end_time=phase.ended)
+    root.end(end_time=start.phases[-1].ended)
+    if own is not None:
+        own.force_flush(FLUSH_MILLISECONDS)
+        own.shutdown()
+
+
+def _own_provider(service: str) -> Any:
+    if not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
+        return None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": service}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider

@@ -1,10 +1,10 @@
 """Where a replica's cold start goes: phases one after another, as a line in the log and as an OpenTelemetry trace.
 
-    cold_start = ColdStart("chat")      # in the replica's constructor, before what takes long to import
-    import torch
-    cold_start.phase("fetch")           # ends "import", begins "fetch"
-    ...
-    cold_start.ready()
+cold_start = ColdStart("chat")      # in the replica's constructor, before what takes long to import
+import torch
+cold_start.phase("fetch")           # ends "import", begins "fetch"
+...
+cold_start.ready()
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""`make bench [ARGS="throughput pace fleet gateway analysis"]`: measure on this machine and write docs/benchmarks."""
+"""`make bench [ARGS="throughput pace fleet gateway analysis loading-serve"]`: measure on this machine and write docs/benchmarks."""
 
 from __future__ import annotations
 
 import sys
 
-from tests.bench import analysis, fleet, gateway_cost, pace, throughput
+from tests.bench import analysis, fleet, gateway_cost, loading_serve, pace, throughput
 
 BENCHMARKS = {
     "throughput": throughput.run,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "fleet": fleet.run,
     "gateway": gateway_cost.run,
     "analysis": analysis.run,
+    "loading-serve": loading_serve.run,
 }
 
 

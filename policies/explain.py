@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from policies.gates import hold_at_gate
 from policies.health import deadline_at
 from policies.resources import shortages
 from policies.retirement import warm_until
@@ -89,6 +90,9 @@ def _not_started(cell: CellView) -> str | None:
 
 
 def _step(view: ServiceView, candidate: str) -> Hold:
+    at_gate = hold_at_gate(view)
+    if at_gate is not None:
+        return at_gate
     rollout, steps = view.memory.rollout, view.spec.rollout.steps
     weight = view.weights.get(candidate, 0)
     goal = goal_weight(view)

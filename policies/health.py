@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from policies.drift import is_disputed
+from policies.gates import is_waiting_at_gate
 from policies.view import CellView, ServiceView
 from specs.desired import Analysis, Pause
 from specs.memory import Failure
@@ -127,9 +128,11 @@ def _deadline_message(view: ServiceView, cell: CellView) -> str:
 
 
 def is_pausing(view: ServiceView) -> bool:
-    """Return whether time does not count now: a person's pause, a suspension, a closed window, a step that waits."""
+    """Return whether time does not count now: a pause, a suspension, a closed window, a gate, a step that waits."""
     rollout = view.memory.rollout
     if view.memory.pause is not None or view.spec.suspend or (rollout is not None and rollout.is_parked):
+        return True
+    if is_waiting_at_gate(view):
         return True
     if rollout is None or rollout.step >= len(view.spec.rollout.steps):
         return False

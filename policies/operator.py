@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
+from policies.gates import closed_gates, is_open
 from policies.rollout import goal_weight
 from policies.view import ServiceView
 from policies.way_back import baking_until, fall_back, skips_steps
@@ -15,6 +16,7 @@ from specs.decisions import (
     EnterStep,
     FallBack,
     Ordered,
+    OverruleGates,
     PauseRollout,
     PinRevision,
     Release,
@@ -22,6 +24,7 @@ from specs.decisions import (
     RollBack,
 )
 from specs.desired import Revision, SetHeaderRoute, SetWeight
+from specs.gates import GateAt, GateKind
 from specs.reasons import Reason
 
 
@@ -79,15 +82,11 @@ def _promote(view: ServiceView, command: Command) -> Answer:
     rollout, count = view.memory.rollout, len(view.spec.rollout.steps)
     if view.memory.candidate is None or rollout is None:
         return Refusal(message="no rollout is in progress; nothing is changed")
-    if view.memory.stable is None or rollout.is_fast or rollout.step >= count:
+    if view.memory.stable is None or rollout.is_fast or (rollout.step >= count and is_open(view)):
         return Refusal(message="the candidate is on its way to 100% already")
     if (stopped := _stopped(view)) is not None:
         return stopped
-    return (
-        (EnterStep(service=view.name, step=count, by=command.by),)
-        if command.full
-        else _one_step(view, rollout.step, command.by)
-    )
+    return _all_the_way(view, command) if command.full else _one_step(view, rollout.step, command.by)
 
 
 def _stopped(view: ServiceView) -> Refusal | None:
@@ -101,7 +100,10 @@ def _stopped(view: ServiceView) -> Refusal | None:
 
 
 def _one_step(view: ServiceView, index: int, by: str) -> Answer:
-    """End a step that waits; one that moves ends when it has arrived."""
+    """Go past the gates of a step, or end one that waits; one that moves ends when it has arrived."""
+    closed = tuple(gate.name for gate in closed_gates(view))
+    if closed:
+        return (OverruleGates(service=view.name, step=index, gates=closed, by=by),)
     match view.spec.rollout.steps[index]:
         case SetWeight():
             goal = goal_weight(view) // 100
@@ -111,6 +113,14 @@ def _one_step(view: ServiceView, index: int, by: str) -> Answer:
             return Refusal(message="the candidate is not ready for its header route yet; promote ends a pause")
         case _:
             return (EnterStep(service=view.name, step=index + 1, by=by),)
+
+
+def _all_the_way(view: ServiceView, command: Command) -> tuple[Decision, ...]:
+    """Skip all steps that are left, and the gates on the way."""
+    steps, gates = view.spec.rollout.steps, view.spec.rollout.gates
+    last = tuple(gate.name for gate in gates if gate.at is GateAt.BEFORE_PROMOTION and gate.kind is GateKind.CONFIRM)
+    overruled = (OverruleGates(service=view.name, step=len(steps), gates=last, by=command.by),) if last else ()
+    return (EnterStep(service=view.name, step=len(steps), by=command.by), *overruled)
 
 
 def _failure(view: ServiceView) -> Reason | None:

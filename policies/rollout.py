@@ -8,6 +8,7 @@ from dataclasses import replace
 from policies.bounds import first_bounds, next_bounds
 from policies.capacity import Counts, next_counts
 from policies.drift import is_left
+from policies.gates import is_open
 from policies.traffic import heir, next_weights, ready_share
 from policies.verdicts import end_of_analysis
 from policies.view import CellView, ServiceView
@@ -23,10 +24,19 @@ def goal_weight(view: ServiceView) -> int:
     rollout = view.memory.rollout
     if rollout is None or rollout.is_fast or view.memory.stable is None:
         return FULL
+    goal = _weight_at(view, rollout.step)
+    if is_open(view):
+        return goal
+    carried = view.weights.get(view.memory.candidate or "", 0)
+    return min(goal, max(carried, _weight_at(view, rollout.step - 1)))
+
+
+def _weight_at(view: ServiceView, number: int) -> int:
+    """Return the share that the step with this number stands for; the last one set counts until the next."""
     steps = view.spec.rollout.steps
-    if rollout.step >= len(steps):
+    if number >= len(steps):
         return FULL
-    passed = [step.weight for step in steps[: rollout.step + 1] if isinstance(step, SetWeight)]
+    passed = [step.weight for step in steps[: number + 1] if isinstance(step, SetWeight)]
     return passed[-1] * FULL // 100 if passed else 0
 
 
@@ -48,7 +58,7 @@ def goal_weights(view: ServiceView) -> Mapping[str, int]:
 def advance(view: ServiceView) -> Decision | None:
     """Return the step change that is due, or None while the current step is not done."""
     candidate, rollout = view.memory.candidate, view.memory.rollout
-    if candidate is None or rollout is None:
+    if candidate is None or rollout is None or not is_open(view):
         return None
     goal = goal_weight(view)
     carried = view.weights.get(candidate, 0)

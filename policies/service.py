@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from policies.explain import explain
+from policies.gates import hear, is_held_at_gate, questions
 from policies.pacing import Veto
 from policies.resources import shortages
 from policies.retirement import forget_gone, retire_outgoing, retire_removed
@@ -29,14 +30,17 @@ def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
         return (*retire_removed(view), _removing(view))
     if view.spec.suspend:
         return (*route_as_is(view), explain(view))
+    heard = hear(view)
     verdict = judge(view) or failed_analysis(view) or watch(view)
     if verdict:
-        return (*verdict, explain(view))
+        return (*heard, *verdict, explain(view))
     course = choose(view)
     if course is None:
-        return _go_on(view, veto)
+        return (*heard, *_go_on(view, veto))
     allowed = veto(course)
-    return (allowed, *_parked(view), *stand(view)) if isinstance(allowed, Hold) else (allowed, explain(view))
+    if isinstance(allowed, Hold):
+        return (*heard, allowed, *_parked(view), *stand(view))
+    return (*heard, allowed, explain(view))
 
 
 def _go_on(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
@@ -44,7 +48,7 @@ def _go_on(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
     rollout = view.memory.rollout
     if view.memory.candidate is None or rollout is None:
         return carry_on(view)
-    if waits_for_a_person(view):
+    if waits_for_a_person(view) or is_held_at_gate(view):
         return (*_parked(view), *carry_on(view))
     pin = view.memory.pin
     is_way_back = rollout.is_fast or (pin is not None and pin.revision == view.memory.candidate)
@@ -88,7 +92,7 @@ def carry_on(view: ServiceView) -> tuple[Decision, ...]:
     step = advance(view)
     if step is not None:
         return (step, explain(view))
-    return (*move(view), *retire_outgoing(view), explain(view))
+    return (*questions(view), *move(view), *retire_outgoing(view), explain(view))
 
 
 def stand(view: ServiceView) -> tuple[Decision, ...]:

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from reconciler.errands import Errands
 from reconciler.errors import PortError, Retry
 from reconciler.ports import Ports
 from specs.effects import (
     Effect,
+    PostQuestion,
     PutServeConfig,
     SaveMemory,
     ScaleDeployment,
@@ -17,6 +19,9 @@ from specs.effects import (
     UploadPackage,
 )
 from specs.reasons import Reason
+
+Awaited = SaveMemory | UploadPackage | PutServeConfig | ScaleDeployment | SetRoutes
+"""Effects that are over when the turn goes on."""
 
 
 @dataclass(kw_only=True)
@@ -30,8 +35,8 @@ class Results:
     """False when Memory could not be saved: nothing after it was tried."""
 
 
-async def apply(ports: Ports, effects: Iterable[Effect], deployed: frozenset[str]) -> Results:
-    """Do the effects. `deployed` are the applications that Serve shows now.
+async def apply(ports: Ports, effects: Iterable[Effect], deployed: frozenset[str], errands: Errands) -> Results:
+    """Do the effects. `deployed` are the applications that Serve shows now, `errands` take what others are asked.
 
     A failed save ends it: an effect without its saved intent could not be found again. Any other
     failure is that service's problem, tried again at the next look, and stops nobody else.
@@ -39,7 +44,10 @@ async def apply(ports: Ports, effects: Iterable[Effect], deployed: frozenset[str
     results = Results()
     for effect in effects:
         try:
-            await _do(ports, effect, deployed, results)
+            if isinstance(effect, PostQuestion):
+                errands.post(effect)
+            else:
+                await _do(ports, effect, deployed, results)
             results.done.append(effect)
         except PortError as error:
             service, reason = _blame(effect, error)
@@ -50,7 +58,7 @@ async def apply(ports: Ports, effects: Iterable[Effect], deployed: frozenset[str
     return results
 
 
-async def _do(ports: Ports, effect: Effect, deployed: frozenset[str], results: Results) -> None:
+async def _do(ports: Ports, effect: Awaited, deployed: frozenset[str], results: Results) -> None:
     match effect:
         case SaveMemory():
             await ports.store.save(effect)
@@ -96,6 +104,8 @@ def _blame(effect: Effect, error: PortError) -> tuple[str, Reason]:
             return service, Reason.PACKAGE_FAILED
         case SetRoutes():
             return "", Reason.GATEWAY_UNREACHABLE
+        case PostQuestion(service=service):
+            return service, Reason.GATE_UNANSWERED
         case ScaleDeployment(service=service):
             return service, Reason.SERVE_BUSY if isinstance(error, Retry) else Reason.INVALID_DOCUMENT
         case PutServeConfig():

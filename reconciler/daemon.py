@@ -13,9 +13,11 @@ import structlog
 
 from reconciler.adapters import state_folder
 from reconciler.adapters.clock import SystemClock
+from reconciler.adapters.gates import HttpGates
 from reconciler.adapters.git import GitSettings, GitSource
 from reconciler.adapters.lease import FileLease
 from reconciler.adapters.nodes import RayNodes
+from reconciler.adapters.outbound import Outbound
 from reconciler.adapters.packages import RayPackages
 from reconciler.adapters.ray_rest import RayRest
 from reconciler.adapters.serve import RayServe, ServeStart
@@ -30,7 +32,7 @@ from reconciler.gateway import GatewaySettings, HAProxyGateway
 from reconciler.journal import Journal
 from reconciler.loop import Reconciler, Tick, WrongMode
 from reconciler.observe import is_direct
-from reconciler.planning.remember import Surroundings
+from reconciler.planning.moment import Surroundings
 from reconciler.ports import Ports
 from reconciler.settings import GatewayMode, Secret, Settings
 from reconciler.telemetry import Metrics, setup_logging, setup_tracing
@@ -48,6 +50,7 @@ class _Fittings:
     serve: ApprovedServe
     store: SqliteStore
     source: GitSource
+    outbound: Outbound
     metrics: Metrics
     desk: Desk
 
@@ -90,7 +93,7 @@ async def _until_told(work: Coroutine[object, object, None]) -> None:
 async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
     clock, metrics = SystemClock(settings.state), Metrics()
     token = settings.ray_token.reveal() if settings.ray_token else None
-    async with RayRest(settings.ray, token=token) as rest:
+    async with RayRest(settings.ray, token=token) as rest, Outbound(settings.allow_hosts) as outbound:
         store = SqliteStore(settings.state)
         git = GitSettings(
             url=settings.repo,
@@ -108,6 +111,7 @@ async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
                 serve=serve,
                 store=store,
                 source=GitSource(git, clock, metrics.count_git_request),
+                outbound=outbound,
                 metrics=metrics,
                 desk=Desk(store, settings.cluster, metrics.render),
             )
@@ -161,8 +165,9 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
                 packages=RayPackages(fittings.rest),
                 gateway=gateway,
                 store=fittings.store,
+                gates=HttpGates(fittings.outbound),
             ),
-            Surroundings(gateway_url=settings.public_url),
+            Surroundings(gateway_url=settings.public_url, cluster=settings.cluster),
             cluster=settings.cluster,
             is_direct=direct,
             ticked=ticked,

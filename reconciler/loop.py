@@ -12,11 +12,13 @@ import structlog
 from policies.operator import Refusal, obey
 from policies.view import view_of
 from reconciler.apply import Results, apply
+from reconciler.errands import Errands
 from reconciler.errors import PortError
 from reconciler.observe import BuildWatch, OwnWrites, endpoints_of, is_direct, observe
 from reconciler.planning.compile import Compiled, compile_effects
+from reconciler.planning.moment import Surroundings
+from reconciler.planning.outgoing import errand_slots
 from reconciler.planning.plan import Plan, make_plan
-from reconciler.planning.remember import Surroundings
 from reconciler.planning.report import Circumstances, report
 from reconciler.planning.routing import route_table
 from reconciler.ports import Clock, Ports, Reading, ServeSeen
@@ -103,6 +105,7 @@ class Reconciler:
         self._reading = Reading(desired=None, read_at=None)
         self._requests: list[_Request] = []
         self._wake = asyncio.Event()
+        self.errands = Errands(ports.gates, self.wake)
         self._kept: frozenset[str] = frozenset()
         self._builds = BuildWatch()
         self._writes = OwnWrites()
@@ -122,6 +125,7 @@ class Reconciler:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch_source())
             group.create_task(self._refresh_endpoints())
+            group.create_task(self.errands.run())
             group.create_task(self._turn())
 
     def wake(self) -> None:
@@ -186,14 +190,16 @@ class Reconciler:
         """Take one turn: read, plan, act, report."""
         watch = _Stopwatch(self._ports.clock)
         await self._read_source()
-        world = self._writes.note(self._builds.note(await observe(self._ports, self._reading, self._memory)))
+        seen = await observe(self._ports, self._reading, self._memory, self.errands.seen())
+        world = self._writes.note(self._builds.note(seen))
         watch.lap("observe")
         requests, self._requests = self._requests, []
         orders, accepted = self._orders(world, requests)
         plan = make_plan(world, self._surroundings, orders)
         compiled = compile_effects(plan, self._memory, self._routed)
         watch.lap("plan")
-        results = await apply(self._ports, compiled.effects, frozenset(cell.name for cell in world.observed.cells))
+        deployed = frozenset(cell.name for cell in world.observed.cells)
+        results = await apply(self._ports, compiled.effects, deployed, self.errands)
         self._take(compiled, results)
         await self._answer(accepted, results)
         watch.lap("apply")
@@ -208,6 +214,7 @@ class Reconciler:
         """Go on from what was saved, and from the table that the gateway took."""
         if results.is_saved:
             self._memory = compiled.memory
+            self.errands.keep(errand_slots(self._memory))
             self.table = route_table(self._memory)
         self._writes.took(results.done)
         tables = [effect.table for effect in results.done if isinstance(effect, SetRoutes)]

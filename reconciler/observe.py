@@ -13,12 +13,15 @@ from reconciler.ports import Ports, Reading, ServeSeen
 from specs.effects import Effect, PutServeConfig, ScaleDeployment
 from specs.memory import Memory
 from specs.observed import CellSeen, Endpoint, Observed, ReplicaState
+from specs.outward import Outward
 from specs.world import World
 
 Answer = TypeVar("Answer")
 
+NOTHING = Outward()
 
-async def observe(ports: Ports, reading: Reading, memory: Memory) -> World:
+
+async def observe(ports: Ports, reading: Reading, memory: Memory, outward: Outward = NOTHING) -> World:
     """Return the world now. Never raises for what is unreachable: `observed.problem` says what is."""
     serve, nodes, gateway = await asyncio.gather(
         _attempt(ports.serve.read()), _attempt(ports.nodes.read()), _attempt(ports.gateway.observe())
@@ -32,6 +35,7 @@ async def observe(ports: Ports, reading: Reading, memory: Memory) -> World:
         nodes=nodes if not isinstance(nodes, str) else (),
         gateway=gateway if not isinstance(gateway, str) else None,
         serve_running=serve.running if not isinstance(serve, str) else True,
+        outward=outward,
     )
     return World(
         now=observed.at,

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from specs.desired import Desired, PackageRef
-from specs.effects import PutServeConfig, SaveMemory
+from specs.effects import PostQuestion, PutServeConfig, SaveMemory
 from specs.memory import Event, HistoryEntry, Memory
 from specs.observed import CellSeen, Endpoint, GatewaySeen, Node
 from specs.routes import RouteTable
@@ -131,6 +131,24 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GateAnswer:
+    """What a gate said; `message` is for people, "" when it gave none."""
+
+    is_yes: bool
+    message: str = ""
+
+
+class Gates(Protocol):
+    """Services of others that are asked during a rollout."""
+
+    async def ask(self, question: PostQuestion) -> GateAnswer:
+        """Ask once and return the answer.
+
+        Raises Retry when none came in time or none that can be read, Stalled when the gate may not be called.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ports:
     """Every seam of the daemon."""
 
@@ -141,3 +159,4 @@ class Ports:
     packages: Packages
     gateway: Gateway
     store: Store
+    gates: Gates

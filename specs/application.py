@@ -64,6 +64,7 @@ def rollout_problems(rollout: RolloutSpec, application: Any) -> Iterator[Problem
     if rollout.min_ready >= rollout.progress_deadline:
         message = "minReady is not shorter than progressDeadline, so every rollout would fail: write a shorter one"
         yield Problem(path=(*ROLLOUT, "minReady"), message=message)
+    yield from _gate_problems(rollout)
     if rollout.max_surge.round_up(1) == 0:
         yield from _no_room(rollout, application)
 
@@ -91,6 +92,19 @@ def _client_problems(rollout: RolloutSpec) -> Iterator[Problem]:
     if rollout.sticky is not None and (rollout.sticky.cookie is None) == (rollout.sticky.header is None):
         message = "sticky is exactly one of cookie and header: write for instance {cookie: chat-rev}"
         yield Problem(path=(*ROLLOUT, "sticky"), message=message)
+
+
+def _gate_problems(rollout: RolloutSpec) -> Iterator[Problem]:
+    names: set[str] = set()
+    for index, gate in enumerate(rollout.gates):
+        path: Path = (*ROLLOUT, "gates", index)
+        if gate.name in names:
+            message = f'the gate "{gate.name}" is listed twice: give each its own name'
+            yield Problem(path=(*path, "name"), message=message)
+        if gate.at == "afterRollback" and gate.kind == "confirm":
+            message = "a rollback waits for nobody: write kind: notify, or at: beforeStep or beforePromotion"
+            yield Problem(path=(*path, "kind"), message=message)
+        names.add(gate.name)
 
 
 def _no_room(rollout: RolloutSpec, application: Any) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from datetime import datetime
 from specs.cells import CellKey
 from specs.commands import Command
 from specs.desired import DesiredService, Revision
+from specs.gates import Gate, GateCall, GateState
 from specs.memory import Bounds, Drift, Failure, OutgoingCause, Pin
 from specs.reasons import Reason
 
@@ -109,6 +110,35 @@ class ReachStep:
     """The current step's goal is reached; a pause counts from now."""
 
     service: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskGate:
+    """A gate is to be asked (or told) before the rollout goes to this step."""
+
+    service: str
+    gate: Gate
+    revision: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HearGate:
+    """A gate answered, or did not: `call` is the question after that, `was` its state before."""
+
+    service: str
+    call: GateCall
+    was: GateState
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverruleGates:
+    """A person goes past these gates of a step."""
+
+    service: str
+    step: int
+    gates: tuple[str, ...]
+    by: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +334,9 @@ Decision = (
     | Proceed
     | EnterStep
     | ReachStep
+    | AskGate
+    | HearGate
+    | OverruleGates
     | Promote
     | RollBack
     | Quarantine

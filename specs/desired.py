@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from specs.amount import Amount
 from specs.analysis import AnalysisSettings
+from specs.gates import Gate
 from specs.routes import HeaderMatch, Sticky
 from specs.windows import Window
 
@@ -99,6 +100,7 @@ class RolloutSettings:
     on_inconclusive: OnInconclusive = OnInconclusive.HOLD
     sticky: Sticky | None = None
     """By what a client is known that stays on its version during the steps."""
+    gates: tuple[Gate, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

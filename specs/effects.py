@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from specs.desired import PackageRef
 from specs.memory import Event, HistoryEntry, ServiceMemory
@@ -61,4 +62,17 @@ class SetRoutes:
     table: RouteTable
 
 
-Effect = SaveMemory | UploadPackage | PutServeConfig | ScaleDeployment | SetRoutes
+@dataclass(frozen=True, kw_only=True)
+class PostQuestion:
+    """Begin to ask a gate; its answer is seen at a later look. `body` is JSON, `failures` the tries before."""
+
+    service: str
+    gate: str
+    url: str
+    key: str
+    failures: int
+    body: str
+    timeout: timedelta
+
+
+Effect = SaveMemory | UploadPackage | PutServeConfig | ScaleDeployment | SetRoutes | PostQuestion

@@ -10,6 +10,7 @@ from enum import StrEnum
 from specs.cells import CellKey
 from specs.desired import DesiredService, Revision
 from specs.evidence import Evidence, Window
+from specs.gates import GateCall
 from specs.reasons import Reason
 
 
@@ -235,6 +236,8 @@ class ServiceMemory:
     ready_since: Mapping[str, datetime] = field(default_factory=dict)
     """When each replica was first seen ready, for `minReady`."""
     peak: int = 0
+    gates: tuple[GateCall, ...] = ()
+    """Questions of the running rollout to its gates, and notices that are not delivered yet."""
     is_removed: bool = False
     """It left the repository and the prune guard let it go."""
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from specs.evidence import Evidence
+from specs.outward import Outward
 
 
 class CellStatus(StrEnum):
@@ -189,6 +190,8 @@ class Observed:
     """Counts per application and deployment that Serve took from us since the last complete observation."""
     own_entries: Mapping[str, str] = field(default_factory=dict)
     """Entries per application that Serve took from us since then: what differs from them now, others wrote."""
+    outward: Outward = field(default_factory=Outward)
+    """What gates and the metrics server were asked, and answered."""
 
     def cell(self, name: str) -> CellSeen | None:
         """Return the cell called `name`, or None."""

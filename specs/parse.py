@@ -26,11 +26,12 @@ from specs.desired import (
     SpecError,
     Step,
 )
+from specs.gates import Gate, GateAt, GateKind
 from specs.problems import Problem, describe, did_you_mean, validate
 from specs.revision import make_revision
 from specs.routes import HeaderMatch, Sticky, StickyKind
 from specs.runtime_env import Folders, PackageIndex
-from specs.service import API_VERSION, GROUP, HeaderMatchSpec, RolloutSpec, Service, StepSpec, StickySpec
+from specs.service import API_VERSION, GROUP, GateSpec, HeaderMatchSpec, RolloutSpec, Service, StepSpec, StickySpec
 from specs.yaml_marks import Document, Mark, Node, YamlProblem, read_yaml
 
 __all__ = ["PackageIndex", "is_spec_file", "read_desired"]
@@ -251,6 +252,19 @@ def _rollout(rollout: RolloutSpec) -> RolloutSettings:
         bake=rollout.bake,
         on_inconclusive=OnInconclusive(rollout.on_inconclusive),
         sticky=_sticky(rollout.sticky),
+        gates=tuple(_gate(gate) for gate in rollout.gates),
+    )
+
+
+def _gate(gate: GateSpec) -> Gate:
+    return Gate(
+        name=gate.name,
+        at=GateAt(gate.at),
+        kind=GateKind(gate.kind),
+        url=gate.url,
+        timeout=gate.timeout,
+        retries=gate.retries,
+        interval=gate.interval,
     )
 
 

@@ -50,4 +50,7 @@ class Reason(StrEnum):
     ROLLBACK_FAILED = "RollbackFailed"
     SUPERSEDED = "Superseded"
     ROUTE_CONFLICT = "RouteConflict"
+    GATE_PENDING = "GatePending"
+    GATE_REFUSED = "GateRefused"
+    GATE_UNANSWERED = "GateUnanswered"
     DRIFTED = "Drifted"

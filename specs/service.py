@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 from pydantic.config import JsonDict
@@ -30,6 +31,7 @@ MAX_WINDOW = 20
 """Each revision in the window is kept recreatable, code included."""
 
 MAX_DEPENDENCIES = 100
+MAX_GATES = 20
 LONGEST_REQUEST = timedelta(days=20)
 """Time-outs of the gateway count milliseconds in 31 bits."""
 
@@ -232,6 +234,58 @@ DEFAULT_STEPS = tuple(
 )
 
 
+def _hook(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        is_sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_sound = False
+    if not is_sound or not value.isascii() or any(character <= " " for character in value):
+        raise ValueError("this is no address to call: write a URL such as https://hooks.example.com/rollouts")
+    if "@" in parts.netloc:
+        raise ValueError("a URL in Git must not hold credentials: leave out what stands before the @")
+    return value
+
+
+def _timeout(value: timedelta) -> timedelta:
+    if not timedelta(milliseconds=100) <= value <= timedelta(minutes=5):
+        raise ValueError("the timeout of a gate must be between 100ms and 5m: write for instance 10s")
+    return value
+
+
+def _interval(value: timedelta) -> timedelta:
+    if value < timedelta(seconds=1):
+        raise ValueError("others are asked at most once a second: write for instance 1m")
+    return value
+
+
+class GateSpec(CamelModel):
+    """Somebody else who is asked, or told, at a point of the rollout, by a POST with a small JSON document."""
+
+    name: Annotated[str, AfterValidator(_name)] = Field(
+        description="What the gate is called in status and events; unique in the service.",
+        json_schema_extra={"pattern": NAME, "maxLength": MAX_NAME},
+    )
+    at: Literal["beforeStep", "beforePromotion", "afterRollback"] = Field(
+        description="Before each step that changes traffic, before the way to 100%, or after a rollback."
+    )
+    kind: Literal["confirm", "notify"] = Field(
+        description="confirm: the rollout waits for a 2xx answer. notify: it is told, and nothing waits."
+    )
+    url: Annotated[str, AfterValidator(_hook)] = Field(
+        description="Where to POST. The daemon's settings must allow the host (--allow-host)."
+    )
+    timeout: Annotated[Duration, AfterValidator(_timeout)] = Field(
+        default=timedelta(seconds=10), description="How long one call may take."
+    )
+    retries: int = Field(
+        default=3, ge=0, le=10, description="Further tries, later and later, when a call gets no answer or a 5xx."
+    )
+    interval: Annotated[Duration, AfterValidator(_interval)] = Field(
+        default=timedelta(minutes=1), description="When to ask again after a no, or after all tries got no answer."
+    )
+
+
 class RolloutSpec(CamelModel):
     """How a new revision replaces the old one."""
 
@@ -275,6 +329,9 @@ class RolloutSpec(CamelModel):
     on_inconclusive: Literal["hold", "promote"] = Field(
         default="hold",
         description="What an analysis step that has seen too few requests does when its time is over.",
+    )
+    gates: tuple[GateSpec, ...] = Field(
+        default=(), strict=False, max_length=MAX_GATES, description="Others who are asked or told during a rollout."
     )
 
 

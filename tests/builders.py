@@ -32,6 +32,7 @@ from specs.desired import (
     SpecError,
     Step,
 )
+from specs.gates import Gate, GateAt, GateKind
 from specs.memory import CellMemory, Memory, Outgoing, OutgoingCause, Rollout, ServiceMemory
 from specs.observed import (
     CellSeen,
@@ -99,6 +100,20 @@ def rollout_settings(**options: Any) -> RolloutSettings:
         bake=seconds(options.get("bake", 0)),
         on_inconclusive=OnInconclusive(options.get("on_inconclusive", "hold")),
         sticky=options.get("sticky"),
+        gates=options.get("gates", ()),
+    )
+
+
+def gate(name: str = "calendar", at: str = "beforeStep", **options: Any) -> Gate:
+    """Return a gate; durations in seconds."""
+    return Gate(
+        name=name,
+        at=GateAt(at),
+        kind=GateKind(options.get("kind", "confirm")),
+        url=options.get("url", "https://hooks.example/rollouts"),
+        timeout=seconds(options.get("timeout", 4)),
+        retries=options.get("retries", 2),
+        interval=seconds(options.get("interval", 15)),
     )
 
 

@@ -12,10 +12,12 @@ from specs.decisions import (
     EnterStep,
     FallBack,
     ForgetService,
+    HearGate,
     LatchFailure,
     LimitSurge,
     NoteDrift,
     Ordered,
+    OverruleGates,
     PauseRollout,
     PinRevision,
     Promote,
@@ -32,6 +34,7 @@ from specs.decisions import (
     StartRollout,
 )
 from specs.desired import Commit
+from specs.gates import GateCall, GateState
 from specs.memory import Event, HistoryEntry, Outcome, OutgoingCause, ServiceMemory
 
 
@@ -40,6 +43,8 @@ def is_news(decision: Decision, before: ServiceMemory) -> bool:
     match decision:
         case AdoptSpec(wanted=wanted):
             return before.wanted != wanted or before.stable is None
+        case HearGate(call=call, was=was):
+            return call.state is not was  # A gate that says no each minute is told of once.
         case SetWeights(weights=weights):
             return _shares(weights) != _shares(before.weights)
         case SetCapacity(cell=key, deployment=name, count=count) if count is not None:
@@ -67,7 +72,14 @@ def event_of(decision: Decision, at: datetime) -> Event | None:
 
 
 def _told(decision: Decision) -> tuple[str, str, str] | None:
-    tellers = (_told_of_course, _told_of_the_way_back, _told_of_moves, _told_of_others, _told_of_people)
+    tellers = (
+        _told_of_course,
+        _told_of_the_way_back,
+        _told_of_moves,
+        _told_of_others,
+        _told_of_people,
+        _told_of_gates,
+    )
     return next((told for tell in tellers if (told := tell(decision)) is not None), None)
 
 
@@ -81,6 +93,31 @@ def _told_of_the_way_back(decision: Decision) -> tuple[str, str, str] | None:
             text = f"{pin.revision} instead of {pin.against}" if pin else "Git decides again"
             return "Pinned" if pin else "Unpinned", f"{text} (by {by})", pin.revision if pin else ""
         case _:
+            return None
+
+
+def _told_of_gates(decision: Decision) -> tuple[str, str, str] | None:
+    match decision:
+        case OverruleGates(gates=gates, step=step, by=by):
+            return "GateOverruled", f"{', '.join(gates)} before step {step + 1}, by {by}", ""
+        case HearGate(call=call):
+            return _told_of_call(call)
+        case _:
+            return None
+
+
+def _told_of_call(call: GateCall) -> tuple[str, str, str] | None:
+    said = f": {call.message}" if call.message else ""
+    match call.state:
+        case GateState.PASSED if call.is_notice:
+            return "GateNotified", f"{call.gate} was told", call.revision
+        case GateState.PASSED:
+            return "GatePassed", f"{call.gate} lets step {call.step + 1} pass{said}", call.revision
+        case GateState.REFUSED:
+            return "GateRefused", f"{call.gate} refuses step {call.step + 1}{said}", call.revision
+        case GateState.UNANSWERED:
+            return "GateUnanswered", f"{call.gate} before step {call.step + 1}{said}", call.revision
+        case GateState.ASKED | GateState.OVERRULED:
             return None
 
 

@@ -13,8 +13,9 @@ from policies.service import decide
 from policies.view import view_of
 from reconciler.planning.chronicle import event_of, history_of, is_news
 from reconciler.planning.drift import notice
+from reconciler.planning.moment import Moment, Surroundings
 from reconciler.planning.perceive import perceive
-from reconciler.planning.remember import Moment, Surroundings, new_service, remember
+from reconciler.planning.remember import new_service, remember
 from specs.decisions import Decision, ForgetService, Hold, RestoreCell
 from specs.memory import CellMemory, Event, HistoryEntry, Memory, ServiceMemory
 from specs.observed import CellSeen, CellStatus

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 from policies.drift import TRUCE
+from policies.gates import left_over
 from policies.steps import resettle
-from policies.view import ServiceView
+from reconciler.planning import remember_gates
 from reconciler.planning.compose import compose_config, recompose_config
+from reconciler.planning.moment import Moment
 from specs.cells import CellKey
 from specs.decisions import (
     AdoptSpec,
+    AskGate,
     Decision,
     Drain,
     EndBake,
@@ -22,11 +24,13 @@ from specs.decisions import (
     FallBack,
     ForgetCell,
     ForgetService,
+    HearGate,
     Hold,
     LatchFailure,
     LimitSurge,
     NoteDrift,
     Ordered,
+    OverruleGates,
     Park,
     PauseRollout,
     PinRevision,
@@ -64,22 +68,6 @@ REVISIONS_KEPT = 5
 
 ACTS_KEPT = 50
 """Commands remembered until the next line of history: a script that commands all day must not fill Memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What the planner must know of the daemon itself."""
-
-    gateway_url: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Moment:
-    """When, where, and on which service's view a decision is remembered."""
-
-    now: datetime
-    surroundings: Surroundings
-    view: ServiceView | None = None
 
 
 def new_service(decision: AdoptSpec) -> ServiceMemory:
@@ -147,6 +135,7 @@ def _start_rollout(memory: ServiceMemory, decision: StartRollout, moment: Moment
     cells = tuple(_revived(cell) if cell.key.revision == revision.id else cell for cell in memory.cells)
     return replace(
         memory,
+        gates=left_over(memory.gates),
         candidate=revision.id,
         rollout=Rollout(started_at=moment.now, progress_at=moment.now, is_fast=decision.is_fast),
         pause=None,
@@ -276,6 +265,7 @@ def _promote(memory: ServiceMemory, decision: Promote, moment: Moment) -> Servic
         rollout=None,
         pause=None,
         baking=baking,
+        gates=left_over(memory.gates),
         outgoing=outgoing,
         learned=learned,
         good=(*(good for good in memory.good if good in kept), decision.revision),
@@ -284,7 +274,11 @@ def _promote(memory: ServiceMemory, decision: Promote, moment: Moment) -> Servic
 
 def _roll_back(memory: ServiceMemory, decision: RollBack, moment: Moment) -> ServiceMemory:
     outgoing = (*memory.outgoing, Outgoing(revision=decision.revision, since=moment.now, cause=decision.cause))
-    memory = replace(memory, candidate=None, rollout=None, pause=None, outgoing=outgoing)
+    is_failure = decision.cause is OutgoingCause.ROLLED_BACK
+    notices = remember_gates.notices(memory, decision, moment) if is_failure else ()
+    memory = replace(
+        memory, candidate=None, rollout=None, pause=None, outgoing=outgoing, gates=(*left_over(memory.gates), *notices)
+    )
     if not decision.quarantine:
         return memory
     return _quarantined(memory, decision.revision, decision, moment)
@@ -296,7 +290,8 @@ def _quarantine(memory: ServiceMemory, decision: Quarantine, moment: Moment) -> 
 
 def _fall_back(memory: ServiceMemory, decision: FallBack, moment: Moment) -> ServiceMemory:
     pin = Pin(revision=decision.to.id, against=decision.revision)
-    memory = replace(_quarantined(memory, decision.revision, decision, moment), pin=pin)
+    told = (*memory.gates, *remember_gates.notices(memory, decision, moment))
+    memory = replace(_quarantined(memory, decision.revision, decision, moment), pin=pin, gates=told)
     start = StartRollout(service=decision.service, revision=decision.to, is_fast=decision.is_fast)
     return _start_rollout(memory, start, moment)
 
@@ -378,7 +373,7 @@ def _end_outgoing(memory: ServiceMemory, decision: EndOutgoing, moment: Moment) 
 
 
 def _remove(memory: ServiceMemory, decision: Remove, moment: Moment) -> ServiceMemory:
-    return replace(memory, is_removed=True, rollout=None, baking=None, weights={})
+    return replace(memory, is_removed=True, rollout=None, baking=None, weights={}, gates=())
 
 
 def _with_cell(memory: ServiceMemory, key: CellKey, change: Callable[[CellMemory], CellMemory]) -> ServiceMemory:
@@ -396,6 +391,9 @@ _CHANGES: dict[type, Callable[[ServiceMemory, Any, Moment], ServiceMemory]] = {
     Proceed: _proceed,
     EnterStep: _enter_step,
     ReachStep: _reach_step,
+    AskGate: remember_gates.ask,
+    HearGate: remember_gates.hear,
+    OverruleGates: remember_gates.overrule,
     Promote: _promote,
     RollBack: _roll_back,
     Quarantine: _quarantine,

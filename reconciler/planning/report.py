@@ -38,6 +38,11 @@ HELD = frozenset(
 )
 """What else may keep a rollout from starting or going on: others, the hour, or full nodes."""
 
+BLOCKING = frozenset(
+    {Reason.AUTO_ROLLBACK_DISABLED, Reason.PACKAGE_FAILED, Reason.GATE_REFUSED, Reason.GATE_UNANSWERED}
+)
+"""What a rollout waits for somebody to do something about."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
@@ -175,7 +180,7 @@ def _phase(view: ServiceView, hold: Hold) -> Phase:
 def _rollout_phase(view: ServiceView, hold: Hold) -> Phase:
     if hold.reason in (Reason.PAUSING, Reason.PAUSED_BY_OPERATOR):
         return Phase.PAUSED
-    if hold.reason in BLIND | HELD or hold.reason in (Reason.AUTO_ROLLBACK_DISABLED, Reason.PACKAGE_FAILED):
+    if hold.reason in BLIND | HELD | BLOCKING:
         return Phase.BLOCKED
     return Phase.DEPLOYING if view.memory.stable is None else Phase.PROGRESSING
 

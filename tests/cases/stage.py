@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from specs.desired import ClusterSettings, DesiredService, PruneSettings, SpecError
-from tests.builders import amount, service, steps
+from tests.builders import amount, gate, service, steps
 from tests.sim.scenarios import CODE
 from tests.sim.world import Simulation
 
@@ -44,6 +44,7 @@ class Stage:
             "crash": self._crash,
             "lose": self._lose,
             "remove": self._remove,
+            "gate": self._gate,
             "want": self._want,
             "run": self._foreign,
             "traffic": self._traffic,
@@ -90,6 +91,7 @@ class Stage:
         code = CODE[changes.pop("code", "good")]
         made = {**self.defaults, **{key: yaml.safe_load(value) for key, value in changes.items()}}
         made["steps"] = steps(*made.get("steps", [50]))
+        made["gates"] = tuple(gate(name, **options) for name, options in made.get("gates", {}).items())
         if isinstance(made["sizes"], dict):
             made["sizes"] = {key: tuple(n) if isinstance(n, list) else n for key, n in made["sizes"].items()}
         self.services[name] = service(name, version, args={**code, **made.pop("args", {})}, **made)
@@ -158,6 +160,9 @@ class Stage:
     def _remove(self, whose: str) -> None:
         assert whose == "ours"
         self.sim.somebody_removes_ours()
+
+    def _gate(self, name: str, mood: str) -> None:
+        self.sim.gates.moods[name] = mood
 
     def _want(self, name: str, deployment: str, count: str) -> None:
         for key, _ in self.sim.watch.applications(name):

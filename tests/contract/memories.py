@@ -24,6 +24,7 @@ from specs.desired import (
     SourceRef,
 )
 from specs.evidence import Evidence, LatencyCounts, Window
+from specs.gates import Gate, GateAt, GateCall, GateKind, GateState
 from specs.memory import (
     Act,
     Baking,
@@ -92,6 +93,17 @@ def wanted(name: str = "chat") -> DesiredService:
             bake=timedelta(minutes=5),
             on_inconclusive=OnInconclusive.PROMOTE,
             sticky=Sticky(kind=StickyKind.COOKIE, name="chat-rev"),
+            gates=(
+                Gate(
+                    name="calendar",
+                    at=GateAt.BEFORE_STEP,
+                    kind=GateKind.CONFIRM,
+                    url="https://hooks.example/rollouts",
+                    timeout=timedelta(seconds=10),
+                    retries=3,
+                    interval=timedelta(minutes=1),
+                ),
+            ),
         ),
         analysis=AnalysisSettings(
             success_rate=SuccessRate(minimum=0.99), latency=Latency(quantile=0.95, max_increase=0.5), min_requests=300
@@ -163,6 +175,21 @@ def rich_service(name: str = "chat") -> ServiceMemory:
         weights={"z.cell": 9000, "a.cell": 1000},
         ready_since={"r1": AT},
         peak=5,
+        gates=(
+            GateCall(
+                gate="calendar",
+                revision="b7710de40a12",
+                step=1,
+                key="chat/b7710de40a12/20261123T100000.0/calendar/1.2",
+                body='{"ü":1}',
+                next_at=AT,
+                is_notice=True,
+                round=2,
+                failures=1,
+                state=GateState.REFUSED,
+                message="not on a Friday",
+            ),
+        ),
         is_removed=True,
     )
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from specs.cells import CellKey, parse_cell_name
 from specs.desired import ClusterSettings, DesiredService
-from specs.effects import PutServeConfig, SaveMemory
+from specs.effects import PostQuestion, PutServeConfig, SaveMemory
 from specs.memory import CellMemory, Event, Rollout
 from specs.routes import FULL, RouteTable, ServiceRoute
+from tests.sim.fake_gates import confirmed_weight
 from tests.sim.requests import Requests
 from tests.sim.serve_instance import SimApplication
 from tests.sim.starts import Starts
@@ -49,6 +50,8 @@ class Watch:
         """(service, revision) that were rolled back and neither released nor replaced by a commit since."""
         self.ever_barred: set[tuple[str, str]] = set()
         self.starts = Starts()
+        self.overruled: set[str] = set()
+        """Services whose running rollout a person took past a gate."""
         self.most_moving = 0
         self.further: list[Callable[[Tick], None]] = []
         """What a story checks after every turn besides the invariants."""
@@ -100,6 +103,11 @@ class Watch:
             if event.kind == "RolledBack":
                 self.barred.add((event.service, event.revision))
                 self.ever_barred.add((event.service, event.revision))
+            elif event.kind == "RolloutStarted":
+                self.overruled.discard(event.service)
+                self._sim.gates.yes = {told for told in self._sim.gates.yes if told[0] != event.service}
+            elif event.kind == "GateOverruled":
+                self.overruled.add(event.service)
             elif event.kind == "Released":
                 self.barred.discard((event.service, event.revision))
 
@@ -114,8 +122,18 @@ class Watch:
             self._check_saved(row)
             leaving = [cell.cell for cell in row.cells if cell.weight and cell.cell in self.removed]
             _must(not leaving, f"I3: {row.service} routes to {leaving}, which it is tearing down")
+            self._check_gates(row)
             self._check_weights(row)
             self._check_header(row)
+
+    def before_question(self, question: PostQuestion) -> None:
+        """A question is asked when its intent is saved, and never again once its answer is."""
+        self.log.append(f"{self._sim.clock.now():%H:%M:%S} ask {question.key}")
+        memory = self._sim.known(question.service)
+        saved = next((call for call in memory.gates if call.key == question.key), None) if memory else None
+        _must(saved is not None, f"G2: {question.key} is asked before the intent is saved")
+        assert saved is not None
+        _must(not saved.is_settled, f"G2: {question.key} is asked again after its answer was saved")
 
     def before_scale(self, application: str, deployment: str, target: int) -> None:
         self.note(f"scale {application} {deployment} to {target}")
@@ -229,6 +247,20 @@ class Watch:
         _must(
             row.header.cell in {cell.cell for cell in row.cells}, f"I1: {row.header.cell} is asked for without a lane"
         )
+
+    def _check_gates(self, row: ServiceRoute) -> None:
+        """G1: the candidate's weight does not rise past a step whose gates did not all say yes."""
+        memory = self._sim.known(row.service)
+        candidate, rollout = (memory.candidate, memory.rollout) if memory else (None, None)
+        if memory is None or candidate is None or rollout is None or rollout.is_fast or memory.stable is None:
+            return
+        before, after = self._told.get(row.service, {}), _by_revision(row)
+        lost = any(weight and not self.truth.is_serving(row.service, rev) for rev, weight in before.items())
+        if row.service in self.overruled or lost or sum(before.values()) == 0:
+            return
+        limit = confirmed_weight(memory, candidate, self._sim.gates.yes)
+        raised = after.get(candidate, 0) > max(before.get(candidate, 0), limit)
+        _must(not raised, f"G1: {row.service} raises {candidate} to {after.get(candidate)}, confirmed is {limit}")
 
     def _check_ceiling(self, service: str, deployment: str, targets: Mapping[str, int]) -> None:
         """I2: what raises a count must fit below target + maxSurge, with all that still stops."""

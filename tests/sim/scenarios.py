@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from specs.desired import ClusterSettings, DesiredService, FixedScale, Pause, PruneSettings
-from tests.builders import Sizes, amount, seconds, service, steps
+from tests.builders import Sizes, amount, gate, seconds, service, steps
+from tests.sim.fake_gates import MOODS
 from tests.sim.serve_model import Timing
 from tests.sim.world import Simulation
 
@@ -48,6 +49,8 @@ class Shape:
     """The behaviour of versions v0, v1, ..."""
     window: int = 3
     bake: int = 0
+    gates: tuple[str, ...] = ()
+    """When others are asked; a dash before it means that they are only told."""
 
     def spec(self, name: str, version: int | str, *, plus: int = 0, suspend: bool = False) -> DesiredService:
         """Return the service at a version; `plus` changes its fixed counts."""
@@ -68,6 +71,10 @@ class Shape:
             deadline=90,
             max_request=20,
             suspend=suspend,
+            gates=tuple(
+                gate(f"gate{number}", at.removeprefix("-"), kind="notify" if at.startswith("-") else "confirm")
+                for number, at in enumerate(self.gates)
+            ),
         )
         if not final:
             return wanted
@@ -161,8 +168,21 @@ LOSSES = ("remove", "head", "forget", "drain", "node", "demand", "meddle")
 ACCIDENTS = (*OUTAGES, *LOSSES, "kill", "crash", "crash")
 
 
-def stories(*whats: str, services: int = 2, acts: int = 8) -> st.SearchStrategy[Story]:
-    """Return random stories in which `whats` happen."""
+gate_lists = st.sampled_from(
+    [
+        ("beforeStep",),
+        ("beforePromotion",),
+        ("beforeStep", "beforeStep", "-beforeStep"),
+        ("beforePromotion", "-beforePromotion", "-afterRollback"),
+        ("-beforeStep", "-beforePromotion", "-afterRollback"),
+        ("beforeStep", "beforePromotion", "-afterRollback"),
+    ]
+)
+gated_shapes = st.builds(lambda shape, gates: replace(shape, gates=gates), shapes, gate_lists)
+
+
+def stories(*whats: str, services: int = 2, acts: int = 8, gated: bool = False) -> st.SearchStrategy[Story]:
+    """Return random stories in which `whats` happen; `gated` ones ask others before they go on."""
     act = st.builds(
         Act,
         after=st.sampled_from([0, 1, 3, 8, 20, 45]),
@@ -175,7 +195,7 @@ def stories(*whats: str, services: int = 2, acts: int = 8) -> st.SearchStrategy[
         seed=st.integers(0, 3),
         drain=st.sampled_from([25, 25, 25, 100]),
         is_direct=st.sampled_from([True, True, True, False]),
-        shapes=st.lists(shapes, min_size=1, max_size=services).map(tuple),
+        shapes=st.lists(gated_shapes if gated else shapes, min_size=1, max_size=services).map(tuple),
         acts=st.lists(act, min_size=1, max_size=acts).map(tuple),
     )
 
@@ -248,6 +268,8 @@ class Teller:
         )
 
     async def _heal(self) -> None:
+        self.sim.gates.mood = "yes"
+        self.sim.gates.moods.clear()
         for mend in (self.sim.ray_mends, self.sim.gateway_mends, self.sim.git_mends):
             mend()
         self.sim.serve.write_outage = ""
@@ -326,6 +348,8 @@ class Teller:
                 sim.store.full = ""
             case "clock":
                 sim.clock_jumps(timedelta(minutes=(act.number - 5) * 20))
+            case "gate":
+                sim.gates.mood = MOODS[act.number % len(MOODS)]
             case "kill":
                 sim.kill()
                 for _ in range(act.number * 3):

@@ -80,10 +80,22 @@ async def test_a_way_back_that_is_no_more(story: Story) -> None:
 
 
 @lives
+@given(story=stories("push", "push", "gate", "gate", "promote", "full", "pause", "abort", services=1, gated=True))
+async def test_gates_that_say_what_they_like(story: Story) -> None:
+    await _tell(story)
+
+
+@lives
 @given(story=stories("push", "push", "sicken", "sicken", "rollback", "abort", "withdraw", "full", services=1))
 async def test_what_gets_worse_after_it_took_over(story: Story) -> None:
     shapes = tuple(replace(shape, bake=40) for shape in story.shapes)
     await _tell(replace(story, shapes=shapes))
+
+
+@lives
+@given(story=stories(*PEOPLE, *ACCIDENTS, "gate", "gate", services=2, acts=12, gated=True))
+async def test_gates_and_everything_else(story: Story) -> None:
+    await _tell(story)
 
 
 @lives

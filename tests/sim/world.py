@@ -11,7 +11,7 @@ from typing import Any
 from reconciler.errors import PortError, Retry
 from reconciler.loop import CommandRefused, Reconciler, Tick, UnknownService
 from reconciler.observe import endpoints_of
-from reconciler.planning.remember import Surroundings
+from reconciler.planning.moment import Surroundings
 from reconciler.ports import Ports
 from specs.commands import Command, Verb
 from specs.desired import ClusterSettings, DesiredService, SpecError
@@ -20,7 +20,8 @@ from specs.observed import Endpoint
 from specs.status import ServiceStatus
 from tests.builders import GATEWAY_URL
 from tests.sim.codebook import CodeBook
-from tests.sim.fake_clock import DaemonClock, FakeClock
+from tests.sim.fake_clock import DaemonClock, FakeClock, settle
+from tests.sim.fake_gates import FakeGates
 from tests.sim.fake_gateway import FakeGateway
 from tests.sim.fake_nodes import FakeNodes, FakePackages
 from tests.sim.fake_serve import FakeServe
@@ -59,9 +60,12 @@ class Simulation:
         self.source = FakeSource(self.clock)
         self.store = FakeStore()
         self.packages = FakePackages(clock=self.clock)
+        self.gates = FakeGates(self.clock)
         self.crash = CrashPoint()
         self.watch = Watch(self)
         self.signals = Signals(self)
+        self.gates.watch = self.watch.before_question
+        self._errands: set[asyncio.Task[None]] = set()
         self.daemon: Reconciler | None = None
         self.tick: Tick | None = None
         self.crashes = 0
@@ -83,6 +87,7 @@ class Simulation:
             packages=WatchedPackages(self.packages, self.watch, self.crash),
             gateway=WatchedGateway(self.gateway, self.watch, self.crash),
             store=WatchedStore(self.store, self.watch, self.crash),
+            gates=self.gates,
         )
         daemon = Reconciler(ports, Surroundings(gateway_url=GATEWAY_URL), cluster="sim", is_direct=self.is_direct)
         await daemon.load()
@@ -103,6 +108,8 @@ class Simulation:
     def kill(self) -> None:
         """Kill the daemon; everything else goes on."""
         self.daemon = None
+        for errand in self._errands:
+            errand.cancel()
 
     async def step(self, *, restart: bool = True) -> None:
         """Let a second pass and the daemon take a turn; a crashed one is started again in the next step."""
@@ -110,6 +117,7 @@ class Simulation:
         for happening in self.happenings.pop(self.clock.now(), ()):
             happening()
         self.serve.step()
+        self.gates.step()
         await self._refresh()
         self.watch.before_tick()
         self.signals.step()
@@ -136,11 +144,22 @@ class Simulation:
         try:
             self.tick = await daemon.tick()
         except Crashed:
-            self.daemon = None
+            self.kill()
             self.crashes += 1
             self._away = self.downtime + 1
             return
         self.watch.after_tick()
+        await self._run_errands(daemon)
+
+    async def _run_errands(self, daemon: Reconciler) -> None:
+        """Calls to others run beside the daemon's turns, and end when it dies."""
+        self._errands = {errand for errand in self._errands if not errand.done()}
+        self._errands |= {asyncio.create_task(errand()) for errand in daemon.errands.take()}
+        if self._errands:
+            await settle()
+        for errand in self._errands:
+            if errand.done() and not errand.cancelled():
+                errand.result()
 
     @property
     def is_hindered(self) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from reconciler.planning.moment import Surroundings
 from reconciler.planning.plan import Plan, make_plan
-from reconciler.planning.remember import Surroundings
 from reconciler.planning.report import Circumstances, report
 from specs.decisions import Hold, PauseRollout, RestoreCell, SetWeights, StartRollout
 from specs.desired import ClusterSettings, SpecError

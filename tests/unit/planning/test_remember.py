@@ -8,7 +8,8 @@ from typing import get_args
 
 import pytest
 
-from reconciler.planning.remember import _CHANGES, REVISIONS_KEPT, Moment, Surroundings, new_service, remember
+from reconciler.planning.moment import Moment, Surroundings
+from reconciler.planning.remember import _CHANGES, REVISIONS_KEPT, new_service, remember
 from specs.cells import CellKey
 from specs.decisions import (
     AdoptSpec,

@@ -104,4 +104,5 @@ def test_defaults_are_written_as_in_a_spec() -> None:
         "bake": "0s",
         "onInconclusive": "hold",
         "sticky": None,
+        "gates": None,
     }

@@ -1,0 +1,100 @@
+"""What is remembered of gates: each question before it is asked, whole, so that a repeat is the same question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from reconciler.planning.moment import Moment
+from specs.canonical import canonical_json
+from specs.decisions import AskGate, FallBack, HearGate, OverruleGates, RollBack
+from specs.desired import SetWeight
+from specs.gates import Gate, GateAt, GateCall, GateKind, GateState
+from specs.memory import ServiceMemory
+from specs.routes import FULL
+
+API_VERSION = "heliostat.dev/gate/v1"
+
+
+def ask(memory: ServiceMemory, decision: AskGate, moment: Moment) -> ServiceMemory:
+    """Remember a question; it is asked once that is saved."""
+    call = _call(memory, decision.gate, moment, _Point(step=decision.step, revision=decision.revision))
+    return replace(memory, gates=(*memory.gates, call))
+
+
+def hear(memory: ServiceMemory, decision: HearGate, moment: Moment) -> ServiceMemory:
+    """Remember what became of a question."""
+    heard = decision.call
+    gates = tuple(heard if call.question == heard.question else call for call in memory.gates)
+    return replace(memory, gates=gates)
+
+
+def overrule(memory: ServiceMemory, decision: OverruleGates, moment: Moment) -> ServiceMemory:
+    """A person goes past these gates, asked or not."""
+    gates = {gate.name: gate for gate in memory.wanted.rollout.gates if gate.name in decision.gates}
+    point = _Point(step=decision.step, revision=memory.candidate or "")
+    others = (
+        call
+        for call in memory.gates
+        if call.gate not in gates or (call.step, call.revision) != (point.step, point.revision)
+    )
+    passed = (
+        replace(_call(memory, gate, moment, point), state=GateState.OVERRULED, message=f"{decision.by} went on")
+        for gate in gates.values()
+    )
+    return replace(memory, gates=(*others, *passed))
+
+
+def notices(memory: ServiceMemory, decision: RollBack | FallBack, moment: Moment) -> tuple[GateCall, ...]:
+    """Return who is to be told of a rollback."""
+    why = {"rollback": {"reason": decision.reason.value, "message": decision.message, "by": decision.by}}
+    point = _Point(step=memory.rollout.step if memory.rollout else 0, revision=decision.revision, more=why)
+    return tuple(
+        _call(memory, gate, moment, point) for gate in memory.wanted.rollout.gates if gate.at is GateAt.AFTER_ROLLBACK
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Point:
+    """What a question is about; `more` goes into its body."""
+
+    step: int
+    revision: str
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _call(memory: ServiceMemory, gate: Gate, moment: Moment, point: _Point) -> GateCall:
+    started = memory.rollout.started_at if memory.rollout else moment.now
+    desired = moment.view.world.desired if moment.view else None
+    steps = memory.wanted.rollout.steps
+    body = {
+        "apiVersion": API_VERSION,
+        "gate": gate.name,
+        "at": gate.at.value,
+        "kind": gate.kind.value,
+        "cluster": moment.surroundings.cluster,
+        "service": memory.name,
+        "revision": point.revision,
+        "stable": memory.stable,
+        "commit": str(desired.commit) if desired else None,
+        "step": {"index": point.step, "count": len(steps), "setWeight": _weight(memory, point.step)},
+        "weights": {name: share * 100 / FULL for name, share in moment.view.weights.items()} if moment.view else {},
+        **point.more,
+    }
+    return GateCall(
+        gate=gate.name,
+        revision=point.revision,
+        step=point.step,
+        key=f"{memory.name}/{point.revision}/{started:%Y%m%dT%H%M%S.%f}/{gate.name}/{point.step}.1",
+        body=canonical_json(body),
+        next_at=moment.now,
+        is_notice=gate.kind is GateKind.NOTIFY,
+    )
+
+
+def _weight(memory: ServiceMemory, number: int) -> int | None:
+    """Return the percentage that a step gives the candidate; None for a step that is no weight."""
+    steps = memory.wanted.rollout.steps
+    step = steps[number] if number < len(steps) else SetWeight(weight=100)
+    return step.weight if isinstance(step, SetWeight) else None

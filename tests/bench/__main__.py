@@ -1,4 +1,4 @@
-"""`make bench [ARGS="throughput pace fleet gateway analysis loading-serve"]`: measure on this machine and write docs/benchmarks."""
+"""`make bench [ARGS="throughput pace fleet gateway analysis loading-serve"]`: measure; write docs/benchmarks."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def adopt(world: World) -> tuple[AdoptSpec, ...]:
     routes = free_routes(world.desired, known)
     wanted = (replace(service, route=routes[service.name]) for service in world.desired.services)
     return tuple(
-        AdoptSpec(service=service.name, wanted=service)
+        AdoptSpec(service=service.name, wanted=service, commit=world.desired.commit.sha)
         for service in wanted
         if service.name not in known or known[service.name].wanted != service or known[service.name].is_removed
     )

@@ -20,6 +20,8 @@ class AdoptSpec:
 
     service: str
     wanted: DesiredService
+    commit: str = ""
+    """The id of the commit that says so."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -184,6 +184,8 @@ class DesiredService:
     source: SourceRef
     analysis: AnalysisSettings | None = None
     """How its requests are judged at every step of a rollout; None: at analysis steps only, by the defaults."""
+    group: str = ""
+    """Services of one group that change in one commit are rolled back together; "" for none."""
     depends_on: tuple[str, ...] = ()
     """Services that must be healthy at their own wanted revision before a rollout of this one starts."""
 

@@ -207,6 +207,8 @@ class ServiceMemory:
     name: str
     wanted: DesiredService
     """The last good spec: what to hold to when its file breaks or Git is unreachable."""
+    commit: str = ""
+    """The id of the commit that brought the wanted revision."""
     stable: str | None = None
     candidate: str | None = None
     rollout: Rollout | None = None

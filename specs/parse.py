@@ -235,6 +235,7 @@ def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef
         rollout=_rollout(spec.rollout),
         source=source,
         analysis=spec.analysis.settings() if spec.analysis is not None else None,
+        group=spec.group or "",
         depends_on=spec.depends_on,
     )
 

@@ -48,6 +48,7 @@ class Reason(StrEnum):
     ROLLOUT_ABORTED = "RolloutAborted"
     ROLLED_BACK_BY_OPERATOR = "RolledBackByOperator"
     ROLLBACK_FAILED = "RollbackFailed"
+    GROUP_ROLLED_BACK = "GroupRolledBack"
     SUPERSEDED = "Superseded"
     ROUTE_CONFLICT = "RouteConflict"
     GATE_PENDING = "GatePending"

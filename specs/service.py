@@ -355,6 +355,9 @@ class ServiceSpec(CamelModel):
         default=timedelta(minutes=10),
         description="The longest request that is never cut by a move (streams and WebSockets included).",
     )
+    group: ServiceName | None = Field(
+        default=None, description="Services of one group that change in one commit are rolled back together."
+    )
     depends_on: Annotated[tuple[ServiceName, ...], AfterValidator(_names_once)] = Field(
         default=(),
         strict=False,

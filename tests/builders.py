@@ -162,6 +162,7 @@ def service(
     route: str | None = None,
     analysis: Mapping[str, Any] | None = None,
     depends_on: Iterable[str] = (),
+    group: str = "",
     **rollout: Any,
 ) -> DesiredService:
     """Return a service of one or more deployments; `rollout` as in `rollout_settings`, `analysis` its settings."""
@@ -175,6 +176,7 @@ def service(
         source=SourceRef(path=f"{name}.yaml", line=1),
         analysis=AnalysisSettings(**analysis) if analysis is not None else None,
         depends_on=tuple(depends_on),
+        group=group,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from policies.drift import dispute
+from policies.groups import fallen_with
 from policies.membership import adopt, prune, route_conflicts
 from policies.pacing import Pace, Veto
 from policies.service import decide
@@ -60,6 +61,8 @@ def make_plan(
         ordered = (orders or {}).get(name, ())
         veto = Pace(world=draft.world, memory=draft.services, conflicts=conflicts).veto
         draft.take(name, ordered or _decisions(draft.world, name, removals.get(name), veto))
+    for name, falls in sorted(fallen_with(draft.services, draft.decisions).items()):
+        draft.take_first(name, falls)
     return draft.finished()
 
 
@@ -160,6 +163,12 @@ class _Draft:
             before = self.services[name]
             self.services[name] = remember(before, decision, moment)
             self._tell(decision, before)
+
+    def take_first(self, name: str, decisions: tuple[Decision, ...]) -> None:
+        """Remember decisions that others' decisions call for; they come first in what is told of the service."""
+        before = self.decisions[name]
+        self.take(name, decisions)
+        self.decisions[name] = (*decisions, *before)
 
     def finished(self) -> Plan:
         """Return the plan."""

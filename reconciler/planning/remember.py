@@ -97,6 +97,7 @@ def _adopt(memory: ServiceMemory, decision: AdoptSpec, moment: Moment) -> Servic
     return replace(
         memory,
         wanted=new,
+        commit=decision.commit if changed or not memory.commit else memory.commit,
         rollout=resettle(memory.rollout, *steps) if memory.rollout else None,
         revisions=revisions,
         cells=cells,

@@ -109,6 +109,7 @@ def wanted(name: str = "chat") -> DesiredService:
             success_rate=SuccessRate(minimum=0.99), latency=Latency(quantile=0.95, max_increase=0.5), min_requests=300
         ),
         source=SourceRef(path="services/chat.yaml", line=3),
+        group="search",
         depends_on=("embeddings",),
     )
 
@@ -146,6 +147,7 @@ def rich_service(name: str = "chat") -> ServiceMemory:
     return ServiceMemory(
         name=name,
         wanted=wanted(name),
+        commit="4f2c",
         stable="3f9a1c2eb771",
         candidate="b7710de40a12",
         rollout=Rollout(

@@ -5,6 +5,7 @@ Bodies are never logged: Serve answers with every application's `env_vars` in cl
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class RayRest:
 
     async def get(self, path: str, *, params: Mapping[str, str] | None = None) -> Answer:
         """GET `path`."""
-        return await self._send(self._client.build_request("GET", path, params=params))
+        return await self._send(self._client.build_request("GET", path, params=params), READ_WITHIN)
 
     async def send(
         self, method: str, path: str, *, body: Any = None, content: bytes | None = None, within: timedelta = READ_WITHIN
@@ -83,7 +84,7 @@ class RayRest:
             request = self._client.build_request(method, path, json=body, timeout=timeout)
         else:
             request = self._client.build_request(method, path, content=content, timeout=timeout)
-        return await self._send(request)
+        return await self._send(request, within)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -99,10 +100,12 @@ class RayRest:
         """Close the connections."""
         await self.aclose()
 
-    async def _send(self, request: httpx.Request) -> Answer:
+    async def _send(self, request: httpx.Request, within: timedelta) -> Answer:
+        """Send a request; all of its answer has to be there in time, not just another byte of it."""
         try:
-            response = await self._client.send(request)
-        except httpx.TimeoutException:
+            async with asyncio.timeout((CONNECT_WITHIN + within).total_seconds()):
+                response = await self._client.send(request)
+        except (httpx.TimeoutException, TimeoutError):
             raise Retry(f"Ray's dashboard at {self.base_url} did not answer in time.", UNREACHABLE_PAUSE) from None
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__

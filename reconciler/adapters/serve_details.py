@@ -83,7 +83,7 @@ class ApplicationDetails(_Part):
     last_deployed_time_s: float = 0.0
     deployed_app_config: dict[str, Any] | None = None
     source: str = "unknown"
-    deployments: dict[str, DeploymentDetails] = Field(default_factory=dict)
+    deployments: dict[str, DeploymentDetails]
     deployment_topology: Topology | None = None
 
     @property
@@ -128,14 +128,14 @@ class ProxyDetails(_Part):
 
 
 class ServeDetails(_Part):
-    """The whole report."""
+    """The whole report. What Ray always sends is required: half a report must not read as an empty cluster."""
 
-    controller_info: dict[str, Any] = Field(default_factory=dict)
+    controller_info: dict[str, Any]
     proxy_location: str | None = None
     http_options: dict[str, Any] | None = None
     grpc_options: dict[str, Any] | None = None
     proxies: dict[str, ProxyDetails] | None = None
-    applications: dict[str, ApplicationDetails] = Field(default_factory=dict)
+    applications: dict[str, ApplicationDetails]
     target_capacity: float | None = None
     target_groups: list[TargetGroup] = Field(default_factory=list)
 

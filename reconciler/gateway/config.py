@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -94,7 +95,7 @@ def render_config(process: Process, content: Content) -> str:
     """Return the configuration file."""
     return _template().render(
         process.__dict__,
-        tls=f" ssl crt {process.tls_pem} alpn h2,http/1.1" if process.tls_pem else "",
+        tls=f" ssl crt {shlex.quote(process.tls_pem)} alpn h2,http/1.1" if process.tls_pem else "",
         scheme="https" if process.tls_pem else "http",
         full=FULL,
         first=FIRST_SHARE,

@@ -97,13 +97,19 @@ def make_row(service: ServiceRoute, lanes: dict[str, str]) -> Row:
 
 
 def check_routes(services: Iterable[ServiceRoute]) -> None:
-    """Raise Stalled for what the gateway's rules cannot express, ValueError for weights that make no whole."""
+    """Raise Stalled for what the gateway's rules cannot express.
+
+    Weights that make no whole would be a bug; they are refused and told like all else, for a daemon that dies of a
+    table dies of it again at each start, and traffic is better off with the rows that it has.
+    """
     owners: dict[str, str] = {}
     for service in services:
         total = sum(cell.weight for cell in service.cells)
         if total not in {0, FULL}:
-            msg = f"the weights of {service.service} sum to {total}, not to {FULL} or 0"
-            raise ValueError(msg)
+            raise Stalled(
+                f"the weights of {service.service} sum to {total}, not to {FULL} or 0: this is a bug of Heliostat's; "
+                "its routes stay as they are"
+            )
         weighted = sum(1 for cell in service.cells if cell.weight > 0)
         if weighted > MAX_SHARES:
             raise Stalled(

@@ -246,7 +246,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    pem = tmp_path_factory.mktemp("tls") / "gateway.pem"
+    pem = tmp_path_factory.mktemp("tls of ours") / "gateway's #1.pem"
     encoding = serialization.Encoding.PEM
     private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     pem.write_bytes(signed.public_bytes(encoding) + private)

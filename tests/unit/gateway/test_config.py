@@ -57,3 +57,8 @@ def test_tls_brings_http_2_and_says_https() -> None:
     config = render_config(replace(PROCESS, tls_pem="/etc/tls.pem"), Content())
     assert "bind 127.0.0.1:8080 ssl crt /etc/tls.pem alpn h2,http/1.1" in config
     assert "set-header X-Forwarded-Proto https" in config
+
+
+def test_a_certificate_s_path_is_one_word_whatever_is_in_it() -> None:
+    config = render_config(replace(PROCESS, tls_pem="/etc/our certificates/#1.pem"), Content())
+    assert "bind 127.0.0.1:8080 ssl crt '/etc/our certificates/#1.pem' alpn h2,http/1.1" in config

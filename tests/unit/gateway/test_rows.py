@@ -77,5 +77,5 @@ def test_one_route_has_one_owner() -> None:
 
 @pytest.mark.parametrize("weights", [(9999,), (10001,), (5000, 5001)])
 def test_weights_make_a_whole_or_nothing(weights: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="not to 10000 or 0"):
+    with pytest.raises(Stalled, match="not to 10000 or 0: this is a bug"):
         check_routes([service(*weights)])

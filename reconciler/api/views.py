@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from reconciler.api.wording import ago, span
+from specs.analysis import Outcome
 from specs.memory import Event
 from specs.status import CellState, ClusterStatus, Condition, Health, Phase, ServiceStatus, Sync, TrafficStatus
 
@@ -24,6 +25,11 @@ TONES: Mapping[str, str] = {
     Sync.SYNCED: "good",
     Sync.OUT_OF_SYNC: "busy",
     Sync.UNKNOWN: "quiet",
+}
+VERDICT_TONES: Mapping[Outcome, str] = {
+    Outcome.PASSING: "good",
+    Outcome.FAILING: "bad",
+    Outcome.INCONCLUSIVE: "busy",
 }
 URGENCY = {"bad": 0, "busy": 1, "quiet": 2, "good": 3}
 
@@ -86,6 +92,7 @@ class ServiceView:
     quarantine: Condition | None
     quarantine_message: Excerpt
     spec_problem: str
+    analysis_tone: str
 
     @property
     def zones(self) -> tuple[str, ...]:
@@ -153,6 +160,7 @@ def service_view(status: ServiceStatus) -> ServiceView:
         quarantine=quarantine,
         quarantine_message=excerpt(quarantine.message if quarantine else ""),
         spec_problem=invalid.message if invalid else "",
+        analysis_tone=VERDICT_TONES[status.analysis.outcome] if status.analysis else "",
     )
 
 

@@ -10,7 +10,7 @@ from reconciler.cli.terminal import clean, indented, room, shortened, table, ton
 from specs.memory import Event, HistoryEntry, Outcome
 from specs.observed import Node
 from specs.reasons import Reason
-from specs.status import ClusterStatus, Phase, ServiceStatus
+from specs.status import AnalysisStatus, ClusterStatus, Phase, ServiceStatus
 
 OLD = timedelta(seconds=60)
 """A younger reading of Git needs no mention."""
@@ -63,6 +63,8 @@ def service_text(cluster: ClusterStatus, service: ServiceStatus, now: datetime) 
     ]
     if view.shares:
         parts += ["", _traffic(view.shares)]
+    if service.analysis is not None:
+        parts += ["", *_analysis(service.analysis)]
     if view.cells:
         parts += ["", _cells(view)]
     if view.quarantine is not None:
@@ -175,6 +177,15 @@ def _traffic(shares: tuple[views.Share, ...]) -> str:
         rows.append([share.revision, share.role, percent(share.weight), *numbers])
     head = ["REVISION", "ROLE", "SHARE", "REQUESTS", "ERRORS", "ABORTED", "P50", "P99"]
     return table(head, rows, right=frozenset(range(2, 8)))
+
+
+def _analysis(found: AnalysisStatus) -> list[str]:
+    """Return the verdict, and what each measure says."""
+    lines = [f"{'analysis':<10}{toned(found.outcome.value, views.VERDICT_TONES[found.outcome])}"]
+    for verdict in found.verdicts:
+        more = f" ({count(verdict.needed)} more requests needed)" if verdict.needed else ""
+        lines.append(indented(f"{verdict.message}{more}"))
+    return lines if found.verdicts else [*lines, indented(found.message)]
 
 
 def _cells(view: views.ServiceView) -> str:

@@ -1,7 +1,8 @@
 """A Serve application for tests: it says what it sees, and misbehaves when its args say so.
 
 args: `revision` (text, answered everywhere), `start_seconds` (a slow start), `fail_build`, `fail_start`,
-`sick_file` (while that file exists, health checks fail), `with_backend` (a second deployment, `Backend`).
+`sick_file` (while that file exists, health checks fail), `with_backend` (a second deployment, `Backend`),
+`fail_every` and `slow_every` (so many plain GETs per one that is answered 500, or after `slow_seconds`).
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import os
 import time
 from typing import Any
 
-from fastapi import FastAPI, Request, WebSocket
+from fastapi import FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from ray import serve
 from starlette.types import Message
@@ -36,6 +37,9 @@ class Echo:
         self.revision = args.get("revision", "")
         self.sick_file = args.get("sick_file", "")
         self.backend = backend
+        self.fail_every = args.get("fail_every", 0)
+        self.slow_every, self.slow_seconds = args.get("slow_every", 0), args.get("slow_seconds", 0.0)
+        self.asked = 0
 
     def check_health(self) -> None:
         if self.sick_file and os.path.exists(self.sick_file):
@@ -87,6 +91,11 @@ class Echo:
 
     @api.get("/{path:path}")
     async def echo(self, request: Request, path: str) -> dict[str, Any]:
+        self.asked += 1
+        if self.fail_every and self.asked % self.fail_every == 0:
+            raise HTTPException(500, "this revision fails some requests")
+        if self.slow_every and self.asked % self.slow_every == 0:
+            await asyncio.sleep(self.slow_seconds)
         return {
             "revision": self.revision,
             "path": request.url.path,

@@ -8,12 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from reconciler.api.backend import Refused, UnknownServiceError
+from specs import analysis
 from specs.commands import Command, Verb
 from specs.memory import Event, HistoryEntry, Outcome
 from specs.observed import Node
 from specs.reasons import Reason
 from specs.routes import CellWeight, RouteTable, ServiceRoute
 from specs.status import (
+    AnalysisStatus,
     CellState,
     ClusterStatus,
     Condition,
@@ -157,6 +159,25 @@ def chat() -> ServiceStatus:
         ),
         labels={"team": "search"},
         target="b7710de40a12",
+        analysis=AnalysisStatus(
+            outcome=analysis.Outcome.INCONCLUSIVE,
+            message="the candidate needs 200 to be judged",
+            since=NOW - timedelta(seconds=19),
+            needed=1500,
+            verdicts=(
+                analysis.Verdict(
+                    measure=analysis.Measure.SUCCESS_RATE,
+                    outcome=analysis.Outcome.PASSING,
+                    message="0.2% of 1,200 requests failed",
+                ),
+                analysis.Verdict(
+                    measure=analysis.Measure.LATENCY,
+                    outcome=analysis.Outcome.INCONCLUSIVE,
+                    message="p99 is 1.2 s",
+                    needed=1500,
+                ),
+            ),
+        ),
     )
 
 

@@ -67,6 +67,14 @@ async def client(backend: MemoryBackend) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+async def test_an_analysis_is_shown_measure_by_measure(backend: MemoryBackend, client: httpx.AsyncClient) -> None:
+    backend.cluster = cluster(chat())
+    text = Outline((await client.get("/")).text).text
+    assert "Analysis inconclusive" in text
+    assert "0.2% of 1,200 requests failed" in text
+    assert "p99 is 1.2 s (1,500 more requests needed)" in text
+
+
 async def test_the_page_tells_everything_about_a_rollout(backend: MemoryBackend, client: httpx.AsyncClient) -> None:
     backend.cluster = cluster(chat())
     page = Outline((await client.get("/")).text)

@@ -101,6 +101,8 @@ def test_no_line_is_wider_than_80_columns_and_nothing_is_coloured_in_a_pipe(run:
 
 def test_status_of_one_service_shows_step_traffic_and_cells(run: Runs) -> None:
     told = lines(run("status", "chat").stdout)
+    assert "analysis inconclusive" in told
+    assert "p99 is 1.2 s (1,500 more requests needed)" in told
     for line in (
         "chat /chat Paused · OutOfSync",
         "Pausing: pausing at 10% until 10:00:00 (41 s left)",

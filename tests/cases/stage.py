@@ -181,8 +181,9 @@ class Stage:
 
 
 def _brief(message: str) -> str:
-    """Return a message's first line; how sure an analysis is of its numbers is a matter of its own tests."""
-    return message.splitlines()[0].partition(": surely ")[0]
+    """Return a message's first line; when an analysis is sure of which numbers is a matter of its own tests."""
+    told, found, _ = message.splitlines()[0].partition("(AnalysisFailed): ")
+    return f"{told}{found}..." if found else told
 
 
 class _Nothing:

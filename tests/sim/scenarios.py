@@ -51,6 +51,8 @@ class Shape:
     bake: int = 0
     gates: tuple[str, ...] = ()
     """When others are asked; a dash before it means that they are only told."""
+    asks: bool = False
+    """Whether its spec has an `analysis` block."""
 
     def spec(self, name: str, version: int | str, *, plus: int = 0, suspend: bool = False) -> DesiredService:
         """Return the service at a version; `plus` changes its fixed counts."""
@@ -75,6 +77,7 @@ class Shape:
                 gate(f"gate{number}", at.removeprefix("-"), kind="notify" if at.startswith("-") else "confirm")
                 for number, at in enumerate(self.gates)
             ),
+            analysis={"min_requests": 20} if self.asks else None,
         )
         if not final:
             return wanted

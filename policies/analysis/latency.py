@@ -21,7 +21,7 @@ from policies.analysis.clients import design_effect
 from policies.analysis.sequential import SUSPICIOUS, Stratum, log_evidence
 from policies.analysis.shortage import shortage, until_sure
 from policies.analysis.tails import Tail, seconds_at, tail_of, weighted
-from policies.analysis.words import change, many, percent, seconds
+from policies.analysis.words import beside, change, many, percent, seconds
 from specs.analysis import AnalysisSettings, Latency, Measure, Outcome, Unit, Verdict
 from specs.evidence import BUCKETS_PER_OCTAVE, Evidence, Window
 
@@ -226,7 +226,7 @@ def _slow(evidence: Evidence, bound: int) -> tuple[float, float]:
 def _said(rise: _Rise, asked: Latency, sides: _Sides) -> str:
     name = f"p{100 * asked.quantile:g}"
     return (
-        f"{name} is {seconds(rise.candidate)}, {change(rise.ratio)} than the stable revision's {seconds(rise.stable)} "
+        f"{name} is {seconds(rise.candidate)}, {beside(rise.ratio)} the stable revision's {seconds(rise.stable)} "
         f"({many(sides.candidate.total)} and {many(sides.stable.total)} answers)"
     )
 

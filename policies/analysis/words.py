@@ -15,8 +15,17 @@ def percent(share: float) -> str:
 
 
 def change(ratio: float) -> str:
-    """Return a ratio as a change, such as 31% higher or 4% lower."""
+    """Return a ratio as a change: 31% higher, 4% lower, 78 times as high."""
+    if ratio >= 2:
+        return f"{ratio:.3g} times as high"
     return f"{abs(ratio - 1):.0%} {'higher' if ratio >= 1 else 'lower'}"
+
+
+def beside(ratio: float) -> str:
+    """Return a ratio as what stands before the thing compared with: 31% higher than, 78 times, about."""
+    if ratio >= 2:
+        return f"{ratio:.3g} times"
+    return "about" if abs(ratio - 1) < 0.005 else f"{change(ratio)} than"
 
 
 def seconds(value: float) -> str:

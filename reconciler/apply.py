@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from reconciler.errands import Errands
 from reconciler.errors import PortError, Retry
+from reconciler.patience import Patience
 from reconciler.ports import Ports
 from specs.effects import (
     Effect,
@@ -20,7 +21,7 @@ from specs.effects import (
 )
 from specs.reasons import Reason
 
-Awaited = SaveMemory | UploadPackage | PutServeConfig | ScaleDeployment | SetRoutes
+Awaited = UploadPackage | PutServeConfig | ScaleDeployment | SetRoutes
 """Effects that are over when the turn goes on."""
 
 
@@ -35,21 +36,32 @@ class Results:
     """False when Memory could not be saved: nothing after it was tried."""
 
 
-async def apply(ports: Ports, effects: Iterable[Effect], deployed: frozenset[str], errands: Errands) -> Results:
+async def apply(
+    ports: Ports, effects: Sequence[Effect], deployed: frozenset[str], errands: Errands, patience: Patience
+) -> Results:
     """Do the effects. `deployed` are the applications that Serve shows now, `errands` take what others are asked.
 
     A failed save ends it: an effect without its saved intent could not be found again. Any other
-    failure is that service's problem, tried again at the next look, and stops nobody else.
+    failure is that service's problem, tried again as soon as `patience` allows, and stops nobody else.
     """
     results = Results()
+    now = ports.clock.now()
+    patience.keep(effect for effect in effects if not isinstance(effect, SaveMemory))
     for effect in effects:
         try:
             if isinstance(effect, PostQuestion):
                 errands.post(effect)
+            elif isinstance(effect, SaveMemory):
+                await ports.store.save(effect)
             else:
+                patience.ask(effect, now)
                 await _do(ports, effect, deployed, results)
+                patience.done(effect)
             results.done.append(effect)
         except PortError as error:
+            patience.refused(effect, error, now)
+            if isinstance(effect, UploadPackage):
+                results.missing_packages.add(effect.package.uri)
             service, reason = _blame(effect, error)
             results.problems[service] = (reason, error.reason)
             if isinstance(effect, SaveMemory):
@@ -60,10 +72,8 @@ async def apply(ports: Ports, effects: Iterable[Effect], deployed: frozenset[str
 
 async def _do(ports: Ports, effect: Awaited, deployed: frozenset[str], results: Results) -> None:
     match effect:
-        case SaveMemory():
-            await ports.store.save(effect)
         case UploadPackage():
-            await _upload(ports, effect, results)
+            await _upload(ports, effect)
         case SetRoutes(table=table):
             await ports.gateway.route(table)
         case ScaleDeployment(application=application, deployment=deployment, target=target):
@@ -75,14 +85,10 @@ async def _do(ports: Ports, effect: Awaited, deployed: frozenset[str], results: 
             assert_never(effect)
 
 
-async def _upload(ports: Ports, effect: UploadPackage, results: Results) -> None:
+async def _upload(ports: Ports, effect: UploadPackage) -> None:
     uri = effect.package.uri
-    try:
-        if not await ports.packages.has(uri):
-            await ports.packages.upload(uri, await ports.source.package(effect.package))
-    except PortError:
-        results.missing_packages.add(uri)
-        raise
+    if not await ports.packages.has(uri):
+        await ports.packages.upload(uri, await ports.source.package(effect.package))
 
 
 def _without_missing_packages(change: PutServeConfig, deployed: frozenset[str], missing: set[str]) -> PutServeConfig:

@@ -15,6 +15,7 @@ from reconciler.apply import Results, apply
 from reconciler.errands import Errands
 from reconciler.errors import PortError
 from reconciler.observe import BuildWatch, OwnWrites, endpoints_of, is_direct, observe
+from reconciler.patience import Patience
 from reconciler.planning.compile import Compiled, compile_effects
 from reconciler.planning.moment import Surroundings
 from reconciler.planning.outgoing import errand_slots
@@ -109,6 +110,7 @@ class Reconciler:
         self._kept: frozenset[str] = frozenset()
         self._builds = BuildWatch()
         self._writes = OwnWrites()
+        self._patience = Patience()
         self._settings: ClusterSettings | None = None
         self.status: ClusterStatus | None = None
         self.nodes: tuple[Node, ...] = ()
@@ -199,7 +201,7 @@ class Reconciler:
         compiled = compile_effects(plan, self._memory, self._routed)
         watch.lap("plan")
         deployed = frozenset(cell.name for cell in world.observed.cells)
-        results = await apply(self._ports, compiled.effects, deployed, self.errands)
+        results = await apply(self._ports, compiled.effects, deployed, self.errands, self._patience)
         self._take(compiled, results)
         await self._answer(accepted, results)
         watch.lap("apply")

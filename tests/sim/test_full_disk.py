@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import reconciler.loop
@@ -61,9 +63,9 @@ async def _fill_at_any_moment() -> None:
 
 
 async def test_acting_on_what_was_not_saved_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def goes_on(ports: Ports, effects: tuple[Effect, ...], deployed: frozenset[str]) -> Results:
-        results = await apply(ports, [one for one in effects if isinstance(one, SaveMemory)], deployed)
-        others = await apply(ports, [one for one in effects if not isinstance(one, SaveMemory)], deployed)
+    async def goes_on(ports: Ports, effects: tuple[Effect, ...], *rest: Any) -> Results:
+        results = await apply(ports, [one for one in effects if isinstance(one, SaveMemory)], *rest)
+        others = await apply(ports, [one for one in effects if not isinstance(one, SaveMemory)], *rest)
         results.done += others.done
         return results
 

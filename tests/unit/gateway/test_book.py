@@ -9,6 +9,7 @@ from reconciler.gateway.admin import Counts, LaneStat, ServerStat
 from reconciler.gateway.book import Book
 from reconciler.gateway.folder import Folder
 from reconciler.gateway.state import Running, Saved, load, save
+from specs.evidence import Evidence, LatencyCounts
 from specs.observed import Endpoint
 from specs.routes import CellWeight, RouteTable, ServiceRoute
 
@@ -34,6 +35,33 @@ def test_a_cell_that_comes_back_while_its_old_lane_cools_keeps_its_endpoints() -
     book.free(cooling)
     assert [known.endpoint for known in book.known["a"]] == [ONE]
     assert [(lease.lane, lease.cell) for lease in book.pool.leases] == [("lane1", "a")]
+
+
+def test_what_is_compared_leaves_out_what_has_not_ended() -> None:
+    book = Book(4, Saved())
+    book.lease(table(("a", 10000)), NOW)
+    counts = Counts(requests=10, aborted=1, codes=(0, 5, 0, 0, 2))
+    book.stats = {"lane0": LaneStat(in_flight=3, counts=counts, servers=())}
+    book.ledger.credit("a", 1, "lane0", counts)
+    book.add_latency("lane0", 0.1, 16, NOW)
+    (seen,) = book.seen((), NOW, is_direct=True).traffic
+    assert seen.requests == 10
+    assert seen.evidence == Evidence(requests=7, errors=2, aborted=1, latency=LatencyCounts.from_seconds([0.1]))
+
+
+def test_a_new_daemon_goes_on_from_the_evidence_of_the_former_one(tmp_path: Path) -> None:
+    book = Book(4, Saved())
+    book.lease(table(("a", 10000)), NOW)
+    book.ledger.credit("a", 1, "lane0", Counts(requests=10, codes=(0, 10, 0, 0, 0)))
+    book.add_latency("lane0", 0.1, 1, NOW)
+    folder = Folder(tmp_path / "gateway")
+    save(folder, book.saved(None))
+    (before,) = book.seen((), NOW, is_direct=True).traffic
+    (after,) = Book(4, load(folder)).seen((), NOW, is_direct=True).traffic
+    folder.close()
+    assert after.evidence == before.evidence
+    assert after.evidence.requests == 10
+    assert after.evidence.latency.total == 1
 
 
 def test_a_freed_lane_s_cell_is_forgotten() -> None:

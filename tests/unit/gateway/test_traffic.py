@@ -9,6 +9,7 @@ import pytest
 from reconciler.gateway.admin import Counts
 from reconciler.gateway.signals import Answer, parse_line
 from reconciler.gateway.traffic import Latency, Ledger
+from specs.evidence import LatencyCounts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -88,6 +89,17 @@ def test_a_sampled_answer_stands_for_its_weight() -> None:
     assert (histogram.count, histogram.total) == (17, pytest.approx(2.6))
     assert dict(histogram.buckets)[0.1] == 16
     assert dict(histogram.buckets)[float("inf")] == 17
+
+
+def test_for_comparisons_each_timed_answer_counts_once_and_those_of_a_former_daemon_too() -> None:
+    former = Latency()
+    former.add(0.1, 16, NOW)
+    former.add(1.0, 1, NOW)
+    assert former.counts == LatencyCounts.from_seconds([0.1, 1.0])
+    latency = Latency(former.counts)
+    latency.add(0.1, 16, NOW)
+    assert latency.counts == LatencyCounts.from_seconds([0.1, 0.1, 1.0])
+    assert latency.counts.covers(former.counts)
 
 
 def test_memory_is_bounded_whatever_comes() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from specs.analysis import AnalysisSettings, Latency, SuccessRate
+from specs.desired import Analysis, OnInconclusive
 from tests.unit.specs.commits import read
 
 HEAD = "apiVersion: heliostat.dev/v1alpha1\nkind: Service\n"
@@ -291,3 +295,58 @@ def test_all_problems_of_a_file_are_listed_in_order() -> None:
 def test_secrets_in_variables_are_never_shown() -> None:
     found = errors(with_application("runtime_env: {env_vars: {TOKEN: 918273645}}"))
     assert "918273645" not in "\n".join(found)
+
+
+ANALYSES = [
+    ("analysis: 99%", '6:13: a mapping (key: value) is expected here, not "99%"'),
+    ("analysis: {successRate: {min: 0.99}}", "6:33: a percentage is expected: write for instance 99%"),
+    ("analysis: {successRate: {min: 100%}}", "6:33: a success rate is more than 0% and less than 100%"),
+    ("analysis: {latency: {quantile: 100}}", "6:34: 100 is too large: write 99.9 or less"),
+    ("analysis: {latency: {maxIncrease: 0.3}}", "6:37: a percentage is expected"),
+    ("analysis: {minRequests: 0}", "6:27: 0 is too small: write 1 or more"),
+    ("analysis: {duration: 5m}", '6:14: "duration" does not belong here: write it at the step'),
+    ("analysis: {sucessRate: {}}", '6:14: unknown field "sucessRate": did you mean "successRate"?'),
+]
+
+
+@pytest.mark.parametrize(("analysis", "error"), ANALYSES)
+def test_an_analysis_says_what_is_wrong_with_it(analysis: str, error: str) -> None:
+    found = errors(service(f"{APPLICATION}\n{analysis}"))
+    assert found[0].startswith(error)
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("analysis", "settings"),
+    [
+        ("", None),
+        ("analysis: {}", AnalysisSettings()),
+        (
+            "analysis: {successRate: {min: 99.5%}, minRequests: 50}",
+            AnalysisSettings(success_rate=SuccessRate(minimum=0.995), latency=None, min_requests=50),
+        ),
+        (
+            "analysis: {latency: {quantile: 95, maxIncrease: 50%}}",
+            AnalysisSettings(success_rate=None, latency=Latency(quantile=0.95, max_increase=0.5)),
+        ),
+    ],
+)
+def test_what_is_written_is_compared_and_everything_where_nothing_is(
+    analysis: str, settings: AnalysisSettings | None
+) -> None:
+    (found,) = read(service(f"{APPLICATION}\n{analysis}")).services
+    (plain,) = read(service(APPLICATION)).services
+    assert found.analysis == settings
+    assert found.revision == plain.revision
+
+
+def test_an_analysis_step_takes_a_minute_unless_it_says_otherwise() -> None:
+    text = (
+        "steps: [{setWeight: 5}, {analysis: {}}, {analysis: {duration: 5m, minRequests: 9}}]\nonInconclusive: promote"
+    )
+    (found,) = read(with_rollout(text)).services
+    assert found.rollout.steps[1:] == (
+        Analysis(at_least=timedelta(minutes=1)),
+        Analysis(at_least=timedelta(minutes=5), min_requests=9),
+    )
+    assert found.rollout.on_inconclusive is OnInconclusive.PROMOTE

@@ -16,7 +16,7 @@ TORCH ?= torch==2.13.0+cpu
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo check lint unit test test-full programs bench format lock clean
+.PHONY: help setup demo check lint unit test test-full programs bench bench-loading format lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -79,6 +79,9 @@ programs:  ## what tests need of Debian (installed when root, else named; they a
 
 bench: $(STAMP)  ## measure throughput, latency and footprint; prints tables for docs/benchmarks
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-loading: $(STAMP)  ## measure loading beside other loaders (installs them under build); writes docs/benchmarks/loading.md
+	$(BIN)/python -m tests.bench.loading
 
 format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix-only --quiet .

@@ -9,7 +9,7 @@ import threading
 import torch
 
 from loaders.safetensors.errors import LoadError
-from loaders.safetensors.memory import host_block
+from loaders.safetensors.memory import HostBlock
 from loaders.safetensors.staging import SLOT_BYTES, SLOTS, Event, Ring
 
 _PAGE = 4096
@@ -37,9 +37,7 @@ class CudaDevice:
     """Allocates on the caller's stream, so that memory freed later is used again in order; copies on its own stream."""
 
     def __init__(self, device: torch.device) -> None:
-        """Raise `LoadError` if there is no such device."""
-        if not torch.cuda.is_available():
-            raise LoadError(f"no CUDA device here for {device}: this PyTorch ({torch.__version__}) finds none")
+        """Remember the caller's stream: threads have their own."""
         self._device = device
         self._caller = torch.cuda.current_stream(device)
         self._copies = torch.cuda.Stream(device)
@@ -85,7 +83,7 @@ def pinned_ring() -> Ring:
 @functools.cache
 def _pinned_ring() -> Ring:
     step = -(-SLOT_BYTES // _PAGE) * _PAGE
-    memory = host_block(SLOTS * step)
+    memory = HostBlock(SLOTS * step).memory
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     status = torch.cuda.cudart().cudaHostRegister(address, len(memory), 0)
     if int(status) != 0:

@@ -37,11 +37,13 @@ def check_device(device: torch.device) -> None:
     """Raise `LoadError` for a device that nothing here loads to."""
     if device.type not in ("cpu", "cuda"):
         raise LoadError(f"nothing here loads to {device}; cpu and cuda are known")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LoadError(f"no CUDA device here for {device}: this PyTorch ({torch.__version__}) finds none")
 
 
 def warm_up(device: torch.device) -> None:
     """Begin what takes a while and does not depend on the file: pinning."""
-    if device.type == "cuda" and torch.cuda.is_available():
+    if device.type == "cuda":
         from loaders.safetensors.cuda import pinned_ring
 
         threading.Thread(target=pinned_ring, name="weights-pin", daemon=True).start()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from loaders.safetensors.layout import ALIGNMENT, Layout, straight
-from loaders.safetensors.memory import host_block
+from loaders.safetensors.layout import ALIGNMENT, Layout, Place, straight
+from loaders.safetensors.memory import HostBlock
 from loaders.safetensors.plan import Chunk, Wanted
 from loaders.safetensors.sources import Source
 from loaders.safetensors.sources.interrupt import Interrupt
@@ -42,15 +42,17 @@ class HostLanding:
         """Take no memory yet."""
         self._targets = targets
         self._layout = layout
-        self._blocks: dict[int, memoryview] = {}
+        self._blocks: dict[int, HostBlock] = {}
         self._lock = threading.Lock()
         self._scratch = threading.local()
 
     def read(self, chunk: Chunk, source: Source, interrupt: Interrupt) -> None:
         """Read into the tensors themselves where they lie as in the file, else into scratch memory first."""
-        memory = self._memory(chunk)
-        if memory is not None:
-            source.read_into(chunk.start, memory, interrupt)
+        place = self._straight(chunk)
+        if place is not None:
+            block, stop = self._block(place.block), place.offset + chunk.size
+            block.touch(place.offset, stop)
+            source.read_into(chunk.start, block.memory[place.offset : stop], interrupt)
             return
         content = self._scratch_for(chunk)
         source.read_into(chunk.start, content, interrupt)
@@ -90,11 +92,10 @@ class HostLanding:
         with self._lock:
             self._blocks.pop(block, None)
 
-    def _memory(self, chunk: Chunk) -> memoryview | None:
+    def _straight(self, chunk: Chunk) -> Place | None:
         if any(self._targets[piece.tensor].cast for piece in chunk.pieces):
             return None
-        place = straight(chunk, self._layout.places)
-        return None if place is None else self._block(place.block)[place.offset : place.offset + chunk.size]
+        return straight(chunk, self._layout.places)
 
     def _scratch_for(self, chunk: Chunk) -> memoryview:
         """Memory congruent with the file, so that elements are aligned when they are cast."""
@@ -104,15 +105,15 @@ class HostLanding:
         found: memoryview = self._scratch.memory[shift : shift + chunk.size]
         return found
 
-    def _block(self, number: int) -> memoryview:
+    def _block(self, number: int) -> HostBlock:
         with self._lock:
             if number not in self._blocks:
-                self._blocks[number] = host_block(self._layout.blocks[number])
+                self._blocks[number] = HostBlock(self._layout.blocks[number])
             return self._blocks[number]
 
     def _bytes(self, number: int) -> memoryview:
         place = self._layout.places[number]
-        return self._block(place.block)[place.offset : place.offset + self._targets[number].size]
+        return self._block(place.block).memory[place.offset : place.offset + self._targets[number].size]
 
     def _flat(self, number: int) -> torch.Tensor:
         target = self._targets[number]

@@ -227,7 +227,13 @@ def load(ask: Ask) -> dict[str, torch.Tensor]:
 
 def stream(ask: Ask) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield tensors as they are complete."""
+    return stream_job(ask, lambda _: None)
+
+
+def stream_job(ask: Ask, check: Callable[[Job], None]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield tensors as they are complete, if `check` does not raise when it sees what will be read."""
     with watched(ask) as interrupt, prepared(ask, interrupt, STREAM_BLOCK_BYTES) as job:
+        check(job)
         largest = max((target.size for target in job.targets), default=0)
         window = None
         if ask.memory_limit is not None:

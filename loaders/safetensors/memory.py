@@ -1,26 +1,64 @@
-"""Memory of the host: blocks for results, in huge pages, and how much of it there is."""
+"""Memory of the host: blocks for results, in huge pages where they are fast, and how much of it there is."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
+import threading
+import time
 from pathlib import Path
 
+PAGE = 4096
 HUGE_PAGE = 2 * 1024 * 1024
+SLOWEST_HUGE_PAGE = 0.002
+"""Seconds of processor time. Clearing a huge page takes a tenth of that. In a virtual machine that gives free memory
+back to its host, huge pages are just what it gave back, and the host takes milliseconds for each: small pages, used a
+moment ago, are faster then.
+"""
+_POPULATE_WRITE = 23
+_NO_HUGE_PAGES = 15
+
+_madvise = ctypes.CDLL(None, use_errno=True).madvise
+_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_huge_pages_are_slow = threading.Event()
 
 
-def host_block(size: int) -> memoryview:
-    """Return writable memory that lives as long as something refers to it.
+class HostBlock:
+    """Writable memory that lives as long as something refers to it."""
 
-    First touch in 4 KiB pages is slower than reading the file; huge pages make it three times as fast. The memory is
-    touched by the threads that read into it, each its own part.
-    """
-    if size < HUGE_PAGE:
-        return memoryview(bytearray(size))
-    block = mmap.mmap(-1, -(-size // HUGE_PAGE) * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without huge pages is slower, not wrong
-        block.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(block)[:size]
+    def __init__(self, size: int) -> None:
+        """Take address space; memory comes when it is touched."""
+        self._small = _huge_pages_are_slow.is_set() or size < HUGE_PAGE
+        self._mapping = mmap.mmap(-1, max(PAGE, -(-size // PAGE) * PAGE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.memory = memoryview(self._mapping)[:size]
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+        if not self._small:
+            with contextlib.suppress(OSError):  # a kernel without huge pages is slower, not wrong
+                self._mapping.madvise(mmap.MADV_HUGEPAGE)
+
+    def touch(self, start: int, stop: int) -> None:
+        """Get the memory of a part that is about to be written, by the thread that will write it.
+
+        As soon as a huge page turns out to be slow, this block and all later ones get small ones.
+        """
+        at = start // PAGE * PAGE
+        while at < stop and not self._small:
+            if _huge_pages_are_slow.is_set():
+                return self._without_huge_pages()
+            step = min(stop, at + HUGE_PAGE)
+            before = time.thread_time()
+            # Python's own madvise would keep the interpreter's lock for as long as clearing takes.
+            if _madvise(self._address + at, -(-(step - at) // PAGE) * PAGE, _POPULATE_WRITE):
+                return None
+            if time.thread_time() - before > SLOWEST_HUGE_PAGE:
+                _huge_pages_are_slow.set()
+            at = step
+        return None
+
+    def _without_huge_pages(self) -> None:
+        self._small = True
+        _madvise(self._address, len(self._mapping), _NO_HUGE_PAGES)
 
 
 def available() -> int | None:

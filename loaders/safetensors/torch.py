@@ -1,4 +1,4 @@
-"""The API: `load_file` and `stream`."""
+"""The API: `load_file`, `stream` and `load_into`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from datetime import timedelta
 from typing import Literal
 
 from loaders.safetensors import loading
+from loaders.safetensors.modules import load_module
 from loaders.safetensors.progress import Report
 from loaders.safetensors.selection import Shard, Tensors
 from loaders.safetensors.sources.opening import Origin
 from loaders.safetensors.tensors import torch  # with a clear error where it is missing
 
-__all__ = ["load_file", "stream"]
+__all__ = ["load_file", "load_into", "stream"]
 
 Cache = Literal["node"] | None
 Verify = Literal["size"]
@@ -85,6 +86,36 @@ def stream(  # noqa: PLR0913  # as load_file
         cache=cache, verify=verify, memory_limit=memory_limit,
     )  # fmt: skip
     return loading.stream(ask)
+
+
+def load_into(  # noqa: PLR0913  # as load_file
+    module: torch.nn.Module,
+    file_uri: str,
+    device: str | torch.device = "cpu",
+    region: str | None = None,
+    *,
+    strict: bool = True,
+    progress: bool | Report | None = None,
+    timeout: float | timedelta | None = None,
+    cancel: threading.Event | None = None,
+    cache: Cache = "node",
+    verify: Verify = "size",
+    memory_limit: int | None = None,
+) -> None:
+    """Load a module's parameters and buffers by their names.
+
+    Those on the meta device become the loaded tensors themselves, on `device` and with the file's dtype; the others
+    keep their memory, dtype and device and get the values. Tied parameters stay tied. Names and shapes are compared
+    before the first byte is read; with `strict=False` names may be missing on either side. A load that fails later
+    leaves the module partly loaded.
+    """
+    held = module.state_dict().keys()
+    ask = _ask(
+        file_uri, device, region,
+        tensors=held.__contains__, shard=None, dtype=None, progress=progress, timeout=timeout, cancel=cancel,
+        cache=cache, verify=verify, memory_limit=memory_limit,
+    )  # fmt: skip
+    load_module(ask, module, strict=strict)
 
 
 def _ask(  # noqa: PLR0913  # the arguments of load_file

@@ -263,8 +263,8 @@ TEXT = """# Loading weights
 measurement a fresh process with the imports done, medians, every byte read, kept and compared by checksum.
 
 - Machine: {machine}. Load average {before} before and {after} after. Niceness of the benchmark: {nice}.
-- First touch of memory in huge pages took {touch:.2f} s per GB. (Where it is far above 0.2, a virtual machine's host has
-  to give the memory back first; that is then part of every figure, and why they vary.)
+- First touch of memory in huge pages took {touch:.2f} s per GB. (Far above 0.2: a virtual machine's host has
+  to give it back first; that is then part of every figure, and why they vary.)
 - {date}; {versions}.
 - The file is in the page cache. "Steady" is the second and third load in one process, all results kept.
 - The origin is one Python process on loopback that sends with `sendfile`. It answers S3's GETs too, so that all remote

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from reconciler.cli.cache_cluster import command_line, stage_on_cluster
 from reconciler.cli.client import as_json, output_option
 from reconciler.cli.terminal import clean, table
+from reconciler.errors import Retry, Stalled
 
 if TYPE_CHECKING:
     from loaders.safetensors.cache_store import Kept, Store
@@ -51,11 +56,44 @@ def list_kept(output: str) -> None:
 @click.argument("uris", nargs=-1, required=True, metavar="URI...")
 @click.option("--region", help="The object store's region.")
 @click.option("--timeout", type=float, help="Seconds for each URI.")
-def stage_here(uris: Sequence[str], region: str | None, timeout: float | None) -> None:
+@click.option("--ray", metavar="URL", help="Stage on the nodes of the cluster with this dashboard, not here.")
+@click.option("--ray-token-file", type=click.Path(exists=True, dir_okay=False), help="File with that cluster's token.")
+@click.option("--node", "nodes", multiple=True, metavar="ID", help="With --ray: only on this node (may be repeated).")
+def stage_weights(
+    uris: Sequence[str], region: str | None, timeout: float | None, ray: str | None, **cluster: Any
+) -> None:
     """Put weights into this node's cache: a .safetensors file, an *.index.json or a folder with either.
 
-    For the nodes of a Ray cluster run `python -m loaders.safetensors.stage_nodes URI` as a Ray job.
+    With --ray a Ray job puts them into the caches of that cluster's nodes, which share what they fetch. The cluster's
+    Python needs heliostat[loaders].
     """
+    if ray is None:
+        if cluster["nodes"] or cluster["ray_token_file"]:
+            raise click.UsageError("--node and --ray-token-file go with --ray")
+        _stage_here(uris, region, timeout)
+        return
+    for uri in uris:
+        _stage_there(ray, cluster["ray_token_file"], command_line(uri, cluster["nodes"], region, timeout))
+
+
+def _stage_there(ray: str, token_file: str | None, entrypoint: str) -> None:
+    token = Path(token_file).read_text().strip() if token_file else os.environ.get("HELIOSTAT_RAY_TOKEN")
+    try:
+        failed = asyncio.run(stage_on_cluster(ray, token, entrypoint, _tell))
+    except (Retry, Stalled) as error:
+        raise click.ClickException(str(error)) from None
+    if failed is not None:
+        raise click.ClickException(clean(failed))
+
+
+def _tell(node: dict[str, Any]) -> None:
+    staged = node["staged"]
+    if staged is not None:
+        fetched = f"{_size(staged['fetched'])} fetched in {staged['seconds']:.1f} s"
+        click.echo(f"{node['node'][:12]}  {_size(staged['size'])}, {fetched}", err=True)
+
+
+def _stage_here(uris: Sequence[str], region: str | None, timeout: float | None) -> None:
     _store()
     from loaders.safetensors.errors import LoadError
     from loaders.safetensors.stage import stage

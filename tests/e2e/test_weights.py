@@ -14,8 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from loaders.safetensors.cache_settings import FOLDER_VARIABLE
+from reconciler.cli.main import heliostat
 from reconciler.embedded import EmbeddedCluster
 from tests.loading.files import big, write_file
 from tests.loading.servers import ROOT, RangeServer
@@ -58,6 +60,20 @@ def test_three_nodes_cost_the_origin_one_and_take_little_longer(ray_cluster: Emb
         assert len(found["together"]) == 3
         assert share <= 1.15
         assert slowest <= 1.5 * alone
+
+
+def test_the_command_line_stages_on_a_cluster_s_nodes(ray_cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    """All nodes of this machine share one cache folder here: what is tried is the job, not the sharing."""
+    write_file(tmp_path / "w.safetensors", big(1 << 20))
+    node = next(node.id for node in ray_cluster.nodes.values() if node.zone)
+    with RangeServer(tmp_path) as origin:
+        arguments = ["cache", "stage", "--ray", ray_cluster.dashboard_url, "--node", node, "--timeout", "60"]
+        good = CliRunner().invoke(heliostat, [*arguments, origin.url("w.safetensors")])
+        assert good.exit_code == 0, good.stderr
+        assert node[:12] in good.stderr
+        bad = CliRunner().invoke(heliostat, [*arguments, origin.url("none.safetensors")])
+        assert bad.exit_code == 1
+        assert "has no such object (404)" in bad.stderr
 
 
 def package(folder: Path) -> tuple[str, bytes]:

@@ -11,6 +11,28 @@ from ray import serve
 api = FastAPI()
 
 
+def download_then_load(weights: str) -> dict[str, object]:
+    import urllib.request
+
+    from safetensors.torch import load_file
+
+    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        with urllib.request.urlopen(weights) as answer:
+            shutil.copyfileobj(answer, file, 1 << 20)
+        file.flush()
+        return {name: tensor.clone() for name, tensor in load_file(file.name).items()}
+
+
+def heliostat(weights: str) -> dict[str, object]:
+    from loaders.safetensors.torch import load_file
+
+    return load_file(weights)
+
+
+# Above the class: Serve takes a copy of it, with the names that it sees then.
+LOADERS = {"download": download_then_load, "heliostat": heliostat}
+
+
 @serve.deployment
 @serve.ingress(api)
 class Model:
@@ -34,27 +56,6 @@ class Model:
     @api.get("/cold-start")
     async def cold_start(self) -> dict[str, float]:
         return self.timeline.document()
-
-
-def download_then_load(weights: str) -> dict[str, object]:
-    import urllib.request
-
-    from safetensors.torch import load_file
-
-    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
-        with urllib.request.urlopen(weights) as answer:
-            shutil.copyfileobj(answer, file, 1 << 20)
-        file.flush()
-        return {name: tensor.clone() for name, tensor in load_file(file.name).items()}
-
-
-def heliostat(weights: str) -> dict[str, object]:
-    from loaders.safetensors.torch import load_file
-
-    return load_file(weights)
-
-
-LOADERS = {"download": download_then_load, "heliostat": heliostat}
 
 
 def build(args: dict[str, str]) -> serve.Application:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from loaders.safetensors.cache_store import Store
+from reconciler.adapters.jobs import Job
+from reconciler.cli.cache_cluster import PROGRAM, command_line, documents, why
 from reconciler.cli.main import heliostat
 from tests.loading.files import big, write_file, write_index
 from tests.loading.servers import RangeServer
@@ -66,6 +69,8 @@ def test_what_is_in_use_stays(tmp_path: Path, origin: RangeServer) -> None:
     ("arguments", "code", "said"),
     [
         (("rm",), 2, "name what to remove, or say --all"),
+        (("stage", "s3://a/b", "--node", "x"), 2, "go with --ray"),
+        (("stage", "s3://a/b", "--ray", "http://127.0.0.1:9"), 1, "cannot be reached"),
         (("rm", "abc"), 1, "nothing is kept under abc"),
         (("stage", "ftp://there/a.safetensors"), 1, "nothing here reads ftp://"),
         (("stage", "/dev/null"), 1, "is no regular file"),
@@ -80,3 +85,22 @@ def test_mistakes_are_explained(tmp_path: Path, arguments: tuple[str, ...], code
 def test_no_room_and_bad_settings_are_explained(tmp_path: Path, origin: RangeServer) -> None:
     assert "no room for it" in run(tmp_path, "stage", origin.url("a.safetensors"), cap="1M").stderr
     assert "HELIOSTAT_CACHE_BYTES: 'much'" in run(tmp_path, "ls", cap="much").stderr
+
+
+def test_the_job_of_a_cluster_is_quoted_for_the_shell() -> None:
+    line = command_line("s3://a/b; rm -rf /", ["n1", "n2"], None, 90.0)
+    program, words = PROGRAM.split(), shlex.split(line)
+    assert words == [*program, "--nodes=n1,n2", "--timeout=90", "--", "s3://a/b; rm -rf /"]
+
+
+def test_what_a_job_says_of_its_nodes_is_told_apart_from_the_rest() -> None:
+    logs = """INFO connecting
+{"node": "n1", "staged": {"size": 1}, "error": null}
+{"node": "n2", "staged": null, "error": "forbids it (403)"}
+{"node": "n3", "sta"""
+    job = Job(ended=True, succeeded=False, message="exit code 1", logs=logs)
+    assert [node["node"] for node in documents(job)] == ["n1", "n2"]
+    assert why(job) == "n2: forbids it (403)"
+    assert (
+        why(Job(ended=True, succeeded=False, message="", logs="a\nModuleNotFoundError: x")) == "ModuleNotFoundError: x"
+    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from loaders.safetensors import cache_content, cache_read
+from loaders.safetensors import cache_claims, cache_content, cache_entry, cache_read
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content, pieces
 from loaders.safetensors.cache_entry import NoRoom
 from loaders.safetensors.cache_read import ReadThrough
@@ -312,3 +313,37 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     assert parse_bytes("64GiB") == 64 << 30
     with pytest.raises(ValueError, match="HELIOSTAT_CACHE_BYTES: 'lots' is no number of bytes"):
         cache_settings({"HELIOSTAT_CACHE_DIR": str(tmp_path), "HELIOSTAT_CACHE_BYTES": "lots"})
+
+
+def fetched_by_two(store: Store) -> int:
+    """Let two readers, as two processes would be, read everything at once from a slow origin."""
+
+    class Slow(Counting):
+        def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+            super().read_into(offset, buffer, interrupt)
+            interrupt.wait(0.02)
+
+    origins = [Slow(), Slow()]
+    sources = [opened(store, origin) for origin in origins]
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(lambda source: read(source, 0, SIZE), sources)) == {BYTES}
+    for source in sources:
+        source.close()
+    return sum(origin.given for origin in origins)
+
+
+def test_two_readers_at_once_fetch_each_byte_once(store: Store) -> None:
+    assert fetched_by_two(store) == SIZE
+
+
+def test_without_claims_they_would_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_claims, "lock_byte", lambda *_: None)
+    assert fetched_by_two(store) > SIZE
+
+
+def test_without_checksums_damage_would_be_handed_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_entry.xxhash, "xxh3_64_intdigest", lambda *_, **__: 1)
+    read_all(store, Counting())
+    with (store.folder / CONTENT.key / "data").open("r+b") as data:
+        data.write(b"wrong")
+    assert read_all(store, Counting()) != BYTES

@@ -15,14 +15,13 @@ class Model:
 
         self.timeline = ColdStart("decoder")
         # Imported here, in the replica, where the timeline sees how long it takes.
-        import torch
         from loaders.safetensors.torch import load_file
-        from model import Decoder
+        from model import Decoder, shapes_only
 
         self.timeline.phase("fetch")
         state = load_file(weights, device=device)
         self.timeline.phase("device")
-        with torch.device("meta"):  # shapes only: no memory is taken, and no random numbers are drawn
+        with shapes_only():
             self.model = Decoder(layers=layers, width=width)
         self.model.load_state_dict(state, assign=True)
         self.model.eval()

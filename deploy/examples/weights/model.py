@@ -1,5 +1,9 @@
 """A small decoder with random weights: stands for any PyTorch model that is loaded from safetensors."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -33,3 +37,15 @@ class Decoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Make modules without memory and without random numbers: their weights are assigned afterwards.
+
+    On the meta device random numbers are not drawn, but the first attempt imports hundreds of modules of PyTorch, which
+    takes longer than many a model does to load.
+    """
+    fills = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+    with torch.device("meta"), patch.multiple(nn.init, **dict.fromkeys(fills, lambda tensor, *_, **__: tensor)):
+        yield

@@ -42,13 +42,12 @@ class Model:
         self.timeline = ColdStart("decoder")
         # Several Ray nodes share this machine, and would share its cache: then no byte would have to travel.
         os.environ["HELIOSTAT_CACHE_DIR"] = os.path.join(folder, ray.get_runtime_context().get_node_id()[:8])
-        import torch
-        from model import Decoder
+        from model import Decoder, shapes_only
 
         self.timeline.phase("fetch")
         state = LOADERS[way](weights)
         self.timeline.phase("device")
-        with torch.device("meta"):
+        with shapes_only():
             self.model = Decoder(layers=layers, width=width)
         self.model.load_state_dict(state, assign=True)
         self.timeline.ready()

@@ -178,8 +178,9 @@ def write(found: list[Scaling], size: int) -> None:
         [
             f"A decoder with {size / 2**20:.0f} MiB of weights on three Ray nodes of this machine; the origin sends "
             f"{ORIGIN.total_bandwidth / 1e6:.0f} MB/s in all and waits {ORIGIN.first_byte * 1000:.0f} ms before each "
-            f"answer, so one node alone would need {size / ORIGIN.total_bandwidth:.0f} s for the file. One replica runs; "
-            "the clock goes from the PUT that asks for four until Serve says that all four run. Import and fetch are phases of the new replica that fetched longest.",
+            f"answer: one node alone needs {size / ORIGIN.total_bandwidth:.0f} s for the file. One replica runs; the "
+            "clock goes from the PUT that asks for four until Serve says that all four run. "
+            "Import and fetch are phases of the new replica that fetched longest.",
             report.table(head, rows),
             f"**Ratio: {ratio:.1f}** ({len(found) // len(WAYS)} rounds in turns). The ratio grows with the size of the "
             "weights over the origin's bandwidth: what is left beside the fetch (a process, its imports, Serve's own "

@@ -38,6 +38,9 @@ class ReplicaDouble:
         self.replica = replica
         self.is_draining = False
         self.healthy_answers: int | None = None
+        self.check_seconds = 0.0
+        """How long a health check waits for its answer: a replica whose event loop is busy."""
+        self.late_answers = 0
         """How many checks pass before it drains; None: it does not."""
         self.crashes = False
         """Every request is lost before its answer."""
@@ -92,6 +95,9 @@ class ReplicaDouble:
         if self.healthy_answers is not None:
             self.is_draining = self.healthy_answers <= 0
             self.healthy_answers -= 1
+        if self.check_seconds:
+            await asyncio.sleep(self.check_seconds)
+            self.late_answers += 1
         if self.is_draining:
             return web.Response(status=503, text="DRAINING")
         routes = {f"/_/{cell}": cell for cell in sorted(self.serves or {self.cell})}

@@ -170,6 +170,21 @@ async def test_a_server_that_fails_its_first_check_was_never_up(tmp_path: Path) 
         await eventually(is_down)
 
 
+@pytest.mark.slow
+async def test_a_replica_that_is_late_with_its_checks_is_busy_and_keeps_its_requests(tmp_path: Path) -> None:
+    """Taken for dead, it would leave its requests to the others, which would be late next."""
+    async with front(settings(tmp_path)) as gate, replicas((CHAT, "one")) as (one,):
+        await gate.serve(WHOLE, one)
+        one.check_seconds = 2.5
+
+        async def checked_often() -> bool:
+            assert (await gate.gateway.servers(CHAT))["one"] == "UP"
+            assert (await gate.get("/chat"))[0] == 200
+            return one.late_answers >= 3
+
+        await eventually(checked_often, seconds=30)
+
+
 # -- streams --------------------------------------------------------------------------------------
 
 

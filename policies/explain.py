@@ -6,6 +6,7 @@ from datetime import datetime
 
 from policies.gates import hold_at_gate
 from policies.health import deadline_at
+from policies.metrics import silent_metric, unmeasured
 from policies.resources import shortages
 from policies.retirement import warm_until
 from policies.rollout import goal_weight, goal_weights
@@ -93,6 +94,9 @@ def _step(view: ServiceView, candidate: str) -> Hold:
     at_gate = hold_at_gate(view)
     if at_gate is not None:
         return at_gate
+    silent = silent_metric(view)
+    if silent:
+        return _hold(view, Reason.METRICS_UNREACHABLE, f"waits where it is: {silent}; promote goes on one step")
     rollout, steps = view.memory.rollout, view.spec.rollout.steps
     weight = view.weights.get(candidate, 0)
     goal = goal_weight(view)
@@ -117,6 +121,8 @@ def _analysing(view: ServiceView, weight: int) -> Hold:
     said = found.message if found is not None else NOTHING_COMPARED
     if until is not None and view.now < until:
         return _hold(view, Reason.ANALYSING, f"analysing at {weight / 100:g}% until {until:%H:%M:%S}: {said}", until)
+    if missing := unmeasured(view):
+        return _hold(view, Reason.ANALYSIS_INCONCLUSIVE, f"analysing at {weight / 100:g}%: {missing}")
     wait = waiting_time(view, found.needed) if found is not None else None
     more = f" (about {wait.total_seconds():.0f} s at the present rate)" if wait is not None else ""
     return _hold(view, Reason.ANALYSIS_INCONCLUSIVE, f"analysing at {weight / 100:g}%: {said}{more}")

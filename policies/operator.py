@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from policies.gates import closed_gates, is_open
+from policies.metrics import silent_metric
 from policies.rollout import goal_weight
 from policies.view import ServiceView
 from policies.way_back import baking_until, fall_back, skips_steps
@@ -104,6 +105,8 @@ def _one_step(view: ServiceView, index: int, by: str) -> Answer:
     closed = tuple(gate.name for gate in closed_gates(view))
     if closed:
         return (OverruleGates(service=view.name, step=index, gates=closed, by=by),)
+    if silent_metric(view):
+        return (EnterStep(service=view.name, step=index + 1, by=by),)
     match view.spec.rollout.steps[index]:
         case SetWeight():
             goal = goal_weight(view) // 100

@@ -9,6 +9,7 @@ from policies.bounds import first_bounds, next_bounds
 from policies.capacity import Counts, next_counts
 from policies.drift import is_left
 from policies.gates import is_open
+from policies.metrics import silent_metric
 from policies.traffic import heir, next_weights, ready_share
 from policies.verdicts import end_of_analysis
 from policies.view import CellView, ServiceView
@@ -58,7 +59,7 @@ def goal_weights(view: ServiceView) -> Mapping[str, int]:
 def advance(view: ServiceView) -> Decision | None:
     """Return the step change that is due, or None while the current step is not done."""
     candidate, rollout = view.memory.candidate, view.memory.rollout
-    if candidate is None or rollout is None or not is_open(view):
+    if candidate is None or rollout is None or _is_held(view):
         return None
     goal = goal_weight(view)
     carried = view.weights.get(candidate, 0)
@@ -80,6 +81,11 @@ def advance(view: ServiceView) -> Decision | None:
                 return ReachStep(service=view.name) if view.is_serving(candidate) else None
             passed = end_of_analysis(view)
             return EnterStep(service=view.name, step=rollout.step + 1, message=passed) if passed else None
+
+
+def _is_held(view: ServiceView) -> bool:
+    """Return whether others keep the rollout at its step: a gate, or a metrics server that does not answer."""
+    return not is_open(view) or bool(silent_metric(view))
 
 
 def _is_last(view: ServiceView) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from policies.explain import explain
 from policies.gates import hear, is_held_at_gate, questions
+from policies.metrics import failed_metrics, silent_metric
 from policies.pacing import Veto
 from policies.resources import shortages
 from policies.retirement import forget_gone, retire_outgoing, retire_removed
@@ -31,7 +32,7 @@ def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
     if view.spec.suspend:
         return (*route_as_is(view), explain(view))
     heard = hear(view)
-    verdict = judge(view) or failed_analysis(view) or watch(view)
+    verdict = judge(view) or failed_analysis(view) or failed_metrics(view) or watch(view)
     if verdict:
         return (*heard, *verdict, explain(view))
     course = choose(view)
@@ -48,7 +49,7 @@ def _go_on(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
     rollout = view.memory.rollout
     if view.memory.candidate is None or rollout is None:
         return carry_on(view)
-    if waits_for_a_person(view) or is_held_at_gate(view):
+    if waits_for_a_person(view) or is_held_at_gate(view) or silent_metric(view):
         return (*_parked(view), *carry_on(view))
     pin = view.memory.pin
     is_way_back = rollout.is_fast or (pin is not None and pin.revision == view.memory.candidate)

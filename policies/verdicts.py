@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from policies.analysis import judge
+from policies.metrics import unmeasured
 from policies.revisions import rolled_back
 from policies.view import ServiceView
 from policies.window import windows
@@ -67,11 +68,12 @@ def end_of_analysis(view: ServiceView) -> str:
     until = analysis_until(view)
     if until is None or view.now < until:
         return ""
-    found = judgement(view)
-    if found is not None and found.outcome is Outcome.PASSING:
+    found, missing = judgement(view), unmeasured(view)
+    if found is not None and found.outcome is Outcome.PASSING and not missing:
         return found.message
     goes_on = view.spec.rollout.on_inconclusive is OnInconclusive.PROMOTE
-    return f"onInconclusive: promote, {found.message if found else NOTHING_COMPARED}" if goes_on else ""
+    why = missing or (found.message if found else NOTHING_COMPARED)
+    return f"onInconclusive: promote, {why}" if goes_on else ""
 
 
 def waiting_time(view: ServiceView, requests: int) -> timedelta | None:

@@ -12,6 +12,7 @@ from reconciler.patience import Patience
 from reconciler.ports import Ports
 from specs.effects import (
     Effect,
+    MeasureMetric,
     PostQuestion,
     PutServeConfig,
     SaveMemory,
@@ -53,6 +54,8 @@ async def apply(
                 errands.post(effect)
             elif isinstance(effect, SaveMemory):
                 await ports.store.save(effect)
+            elif isinstance(effect, MeasureMetric):
+                errands.measure(effect)
             else:
                 patience.ask(effect, now)
                 await _do(ports, effect, deployed, results)
@@ -112,6 +115,8 @@ def _blame(effect: Effect, error: PortError) -> tuple[str, Reason]:
             return "", Reason.GATEWAY_UNREACHABLE
         case PostQuestion(service=service):
             return service, Reason.GATE_UNANSWERED
+        case MeasureMetric(service=service):
+            return service, Reason.METRICS_UNREACHABLE
         case ScaleDeployment(service=service):
             return service, Reason.SERVE_BUSY if isinstance(error, Retry) else Reason.INVALID_DOCUMENT
         case PutServeConfig():

@@ -19,6 +19,7 @@ from reconciler.adapters.lease import FileLease
 from reconciler.adapters.nodes import RayNodes
 from reconciler.adapters.outbound import Outbound
 from reconciler.adapters.packages import RayPackages
+from reconciler.adapters.prometheus import Prometheus
 from reconciler.adapters.ray_rest import RayRest
 from reconciler.adapters.serve import RayServe, ServeStart
 from reconciler.adapters.serve_approval import ApprovedServe
@@ -51,6 +52,7 @@ class _Fittings:
     store: SqliteStore
     source: GitSource
     outbound: Outbound
+    prometheus: Prometheus
     metrics: Metrics
     desk: Desk
 
@@ -93,7 +95,11 @@ async def _until_told(work: Coroutine[object, object, None]) -> None:
 async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
     clock, metrics = SystemClock(settings.state), Metrics()
     token = settings.ray_token.reveal() if settings.ray_token else None
-    async with RayRest(settings.ray, token=token) as rest, Outbound(settings.allow_hosts) as outbound:
+    async with (
+        RayRest(settings.ray, token=token) as rest,
+        Outbound(settings.allow_hosts) as outbound,
+        Prometheus(settings.prometheus) as prometheus,
+    ):
         store = SqliteStore(settings.state)
         git = GitSettings(
             url=settings.repo,
@@ -112,6 +118,7 @@ async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
                 store=store,
                 source=GitSource(git, clock, metrics.count_git_request),
                 outbound=outbound,
+                prometheus=prometheus,
                 metrics=metrics,
                 desk=Desk(store, settings.cluster, metrics.render),
             )
@@ -166,6 +173,7 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
                 gateway=gateway,
                 store=fittings.store,
                 gates=HttpGates(fittings.outbound),
+                metrics=fittings.prometheus,
             ),
             Surroundings(gateway_url=settings.public_url, cluster=settings.cluster),
             cluster=settings.cluster,

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Set
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from reconciler.errors import PortError
-from reconciler.ports import Gates
-from specs.effects import PostQuestion
+from reconciler.ports import Gates, MetricsServer
+from specs.effects import MeasureMetric, PostQuestion
 from specs.gates import GateReply, GateVerdict
+from specs.metric_readings import MetricOutcome, MetricReading
 from specs.outward import Outward
 
 Errand = Callable[[], Coroutine[Any, Any, None]]
@@ -23,14 +25,16 @@ Errand = Callable[[], Coroutine[Any, Any, None]]
 class Errands:
     """What was sent out and what came back. `wake` is called at each return."""
 
-    def __init__(self, gates: Gates, wake: Callable[[], None]) -> None:
+    def __init__(self, gates: Gates, metrics: MetricsServer, wake: Callable[[], None]) -> None:
         """Nothing runs until `run` does."""
         self._gates = gates
+        self._metrics = metrics
         self._wake = wake
         self._waiting: list[Errand] = []
         self._begun = asyncio.Event()
         self._under_way: set[str] = set()
         self._replies: dict[str, GateReply] = {}
+        self._readings: dict[str, MetricReading] = {}
 
     async def run(self) -> None:
         """Run errands until cancelled; those under way are given up then."""
@@ -50,13 +54,22 @@ class Errands:
         """Begin to ask a gate, unless that very question is on its way."""
         self._begin(question.key, partial(self._ask, question))
 
+    def measure(self, wanted: MeasureMetric) -> None:
+        """Begin a measurement, unless the last one of this metric is still on its way."""
+        self._begin(wanted.slot, partial(self._measured, wanted))
+
     def seen(self) -> Outward:
         """Return what is under way and what came back."""
-        return Outward(under_way=frozenset(self._under_way), replies=tuple(self._replies.values()))
+        return Outward(
+            under_way=frozenset(self._under_way),
+            replies=tuple(self._replies.values()),
+            readings=tuple(self._readings.values()),
+        )
 
     def keep(self, slots: Set[str]) -> None:
         """Forget the outcomes of everything else."""
         self._replies = {key: reply for key, reply in self._replies.items() if key in slots}
+        self._readings = {slot: reading for slot, reading in self._readings.items() if slot in slots}
 
     def _begin(self, slot: str, errand: Errand) -> None:
         if slot not in self._under_way:
@@ -80,3 +93,13 @@ class Errands:
         self._replies[question.key] = GateReply(
             key=question.key, failures=question.failures, verdict=verdict, message=message
         )
+
+    async def _measured(self, wanted: MeasureMetric) -> None:
+        reading = MetricReading(slot=wanted.slot, asked_at=wanted.asked_at, outcome=MetricOutcome.ERROR)
+        try:
+            found = await self._metrics.query(wanted.query)
+            outcome = MetricOutcome.NOTHING if found.value is None else MetricOutcome.VALUE
+            reading = replace(reading, outcome=outcome, value=found.value, message=found.message)
+        except PortError as error:
+            reading = replace(reading, message=error.reason)
+        self._readings[wanted.slot] = reading

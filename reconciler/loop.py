@@ -106,7 +106,7 @@ class Reconciler:
         self._reading = Reading(desired=None, read_at=None)
         self._requests: list[_Request] = []
         self._wake = asyncio.Event()
-        self.errands = Errands(ports.gates, self.wake)
+        self.errands = Errands(ports.gates, ports.metrics, self.wake)
         self._kept: frozenset[str] = frozenset()
         self._builds = BuildWatch()
         self._writes = OwnWrites()

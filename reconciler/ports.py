@@ -149,6 +149,24 @@ class Gates(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One answer of a metrics server; without a value `message` says why there is none."""
+
+    value: float | None
+    message: str = ""
+
+
+class MetricsServer(Protocol):
+    """A server that answers queries with numbers."""
+
+    async def query(self, query: str) -> Measured:
+        """Return the one number that a query gives now.
+
+        Raises Retry when the server cannot answer, Stalled when there is none or it refuses the query.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ports:
     """Every seam of the daemon."""
 
@@ -160,3 +178,4 @@ class Ports:
     gateway: Gateway
     store: Store
     gates: Gates
+    metrics: MetricsServer

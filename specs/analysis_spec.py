@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
@@ -9,12 +10,16 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from specs.analysis import AnalysisSettings, Latency, SuccessRate
+from specs.metric_readings import QUERY_NAME, QUERY_NAMES, Metric
 from specs.strict import CamelModel, Duration
 
 PERCENT = r"^[0-9]{1,4}(\.[0-9]{1,4})?%$"
 
 STEP_TIME = timedelta(minutes=1)
 """An analysis that ends with the first few requests sees what happens in a start only."""
+
+LONGEST_QUERY = 4000
+"""Queries travel in URLs."""
 
 MOST_REQUESTS = 10_000_000
 """More than any step waits for: a larger number is a typing error."""
@@ -70,6 +75,49 @@ class LatencySpec(CamelModel):
     )
 
 
+def _query(value: str) -> str:
+    for found in re.finditer(QUERY_NAME, value):
+        if found[1] != "$" and found[1] not in QUERY_NAMES:
+            known = ", ".join(f"${name}" for name in QUERY_NAMES)
+            raise ValueError(f'"{found[0]}" means nothing in a query: write one of {known}, or $$ for a dollar sign')
+    if not value.strip() or len(value) > LONGEST_QUERY:
+        raise ValueError(f"a query has 1 to {LONGEST_QUERY} characters: write one that gives a single number")
+    return value
+
+
+def _bound(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("a number is expected: write for instance 0.05")
+    return float(value)
+
+
+def _interval(value: timedelta) -> timedelta:
+    if value < timedelta(seconds=1):
+        raise ValueError("metrics are measured at most once a second: write for instance 30s")
+    return value
+
+
+Bound = Annotated[float, BeforeValidator(_bound), WithJsonSchema({"type": "number"})]
+
+
+class MetricSpec(CamelModel):
+    """One number from the metrics server, measured again and again while the new revision gets requests."""
+
+    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", description="What it is called in verdicts.")
+    query: Annotated[str, AfterValidator(_query)] = Field(
+        description="PromQL that gives one number. $service, $revision (the new one) and $stable stand for names."
+    )
+    min: Bound | None = Field(default=None, description="A value below is a failure.")
+    max: Bound | None = Field(default=None, description="A value above is a failure.")
+    interval: Annotated[Duration, AfterValidator(_interval)] = Field(
+        default=timedelta(seconds=30), description="How often to measure."
+    )
+    failure_limit: int = Field(default=0, ge=0, le=1000, description="More failures than this roll back.")
+    consecutive_error_limit: int = Field(
+        default=4, ge=0, le=1000, description="More errors of the server in a row pause the rollout until it answers."
+    )
+
+
 class AnalysisSpec(CamelModel):
     """How the requests of the new revision are judged beside those of the old one, at every step."""
 
@@ -82,6 +130,14 @@ class AnalysisSpec(CamelModel):
     min_requests: int = Field(
         default=200, ge=1, le=MOST_REQUESTS, description="Nothing is said of a revision before it had so many."
     )
+
+    metrics: tuple[MetricSpec, ...] = Field(
+        default=(), strict=False, max_length=20, description="Besides: numbers from the daemon's Prometheus server."
+    )
+
+    def metric_settings(self) -> tuple[Metric, ...]:
+        """Return the metrics as the policies work with them."""
+        return tuple(Metric(**metric.model_dump()) for metric in self.metrics)
 
     def settings(self) -> AnalysisSettings:
         """Return what the policies work with: what is written is compared, or everything when nothing is."""

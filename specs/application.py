@@ -94,6 +94,24 @@ def _client_problems(rollout: RolloutSpec) -> Iterator[Problem]:
         yield Problem(path=(*ROLLOUT, "sticky"), message=message)
 
 
+def metric_problems(analysis: Any) -> Iterator[Problem]:
+    """Yield what is wrong between the fields of the metrics of `spec.analysis`."""
+    listed, names = _get(analysis, "metrics"), set()
+    for index, metric in enumerate(listed if isinstance(listed, list) else []):
+        path: Path = ("spec", "analysis", "metrics", index)
+        low, high, name = _get(metric, "min"), _get(metric, "max"), _get(metric, "name")
+        if low is None and high is None and isinstance(metric, dict):
+            message = "a metric needs min, max or both: write for instance max: 0.05"
+            yield Problem(path=path, message=message)
+        if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
+            message = f"min {low:g} is above max {high:g}, so every value would fail: exchange them"
+            yield Problem(path=(*path, "min"), message=message)
+        if isinstance(name, str) and name in names:
+            message = f'the metric "{name}" is listed twice: give each its own name'
+            yield Problem(path=(*path, "name"), message=message)
+        names.add(name if isinstance(name, str) else "")
+
+
 def _gate_problems(rollout: RolloutSpec) -> Iterator[Problem]:
     names: set[str] = set()
     for index, gate in enumerate(rollout.gates):

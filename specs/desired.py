@@ -10,6 +10,7 @@ from enum import StrEnum
 from specs.amount import Amount
 from specs.analysis import AnalysisSettings
 from specs.gates import Gate
+from specs.metric_readings import Metric
 from specs.routes import HeaderMatch, Sticky
 from specs.windows import Window
 
@@ -183,6 +184,7 @@ class DesiredService:
     rollout: RolloutSettings
     source: SourceRef
     analysis: AnalysisSettings | None = None
+    metrics: tuple[Metric, ...] = ()
     """How its requests are judged at every step of a rollout; None: at analysis steps only, by the defaults."""
     group: str = ""
     """Services of one group that change in one commit are rolled back together; "" for none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from specs.desired import PackageRef
 from specs.memory import Event, HistoryEntry, ServiceMemory
@@ -75,4 +75,14 @@ class PostQuestion:
     timeout: timedelta
 
 
-Effect = SaveMemory | UploadPackage | PutServeConfig | ScaleDeployment | SetRoutes | PostQuestion
+@dataclass(frozen=True, kw_only=True)
+class MeasureMetric:
+    """Begin a measurement; its outcome is seen at a later look."""
+
+    service: str
+    slot: str
+    query: str
+    asked_at: datetime
+
+
+Effect = SaveMemory | UploadPackage | PutServeConfig | ScaleDeployment | SetRoutes | PostQuestion | MeasureMetric

@@ -11,6 +11,7 @@ from specs.cells import CellKey
 from specs.desired import DesiredService, Revision
 from specs.evidence import Evidence, Window
 from specs.gates import GateCall
+from specs.metric_readings import MetricTally
 from specs.reasons import Reason
 
 
@@ -140,6 +141,8 @@ class Rollout:
     reached_at: datetime | None = None
     progress: str = ""
     progress_at: datetime
+    tallies: tuple[MetricTally, ...] = ()
+    """What the measurements of the service's metrics came to since the candidate has had requests."""
     is_fast: bool = False
     """A revision that was good before and is still live goes straight to 100%."""
     is_parked: bool = False

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+QUERY_NAME = r"\$(\$|[A-Za-z_][A-Za-z0-9_]*)?"
+"""What stands for something else in a query."""
+
+QUERY_NAMES = ("service", "revision", "stable")
+"""What may stand after a dollar sign: the service's name, the candidate's revision and the stable one's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -22,6 +28,19 @@ class Metric:
     interval: timedelta
     failure_limit: int
     consecutive_error_limit: int
+
+    def distance(self, value: float) -> float:
+        """Return how far a value is out of bounds; 0 within."""
+        below = self.min - value if self.min is not None else 0.0
+        above = value - self.max if self.max is not None else 0.0
+        return max(0.0, below, above)
+
+    @property
+    def bounds(self) -> str:
+        """Return the bounds in words."""
+        low = f"at least {self.min:g}" if self.min is not None else ""
+        high = f"at most {self.max:g}" if self.max is not None else ""
+        return " and ".join(filter(None, (low, high)))
 
 
 class MetricOutcome(StrEnum):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from specs.application import application_packages, application_problems, rollout_problems
+from specs.application import application_packages, application_problems, metric_problems, rollout_problems
 from specs.cluster_policy import ClusterPolicy
 from specs.dependencies import Need, circles
 from specs.desired import (
@@ -198,7 +198,7 @@ def _read_service(value: dict[str, Any], root: Node, folders: Folders) -> tuple[
     rollout = _sound_part(spec.get("rollout", {}))
     packages, missing = application_packages(application, folders)
     between = [*application_problems(application), *missing]
-    between += rollout_problems(rollout, application)
+    between += [*rollout_problems(rollout, application), *metric_problems(spec.get("analysis"))]
     known = {problem.path for problem in between}
     problems = [*between, *(problem for problem in found if problem.path not in known)]
     claims = tuple(_claims(value, spec, root, folders.file))
@@ -235,6 +235,7 @@ def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef
         rollout=_rollout(spec.rollout),
         source=source,
         analysis=spec.analysis.settings() if spec.analysis is not None else None,
+        metrics=spec.analysis.metric_settings() if spec.analysis is not None else (),
         group=spec.group or "",
         depends_on=spec.depends_on,
     )

@@ -51,6 +51,7 @@ class Reason(StrEnum):
     GROUP_ROLLED_BACK = "GroupRolledBack"
     SUPERSEDED = "Superseded"
     ROUTE_CONFLICT = "RouteConflict"
+    METRICS_UNREACHABLE = "MetricsUnreachable"
     GATE_PENDING = "GatePending"
     GATE_REFUSED = "GateRefused"
     GATE_UNANSWERED = "GateUnanswered"

@@ -34,6 +34,7 @@ from specs.desired import (
 )
 from specs.gates import Gate, GateAt, GateKind
 from specs.memory import CellMemory, Memory, Outgoing, OutgoingCause, Rollout, ServiceMemory
+from specs.metric_readings import Metric
 from specs.observed import (
     CellSeen,
     CellStatus,
@@ -104,6 +105,19 @@ def rollout_settings(**options: Any) -> RolloutSettings:
     )
 
 
+def metric(name: str = "errors", **options: Any) -> Metric:
+    """Return a metric with values of at most 0.05; durations in seconds."""
+    return Metric(
+        name=name,
+        query=options.get("query", 'rate{service="$service",revision="$revision"}'),
+        min=options.get("min"),
+        max=options.get("max", 0.05),
+        interval=seconds(options.get("interval", 5)),
+        failure_limit=options.get("failures", 1),
+        consecutive_error_limit=options.get("errors", 2),
+    )
+
+
 def gate(name: str = "calendar", at: str = "beforeStep", **options: Any) -> Gate:
     """Return a gate; durations in seconds."""
     return Gate(
@@ -161,6 +175,7 @@ def service(
     suspend: bool = False,
     route: str | None = None,
     analysis: Mapping[str, Any] | None = None,
+    metrics: tuple[Metric, ...] = (),
     depends_on: Iterable[str] = (),
     group: str = "",
     **rollout: Any,
@@ -175,6 +190,7 @@ def service(
         rollout=rollout_settings(**rollout),
         source=SourceRef(path=f"{name}.yaml", line=1),
         analysis=AnalysisSettings(**analysis) if analysis is not None else None,
+        metrics=metrics,
         depends_on=tuple(depends_on),
         group=group,
     )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
+from policies import metrics
 from policies.gates import is_due
+from policies.view import ServiceView, view_of
 from reconciler.planning.plan import Plan
-from specs.effects import PostQuestion
+from specs.effects import MeasureMetric, PostQuestion
 from specs.gates import GateCall
 from specs.memory import Memory, ServiceMemory
 
@@ -37,6 +42,31 @@ def _question(plan: Plan, service: ServiceMemory, call: GateCall) -> PostQuestio
     )
 
 
+def measurements_due(plan: Plan) -> tuple[MeasureMetric, ...]:
+    """Return the metrics of candidates with requests whose interval is over, and that are not being measured."""
+    world = replace(plan.world, memory=plan.memory)
+    return tuple(wanted for name in sorted(plan.memory.services) for wanted in _measurements(view_of(world, name)))
+
+
+def _measurements(view: ServiceView) -> Iterator[MeasureMetric]:
+    rollout, under_way = view.memory.rollout, view.world.observed.outward.under_way
+    for metric in view.spec.metrics if metrics.is_measuring(view) else ():
+        if rollout is None:
+            continue
+        slot = metrics.slot_of(view.memory, rollout, metric)
+        if slot not in under_way and metrics.is_due(metrics.tally_of(view, metric), metric, view):
+            query = metrics.query_of(view.memory, metric)
+            yield MeasureMetric(service=view.name, slot=slot, query=query, asked_at=view.now)
+
+
 def errand_slots(memory: Memory) -> frozenset[str]:
     """Return what outcomes of calls to others are still waited for."""
-    return frozenset(call.key for service in memory.services.values() for call in service.gates)
+    services = tuple(memory.services.values())
+    questions = {call.key for service in services for call in service.gates}
+    measured = {
+        metrics.slot_of(service, service.rollout, metric)
+        for service in services
+        if service.rollout is not None
+        for metric in service.wanted.metrics
+    }
+    return frozenset(questions | measured)

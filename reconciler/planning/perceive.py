@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from policies.drift import is_disputed
 from policies.health import is_pausing
+from policies.metrics import next_tallies
 from policies.resources import shortages
 from policies.view import CellView, ServiceView, view_of
 from policies.window import next_comparison
@@ -48,7 +49,7 @@ def _perceive_service(world: World, name: str) -> ServiceMemory:
         peak=max(memory.peak, sum(view.live(name) for name in view.deployments)) if _is_moving(memory) else memory.peak,
     )
     seen = replace(view, memory=memory)
-    return replace(memory, rollout=_progressed(seen), comparison=next_comparison(seen))
+    return replace(memory, rollout=_measured(seen, _progressed(seen)), comparison=next_comparison(seen))
 
 
 def _on_this_clock(view: ServiceView) -> ServiceView:
@@ -150,6 +151,10 @@ def _base(view: ServiceView) -> Mapping[str, int]:
         for name, count in memory.base.items()
     )
     return {} if regained else memory.base
+
+
+def _measured(view: ServiceView, rollout: Rollout | None) -> Rollout | None:
+    return replace(rollout, tallies=next_tallies(view, rollout)) if rollout is not None else None
 
 
 def _progressed(view: ServiceView) -> Rollout | None:

@@ -39,7 +39,13 @@ HELD = frozenset(
 """What else may keep a rollout from starting or going on: others, the hour, or full nodes."""
 
 BLOCKING = frozenset(
-    {Reason.AUTO_ROLLBACK_DISABLED, Reason.PACKAGE_FAILED, Reason.GATE_REFUSED, Reason.GATE_UNANSWERED}
+    {
+        Reason.AUTO_ROLLBACK_DISABLED,
+        Reason.PACKAGE_FAILED,
+        Reason.GATE_REFUSED,
+        Reason.GATE_UNANSWERED,
+        Reason.METRICS_UNREACHABLE,
+    }
 )
 """What a rollout waits for somebody to do something about."""
 

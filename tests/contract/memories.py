@@ -44,10 +44,25 @@ from specs.memory import (
     Rollout,
     ServiceMemory,
 )
+from specs.metric_readings import Metric, MetricTally
 from specs.reasons import Reason
 from specs.routes import HeaderMatch, Sticky, StickyKind
 
 AT = datetime(2026, 11, 23, 10, 0, 0, 123456, tzinfo=UTC)
+
+
+TALLY = MetricTally(
+    metric="errors",
+    asked_at=AT,
+    passed=7,
+    failed=1,
+    inconclusive=2,
+    errors=3,
+    errors_in_a_row=1,
+    value=0.04,
+    worst=0.5,
+    message="the query gives no series",
+)
 
 
 def revision(revision_id: str = "b7710de40a12") -> Revision:
@@ -108,6 +123,17 @@ def wanted(name: str = "chat") -> DesiredService:
         analysis=AnalysisSettings(
             success_rate=SuccessRate(minimum=0.99), latency=Latency(quantile=0.95, max_increase=0.5), min_requests=300
         ),
+        metrics=(
+            Metric(
+                name="errors",
+                query="sum(errors)",
+                min=0.0,
+                max=0.05,
+                interval=timedelta(seconds=30),
+                failure_limit=1,
+                consecutive_error_limit=4,
+            ),
+        ),
         source=SourceRef(path="services/chat.yaml", line=3),
         group="search",
         depends_on=("embeddings",),
@@ -151,7 +177,14 @@ def rich_service(name: str = "chat") -> ServiceMemory:
         stable="3f9a1c2eb771",
         candidate="b7710de40a12",
         rollout=Rollout(
-            started_at=AT, step=1, reached_at=AT, progress="p", progress_at=AT, is_fast=True, is_parked=True
+            started_at=AT,
+            step=1,
+            reached_at=AT,
+            progress="p",
+            progress_at=AT,
+            tallies=(TALLY,),
+            is_fast=True,
+            is_parked=True,
         ),
         comparison=Comparison(
             candidate="b7710de40a12",

@@ -23,6 +23,7 @@ from tests.sim.codebook import CodeBook
 from tests.sim.fake_clock import DaemonClock, FakeClock, settle
 from tests.sim.fake_gates import FakeGates
 from tests.sim.fake_gateway import FakeGateway
+from tests.sim.fake_metrics import FakeMetrics
 from tests.sim.fake_nodes import FakeNodes, FakePackages
 from tests.sim.fake_serve import FakeServe
 from tests.sim.fake_source import FakeSource
@@ -61,6 +62,7 @@ class Simulation:
         self.store = FakeStore()
         self.packages = FakePackages(clock=self.clock)
         self.gates = FakeGates(self.clock)
+        self.metrics = FakeMetrics()
         self.crash = CrashPoint()
         self.watch = Watch(self)
         self.signals = Signals(self)
@@ -88,6 +90,7 @@ class Simulation:
             gateway=WatchedGateway(self.gateway, self.watch, self.crash),
             store=WatchedStore(self.store, self.watch, self.crash),
             gates=self.gates,
+            metrics=self.metrics,
         )
         daemon = Reconciler(ports, Surroundings(gateway_url=GATEWAY_URL), cluster="sim", is_direct=self.is_direct)
         await daemon.load()

@@ -90,8 +90,9 @@ class Node:
     def _beat(self) -> None:
         token = self.tracker.token()
         if self.server is None and self._serving.attempt():
-            self.server = ChunkServer(self.store, self._host, self._port, token)
-            write_whole(self.store.folder / "endpoint", self.server.endpoint)
+            server = ChunkServer(self.store, self._host, self._port, token)
+            write_whole(self.store.folder / "endpoint", server.endpoint)
+            self.server = server
         if self.server is not None:
             self.server.token = token
             self.tracker.announce(self.name, self.server.endpoint, held(self.store))

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from reconciler.adapters.clock import SystemClock
 from reconciler.gateway import GatewaySettings, HAProxyGateway
 from reconciler.gateway.process import binary_environment, find_binary
 from specs.observed import Endpoint
-from specs.routes import CellWeight, RouteTable, ServiceRoute
+from specs.routes import CellWeight, HeaderMatch, HeaderRoute, RouteTable, ServiceRoute, Sticky, StickyKind
 from tests.bench import report
 
 ROUNDS = 7
@@ -114,9 +114,10 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def ask(port: int) -> None:
-    """Send REQUESTS over CONNECTIONS kept ones."""
-    request = b"GET /chat/completions?model=x HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\nUser-Agent: bench\r\n\r\n"
+def ask(port: int, header: str = "") -> None:
+    """Send REQUESTS over CONNECTIONS kept ones; `header` is one more line of each."""
+    lines = ["GET /chat/completions?model=x HTTP/1.1", "Host: bench", "Accept: */*", "User-Agent: bench"]
+    request = "\r\n".join([*lines, *([header] if header else []), "", ""]).encode()
     connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
     try:
         for _ in range(REQUESTS // CONNECTIONS):
@@ -130,30 +131,53 @@ def ask(port: int) -> None:
             connection.close()
 
 
-async def measure(port: int, pid: int) -> float:
+async def measure(port: int, pid: int, header: str = "") -> float:
     """Return microseconds of CPU per request."""
     before = cpu_seconds(pid)
-    await asyncio.to_thread(ask, port)
+    await asyncio.to_thread(ask, port, header)
     return (cpu_seconds(pid) - before) / REQUESTS * 1e6
 
 
-def table(cells: int) -> RouteTable:
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a service asks for beside two cells, and the header that its clients send."""
+
+    name: str
+    header: str
+    sticky: Sticky | None = None
+    matches: tuple[HeaderMatch, ...] = ()
+
+
+EXTRAS = (
+    Asked(name="kept by a cookie", header="Cookie: v=8f14e45f", sticky=Sticky(kind=StickyKind.COOKIE, name="v")),
+    Asked(name="a new cookie each", header="Cookie: w=8f14e45f", sticky=Sticky(kind=StickyKind.COOKIE, name="v")),
+    Asked(name="kept by a header", header="X-User: 8f14e45f", sticky=Sticky(kind=StickyKind.HEADER, name="x-user")),
+    Asked(name="a header route", header="X-Canary: yes", matches=(HeaderMatch(name="x-canary", value="yes"),)),
+    Asked(name="cookie taken back", header="Cookie: w=8f14e45f", sticky=Sticky(kind=StickyKind.OVER, name="v")),
+)
+
+
+def table(cells: int, asked: Asked | None = None) -> RouteTable:
     """Return a service with its requests spread over so many cells."""
     weights = [10000 // cells] * (cells - 1)
     weights.append(10000 - sum(weights))
     shares = tuple(CellWeight(cell=cell(number), weight=weight) for number, weight in enumerate(weights))
-    return RouteTable(services=(ServiceRoute(service="chat", route="/chat", cells=shares),))
+    route = ServiceRoute(service="chat", route="/chat", cells=shares)
+    if asked is not None:
+        header = HeaderRoute(cell=cell(cells - 1), matches=asked.matches) if asked.matches else None
+        route = replace(route, sticky=asked.sticky, header=header)
+    return RouteTable(services=(route,))
 
 
-async def through_gateway(gateway: HAProxyGateway, ports: Ports, cells: int) -> float:
+async def through_gateway(gateway: HAProxyGateway, ports: Ports, cells: int, asked: Asked | None = None) -> float:
     """Return microseconds of CPU per request with the service's requests spread over `cells`."""
-    await gateway.route(table(cells))
+    await gateway.route(table(cells, asked))
     endpoint = Endpoint(ip="127.0.0.1", port=ports.replica, replica="one")
     await gateway.refresh({cell(number): (endpoint,) for number in range(cells)}, complete=True)
     async with asyncio.timeout(30):
         while sum(bool(lane.up) for lane in (await gateway.observe()).lanes) < cells:
             await asyncio.sleep(0.05)
-    return await measure(ports.gateway, gateway.pid)
+    return await measure(ports.gateway, gateway.pid, asked.header if asked else "")
 
 
 async def compare() -> dict[str, list[float]]:
@@ -175,6 +199,9 @@ async def compare() -> dict[str, list[float]]:
                         for cells in CELLS:
                             name = f"gateway, {cells} cell{'s' if cells > 1 else ''}"
                             results.setdefault(name, []).append(await through_gateway(gateway, ports, cells))
+                        for asked in EXTRAS:
+                            name = f"gateway, 2 cells, {asked.name}"
+                            results.setdefault(name, []).append(await through_gateway(gateway, ports, 2, asked))
         finally:
             await gateway.stop(timedelta(0))
     return results

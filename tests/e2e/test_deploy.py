@@ -124,4 +124,4 @@ def test_the_verbs_of_the_command_line_drive_a_rollout(stage: Stage) -> None:
     assert events.returncode == 0
     assert "aborted" in events.stdout
     outcomes = [entry["outcome"] for entry in daemon.history("chat")]
-    assert outcomes == ["promoted", "promoted", "rolled-back", "deployed"]
+    assert outcomes == ["promoted", "rolled-back", "promoted", "rolled-back", "deployed"]

@@ -86,7 +86,7 @@ def _told(decision: Decision) -> tuple[str, str, str] | None:
 def _told_of_the_way_back(decision: Decision) -> tuple[str, str, str] | None:
     match decision:
         case FallBack(revision=revision, to=to, reason=reason, message=message):
-            return "RolledBack", f"{revision} ({reason}): {message}; on the way back to {to.id}", revision
+            return "RolledBack", f"{revision} ({reason}): on the way back to {to.id}, {message}", revision
         case EndBake(by=by):
             return "BakeEnded", f"the watch after 100% is over{'' if by == 'heliostat' else f', says {by}'}", ""
         case PinRevision(pin=pin, by=by):

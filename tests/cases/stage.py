@@ -47,6 +47,8 @@ class Stage:
             "gate": self._gate,
             "want": self._want,
             "run": self._foreign,
+            "withdraw": self.sim.book.withdrawn.add,
+            "sicken": self._sicken,
             "traffic": self._traffic,
         }
         done = actions[verb](*words)
@@ -171,6 +173,10 @@ class Stage:
     def _traffic(self, rate: str) -> None:
         """From now on this many requests a second come for each service."""
         self.sim.signals.rate = float(rate)
+
+    def _sicken(self, name: str, version: str) -> None:
+        """Every replica of a version fails its health checks from now on."""
+        self.sim.book.sick |= {key.name for key, _ in self.sim.watch.applications(name) if key.revision == version}
 
     def _foreign(self, name: str) -> None:
         """Somebody else deploys an application of their own, declared in the same document."""

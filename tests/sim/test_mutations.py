@@ -19,12 +19,14 @@ import reconciler.adapters.serve_put
 import reconciler.loop
 import reconciler.planning.compile
 import reconciler.planning.plan
+import reconciler.planning.routing
 from policies.view import ServiceView
 from reconciler.observe import observe
+from specs.decisions import Decision, RollBack
 from specs.desired import ClusterSettings
 from specs.effects import SetRoutes
-from specs.memory import ServiceMemory
-from specs.routes import FULL
+from specs.memory import Failure, ServiceMemory
+from specs.routes import FULL, HeaderMatch, HeaderRoute
 from specs.world import World
 from tests.sim.scenarios import Act, Shape, Story, Teller
 
@@ -59,6 +61,7 @@ CRASHES = story(
 )
 BROKEN_BUILD = story((5, "push", 2), (100, "git", 0), shapes=(BAD,))
 OUTAGE = story((5, "push", 1), (20, "ray", 4), (60, "git", 0))
+NO_WAY_BACK = story((5, "push", 1), (120, "withdraw", 0), (1, "rollback", 0), (90, "git", 0))
 THREE_SERVICES = story((30, "git", 0), shapes=(THREE, THREE, THREE))
 UNHEARD = story((8, "writes", 8), (20, "push", 5), (3, "push", 1), (3, "writes", 10), shapes=(HALF,), seed=2)
 DEATHS = story((5, "push", 1), (8, "crash", 7), (8, "crash", 8), (20, "crash", 9), (60, "git", 0))
@@ -120,6 +123,18 @@ def finishes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policies.service.choose", kept)
 
 
+ROLLED_BACK = policies.revisions.rolled_back
+
+
+def forgives(view: ServiceView, failure: Failure) -> tuple[Decision, ...]:
+    given_up = ROLLED_BACK(view, failure)
+    return tuple(replace(one, quarantine=False) if isinstance(one, RollBack) else one for one in given_up)
+
+
+def leads_astray(service: ServiceMemory) -> HeaderRoute:
+    return HeaderRoute(cell=service.cells[0].key.name, matches=(HeaderMatch(name="x", value="1"),))
+
+
 MUTATIONS = (
     Mutation(
         name="whatever is ready carries everything",
@@ -169,6 +184,18 @@ MUTATIONS = (
         story=BROKEN_BUILD,
         breaks="I6",
     ),
+    Mutation(
+        name="a way back that failed is tried again",
+        change=patch(policies.revisions, "rolled_back", forgives),
+        story=NO_WAY_BACK,
+        breaks="I6: alpha starts v0 again",
+    ),
+    Mutation(
+        name="a header leads to whoever was there first",
+        change=patch(reconciler.planning.routing, "_header", leads_astray),
+        story=CANARY,
+        breaks="I6: a header leads",
+    ),
     Mutation(name="effects before their intent", change=saves_last, story=DEATHS, breaks="I[18]"),
     Mutation(name="weights before they are saved", change=routes_unsaved, story=CANARY, breaks="I8"),
     Mutation(
@@ -203,11 +230,14 @@ async def test_a_broken_rule_is_found(mutation: Mutation, monkeypatch: pytest.Mo
         await _tell(mutation.story)
 
 
-@pytest.mark.parametrize(
-    "told",
-    [CANARY, HASTY, TAKEOVER, PAIR_TAKEOVER, CRASHES, BROKEN_BUILD, OUTAGE, THREE_SERVICES, UNHEARD, DEATHS],
-    ids=["canary", "hasty", "takeover", "pair", "crashes", "build", "outage", "three", "unheard", "deaths"],
-)
+WELL = {
+    **{"canary": CANARY, "hasty": HASTY, "takeover": TAKEOVER, "pair": PAIR_TAKEOVER, "crashes": CRASHES},
+    **{"build": BROKEN_BUILD, "outage": OUTAGE, "three": THREE_SERVICES, "unheard": UNHEARD, "deaths": DEATHS},
+    **{"no-way-back": NO_WAY_BACK},
+}
+
+
+@pytest.mark.parametrize("told", WELL.values(), ids=WELL)
 async def test_the_same_stories_go_well_otherwise(told: Story) -> None:
     await _tell(told)
 

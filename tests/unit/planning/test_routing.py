@@ -1,0 +1,66 @@
+"""The row of a service beside its weights: who is kept where, and which headers ask for the candidate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from policies.steps import header_matches
+from reconciler.planning.routing import route_table
+from specs.memory import Memory, OutgoingCause, Rollout
+from specs.routes import FULL, HeaderMatch, ServiceRoute, Sticky, StickyKind
+from tests.builders import NOW, cell, service, steps, world
+
+COOKIE = Sticky(kind=StickyKind.COOKIE, name="v")
+HEADER = Sticky(kind=StickyKind.HEADER, name="x-user")
+OVER = Sticky(kind=StickyKind.OVER, name="v")
+STEPS = steps("x=1", "", 50, "x=2", "x=", 80)
+
+
+def row(*cells: Any, sticky: Sticky | None = None, **options: Any) -> ServiceRoute:
+    made = world(service(version="v2", steps=STEPS, sticky=sticky), *cells, **options)
+    (found,) = route_table(Memory(services=made.memory.services)).services
+    return found
+
+
+STABLE = cell("v1", ready=3, weight=FULL)
+MOST, REST = cell("v1", ready=3, weight=9000), cell("v2", ready=1, weight=1000)
+
+
+@pytest.mark.parametrize(
+    ("sticky", "cells", "memory", "expected"),
+    [
+        (COOKIE, (STABLE,), {"stable": "v1"}, OVER),
+        (HEADER, (STABLE,), {"stable": "v1"}, None),
+        (COOKIE, (STABLE, cell("v2")), {"stable": "v1", "candidate": "v2"}, COOKIE),
+        (HEADER, (MOST, REST), {"stable": "v1", "candidate": "v2"}, HEADER),
+        (COOKIE, (MOST, REST), {"stable": "v1", "outgoing": {"v2": OutgoingCause.ROLLED_BACK}}, COOKIE),
+        (COOKIE, (cell("v2", ready=1, weight=FULL),), {"candidate": "v2"}, OVER),
+        (None, (MOST, REST), {"stable": "v1", "candidate": "v2"}, None),
+    ],
+    ids=["at rest", "at rest by header", "before weight", "steps", "rolling back", "first deployment", "not sticky"],
+)
+def test_clients_are_kept_while_there_are_two_versions(
+    sticky: Sticky | None, cells: Any, memory: dict[str, Any], expected: Sticky | None
+) -> None:
+    assert row(*cells, sticky=sticky, **memory).sticky == expected
+
+
+def test_the_headers_of_a_step_hold_until_it_is_said_again() -> None:
+    def values(step: int, **rollout: Any) -> list[str]:
+        going = Rollout(started_at=NOW, progress_at=NOW, step=step, **rollout)
+        return [match.value for match in header_matches(going, STEPS)]
+
+    assert [values(step) for step in range(7)] == [["1"], ["1"], ["1"], ["2"], [], [], []]
+    assert values(2, is_fast=True) == []
+    assert header_matches(None, STEPS) == ()
+
+
+def test_a_header_leads_to_the_candidate_alone_and_to_nobody_once_it_is_given_up() -> None:
+    found = row(STABLE, cell("v2", ready=1), stable="v1", candidate="v2").header
+    assert found is not None
+    assert (found.cell, found.matches) == ("chat.v2.-.-.0", (HeaderMatch(name="x", value="1"),))
+    assert row(STABLE, cell("v2", ready=1), stable="v1", outgoing={"v2": OutgoingCause.ROLLED_BACK}).header is None
+    assert row(STABLE, stable="v1", candidate="v2").header is None
+    assert row(cell("v2", ready=1), candidate="v2").header is None

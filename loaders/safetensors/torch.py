@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Literal
 
+from loaders.safetensors.tensors import torch  # first: it says what to do where PyTorch is missing
+
+# isort: split
 from loaders.safetensors import loading
 from loaders.safetensors.modules import load_module
 from loaders.safetensors.progress import Report
 from loaders.safetensors.selection import Shard, Tensors
 from loaders.safetensors.sources.opening import Origin
-from loaders.safetensors.tensors import torch  # with a clear error where it is missing
 
 __all__ = ["load_file", "load_into", "stream"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,7 @@ from reconciler.errors import Stalled
 from reconciler.gateway import GatewaySettings, HAProxyGateway
 from reconciler.ports import Gateway
 from specs.observed import Endpoint, GatewaySeen
-from specs.routes import CellWeight, RouteTable, ServiceRoute
+from specs.routes import CellWeight, HeaderMatch, HeaderRoute, RouteTable, ServiceRoute, Sticky, StickyKind
 from tests.contract.gateway_replicas import ReplicaDouble, free_port
 from tests.sim.fake_clock import FakeClock
 from tests.sim.fake_gateway import FakeGateway
@@ -270,8 +271,24 @@ async def test_two_services_on_one_route_are_refused_and_nothing_changes(stage: 
     assert weights(await stage.gateway.observe()) == {A: 10000}
 
 
+async def test_what_a_service_asks_for_beside_its_weights_is_taken_or_refused_whole(stage: Stage) -> None:
+    (row,) = table((A, 10000), (B, 0)).services
+    sticky = Sticky(kind=StickyKind.COOKIE, name="chat-version")
+    asked = HeaderRoute(cell=B, matches=(HeaderMatch(name="x-canary", value="yes"),))
+    await stage.gateway.route(RouteTable(services=(replace(row, sticky=sticky, header=asked),)))
+    assert weights(await stage.gateway.observe()) == {A: 10000, B: 0}
+    for wrong in (
+        replace(row, sticky=replace(sticky, name="a|b")),
+        replace(row, header=replace(asked, cell="chat.cccccccccccc.-.-.0")),
+        replace(row, header=replace(asked, matches=(HeaderMatch(name="x", value="(a+)+"),))),
+    ):
+        with pytest.raises(Stalled, match="chat wants what the gateway cannot express"):
+            await stage.gateway.route(RouteTable(services=(wrong,)))
+    assert weights(await stage.gateway.observe()) == {A: 10000, B: 0}
+
+
 async def test_weights_that_do_not_sum_to_the_whole_are_a_bug(stage: Stage) -> None:
-    with pytest.raises(ValueError, match="sum to 9000"):
+    with pytest.raises(Stalled, match="sum to 9000"):
         await stage.gateway.route(table((A, 9000)))
 
 

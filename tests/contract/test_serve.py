@@ -133,6 +133,27 @@ async def test_a_removed_application_goes_and_foreign_ones_stay(driver: Driver) 
     assert same_application(canonical_json(foreign), config)
 
 
+async def test_an_application_that_is_put_again_while_it_goes_is_built_anew(driver: Driver) -> None:
+    """What somebody took away and we put back at once does not keep its replicas: they drain beside the new ones."""
+    await driver.put(echo_application(A, replicas=1))
+    old = cell(await driver.until(running(A, "Echo", 1)), A).deployments[0].replicas[0].id
+    await driver.put_by_somebody_else()
+    await driver.until(lambda seen: cell(seen, A).status is CellStatus.DELETING, within=DRAIN)
+    await driver.put(echo_application(A, replicas=1))
+    assert cell(await driver.serve.read(), A).status is CellStatus.DEPLOYING
+
+    def renewed(seen: ServeSeen) -> bool:
+        echo = cell(seen, A).deployment("Echo")
+        return echo is not None and any(r.id != old and r.state is ReplicaState.RUNNING for r in echo.replicas)
+
+    await driver.until(renewed)
+    await driver.until(lambda seen: running(A, "Echo", 1)(seen) and not _has(seen, old))
+
+
+def _has(seen: ServeSeen, replica: str) -> bool:
+    return any(found.id == replica for one in seen.cells for part in one.deployments for found in part.replicas)
+
+
 async def test_a_failed_build_says_why_has_no_deployments_and_is_tried_again_by_any_put(driver: Driver) -> None:
     bad = echo_application(A, fail_build="no such layer")
     await driver.put(bad)

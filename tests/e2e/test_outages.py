@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 
+import httpx
 import pytest
 
 from tests.e2e.load import executed_twice, sending
@@ -37,6 +38,48 @@ def test_a_rollout_survives_a_daemon_killed_at_arbitrary_moments(stage: Stage) -
     assert watch.jumps(needed=3) == []
     assert watch.peak("chat") <= 3 + 1
     assert daemon.reloads() == 0
+
+
+@pytest.mark.slow
+def test_a_five_step_rollout_survives_many_kills_at_random_moments(stage: Stage) -> None:
+    daemon, dice = stage.daemon, random.Random(SEED + 1)
+    steps = [step for percent in (10, 25, 50, 75, 90) for step in (weight(percent), pause(1))]
+    stage.deploy(stage.spec(replicas=3, steps=steps))
+    kills = 0
+    with sending(stage.load(rate=60)) as load, stage.watch() as watch:
+        haproxy = daemon.haproxy()
+        stage.project.push(stage.spec("v2", replicas=3, steps=steps))
+        while kills < 10:
+            moment = time.monotonic() + dice.uniform(0.05, 6)
+            wait_for(lambda moment=moment: time.monotonic() >= moment, 10, "the next moment", interval=0.01)
+            daemon.kill()
+            kills += 1
+            daemon.start(ready=dice.random() < 0.7)
+        daemon.wait_settled("chat", "v2", 300)
+        assert daemon.haproxy() == haproxy
+    assert load.failures() == [], watch.around(load.failures())
+    assert executed_twice(stage.count_file) == []
+    assert watch.jumps(needed=3) == []
+    assert watch.peak("chat") <= 3 + 1
+    assert [name.split(".")[4] for name in stage.cells("chat")] == ["0"], "nothing was created twice"
+    kinds = [event["kind"] for event in daemon.events("chat")]
+    assert (kinds.count("RolloutStarted"), kinds.count("Promoted"), kinds.count("RolledBack")) == (2, 2, 0)
+
+
+def test_a_count_that_somebody_else_changed_is_told_and_put_right(stage: Stage) -> None:
+    stage.deploy(stage.spec())
+    (name,) = stage.cells("chat")
+    path = f"/api/v1/applications/{name}/deployments/Echo/scale"
+    answer = httpx.post(stage.cluster.dashboard_url + path, json={"target_num_replicas": 1}, timeout=10)
+    assert answer.status_code == 200
+    wait_for(lambda: _told(stage), 20, "told")
+    stage.daemon.wait_settled("chat", "v1", 60)
+    assert stage.replicas().of("chat", "Echo") == 2
+    assert _told(stage) == [f"somebody else changed it: num_replicas of Echo of {name} is 1, not 2; it is put right"]
+
+
+def _told(stage: Stage) -> list[str]:
+    return [event["message"] for event in stage.daemon.events("chat") if event["kind"] == "Drifted"]
 
 
 def test_cells_that_somebody_else_removed_come_back(stage: Stage) -> None:

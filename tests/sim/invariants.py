@@ -344,7 +344,7 @@ class Watch:
             self.most_moving = max(self.most_moving, sum(1 for rollout in going if not _waits_apart(rollout)))
             for check in self.further:
                 check(tick)
-        if self.is_blind:
+        if self._sim.is_hindered:
             return
         for row in self._sim.gateway.table.services:
             self._check_broken(row)

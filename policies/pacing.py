@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from policies.dependencies import await_dependencies
 from policies.membership import limit_moving, moving
+from policies.surge import Refusal, ask, held_by
+from policies.view import view_of
 from specs.decisions import Decision, Hold, Proceed, StartRollout
-from specs.memory import ServiceMemory
+from specs.memory import Memory, ServiceMemory
 from specs.reasons import Reason
 from specs.windows import is_open, opens_at
 from specs.world import World
@@ -27,6 +30,8 @@ class Pace:
     world: World
     memory: Mapping[str, ServiceMemory]
     conflicts: Mapping[str, Hold]
+    waiting: list[str] = field(default_factory=list)
+    """Who was refused surge in this look, the longest waiting first: whoever asks later waits behind them."""
 
     def veto(self, decision: Decision) -> Decision:
         """Weaken what may not begin or go on now to a Hold. A way back is never held for others' sake."""
@@ -38,7 +43,7 @@ class Pace:
             held = check(decision)
             if held is not None:
                 return held
-        return decision
+        return self._with_surge(decision) if isinstance(decision, StartRollout) else decision
 
     def _dependencies(self, decision: StartRollout | Proceed) -> Hold | None:
         return await_dependencies(self.world, decision) if isinstance(decision, StartRollout) else None
@@ -66,8 +71,48 @@ class Pace:
         settings = self.world.desired.settings if self.world.desired else None
         return limit_moving(decision, moving(self.memory), settings.max_services_moving) if settings else None
 
+    def _with_surge(self, decision: StartRollout) -> Decision:
+        """Hand out surge to who has waited longest. Nobody takes what somebody before him would get soon."""
+        limit = self.world.desired.settings.max_surge_replicas if self.world.desired else None
+        if limit is None:
+            return decision
+        views = {name: view_of(self._now, name) for name in sorted(self.memory) if name != decision.service}
+        held = {name: held_by(view) for name, view in views.items()}
+        answer = ask(view_of(self._now, decision.service), held, limit)
+        if isinstance(answer, Refusal):
+            parked = sum(held[name] for name in held if self._is_parked(name))
+            if answer.least <= limit - parked:
+                self.waiting.append(decision.service)
+            return Hold(service=decision.service, reason=Reason.CAPACITY_BUDGET, message=answer.message)
+        if self.waiting and not self._is_first(decision):
+            text = f"waits for surge replicas behind {', '.join(self.waiting)}"
+            return Hold(service=decision.service, reason=Reason.CAPACITY_BUDGET, message=text)
+        return replace(decision, surge=answer.surge)
+
+    @property
+    def _now(self) -> World:
+        return replace(self.world, memory=Memory(services=dict(self.memory)))
+
+    def _is_parked(self, name: str) -> bool:
+        rollout = self.memory[name].rollout
+        return rollout is not None and rollout.is_parked
+
     def _is_first(self, decision: StartRollout | Proceed) -> bool:
         return self.memory[decision.service].stable is None
+
+
+def in_turn(memory: Mapping[str, ServiceMemory]) -> list[str]:
+    """Return the services in the order in which they are asked: who has waited longest for a rollout comes first."""
+
+    def place(service: ServiceMemory) -> tuple[bool, datetime | None, str]:
+        since = service.queued_at
+        if since is None and service.rollout is not None and service.rollout.is_parked:
+            since = service.rollout.started_at
+        return since is None, since, service.name
+
+    waiting = sorted((service for service in memory.values() if not place(service)[0]), key=place)
+    others = sorted(service.name for service in memory.values() if place(service)[0])
+    return [*(service.name for service in waiting), *others]
 
 
 def _is_way_back(decision: StartRollout | Proceed) -> bool:

@@ -53,6 +53,12 @@ class BudgetSpec(CamelModel):
     max_services_moving: int = Field(
         default=5, ge=1, le=MAX_COUNT, description="Rollouts under way at the same time; others wait."
     )
+    max_surge_replicas: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_COUNT,
+        description="Replicas above target at the same time, over all services; others wait. Default: no limit.",
+    )
 
 
 class WindowSpec(CamelModel):
@@ -120,5 +126,6 @@ class ClusterPolicy(CamelModel):
             ),
             self_heal=self.spec.self_heal.enabled,
             max_services_moving=self.spec.budget.max_services_moving,
+            max_surge_replicas=self.spec.budget.max_surge_replicas,
             windows=tuple(window.window() for window in self.spec.windows),
         )

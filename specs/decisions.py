@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from specs.cells import CellKey
@@ -32,6 +32,8 @@ class StartRollout:
     revision: Revision
     is_fast: bool = False
     previous: OutgoingCause = OutgoingCause.SUPERSEDED
+    surge: Mapping[str, int] = field(default_factory=dict)
+    """Surge per deployment, where it gets less than its spec allows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -208,6 +208,8 @@ class ClusterSettings:
     prune: PruneSettings = field(default_factory=PruneSettings)
     self_heal: bool = True
     max_services_moving: int = 5
+    max_surge_replicas: int | None = None
+    """Replicas above target over all services; None: as many as the services' own `maxSurge` allow."""
     windows: tuple[Window, ...] = ()
     """When rollouts may start and go on; always when empty."""
 

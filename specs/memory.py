@@ -234,6 +234,8 @@ class ServiceMemory:
     """Counts of deployments that the spec does not list, from the first healthy cell."""
     base: Mapping[str, int] = field(default_factory=dict)
     """Target per autoscaled deployment that the running rollout holds capacity for."""
+    queued_at: datetime | None = None
+    """Since when another revision is wanted and its rollout has not started: the order among those who wait."""
     surge: Mapping[str, int] = field(default_factory=dict)
     """The surge per deployment that the running rollout may use, where that is less than its spec allows."""
     weights: Mapping[str, int] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from policies.drift import dispute
 from policies.groups import fallen_with
 from policies.membership import adopt, prune, route_conflicts
-from policies.pacing import Pace, Veto
+from policies.pacing import Pace, Veto, in_turn
 from policies.service import decide
 from policies.view import view_of
 from reconciler.planning.chronicle import event_of, history_of, is_news
@@ -57,10 +57,10 @@ def make_plan(
     draft.adopt()
     removals = prune(draft.world)
     conflicts = route_conflicts(draft.world)
-    for name in sorted(draft.services):
+    pace = Pace(world=draft.world, memory=draft.services, conflicts=conflicts)
+    for name in in_turn(draft.services):
         ordered = (orders or {}).get(name, ())
-        veto = Pace(world=draft.world, memory=draft.services, conflicts=conflicts).veto
-        draft.take(name, ordered or _decisions(draft.world, name, removals.get(name), veto))
+        draft.take(name, ordered or _decisions(draft.world, name, removals.get(name), pace.veto))
     for name, falls in sorted(fallen_with(draft.services, draft.decisions).items()):
         draft.take_first(name, falls)
     return draft.finished()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from policies.drift import TRUCE
@@ -97,6 +98,7 @@ def _adopt(memory: ServiceMemory, decision: AdoptSpec, moment: Moment) -> Servic
     return replace(
         memory,
         wanted=new,
+        queued_at=_queued_at(memory, new.revision.id, moment),
         commit=decision.commit if changed or not memory.commit else memory.commit,
         rollout=resettle(memory.rollout, *steps) if memory.rollout else None,
         revisions=revisions,
@@ -104,6 +106,14 @@ def _adopt(memory: ServiceMemory, decision: AdoptSpec, moment: Moment) -> Servic
         quarantine=() if changed else memory.quarantine,
         pin=None if changed else memory.pin,
     )
+
+
+def _queued_at(memory: ServiceMemory, wanted: str, moment: Moment) -> datetime | None:
+    """Who waits keeps its place when a newer commit comes; who has what it wants waits for nothing."""
+    if wanted in (memory.stable, memory.candidate):
+        return None
+    is_new = wanted != memory.wanted.revision.id or memory.stable is None
+    return memory.queued_at or (moment.now if is_new else None)
 
 
 def _returned(memory: ServiceMemory, moment: Moment) -> ServiceMemory:
@@ -145,7 +155,8 @@ def _start_rollout(memory: ServiceMemory, decision: StartRollout, moment: Moment
         cells=cells,
         revisions=_with_record(memory, revision),
         base=_autoscaling_base(memory, revision, moment),
-        surge={},
+        surge=dict(decision.surge),
+        queued_at=None,
         peak=0,
     )
 
@@ -316,7 +327,8 @@ def _quarantined(
 
 
 def _release(memory: ServiceMemory, decision: Release, moment: Moment) -> ServiceMemory:
-    return replace(memory, quarantine=tuple(q for q in memory.quarantine if q.revision != decision.revision))
+    quarantine = tuple(q for q in memory.quarantine if q.revision != decision.revision)
+    return replace(memory, quarantine=quarantine, queued_at=moment.now)
 
 
 def _pin(memory: ServiceMemory, decision: PinRevision, moment: Moment) -> ServiceMemory:

@@ -206,6 +206,7 @@ def rich_service(name: str = "chat") -> ServiceMemory:
         generations={"b7710de40a12": 3},
         learned={"Unlisted": 2},
         base={"Embed": 4},
+        queued_at=AT,
         surge={"Chat": 0},
         weights={"z.cell": 9000, "a.cell": 1000},
         ready_since={"r1": AT},

@@ -23,7 +23,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 LONGEST_RETRY_AFTER = 30.0
 """An origin that asks for more is treated as if it had asked for this."""
 FEW_STREAMS, MOST_STREAMS = 4, 32
-NEAR_SECONDS = 0.004
+NEAR_SECONDS = 0.01
 """An origin that answers faster is as good as local: few streams saturate it, more only cost cores."""
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 TOO_MUCH = frozenset({429, 503})

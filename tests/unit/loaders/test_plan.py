@@ -144,6 +144,13 @@ def test_a_whole_file_lands_straight_and_congruent_with_the_file() -> None:
     assert origin.offset % ALIGNMENT == 1000 % ALIGNMENT
 
 
+def test_what_must_be_aligned_anew_does_not_land_straight() -> None:
+    wanted = whole(specs_of([("U8", (3,)), ("F32", (2,))]))
+    layout = lay_out(wanted, [3, 8], [1, 4], 1 << 20)
+    (chunk,) = make_chunks(wanted, layout.breaks)
+    assert straight(chunk, layout.places) is None
+
+
 NAMES = ["layers.0.w", "layers.0.b", "layers.1.w", "head[0]", "head0"]
 
 

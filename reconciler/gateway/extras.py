@@ -1,9 +1,9 @@
 """What only some services ask for: clients that stay on their version, headers that ask for the candidate.
 
 One word of the service's row, `KIND:NAME:RULE:LANE` with `-` for nothing, so that it changes together with the
-weights; `-` alone for every other service, which pays for conditions that do not hold. HAProxy takes no header's name from
-data, so the matches of a header route are one regular expression over the header block, in a map of their own
-under a name that is the digest of the matches: it is there before a row names it, and goes after.
+weights; `-` alone for every other service, which pays for conditions that do not hold. HAProxy takes no header's
+name from data, so the matches of a header route are one regular expression over the header block, in a map of
+their own under a name that is the digest of the matches: it is there before a row names it, and goes after.
 """
 
 from __future__ import annotations

@@ -28,11 +28,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @contextmanager
-def lent(cluster: EmbeddedCluster, request: pytest.FixtureRequest, wire: Wire | None = None) -> Iterator[Stage]:
+def lent(
+    cluster: EmbeddedCluster,
+    request: pytest.FixtureRequest,
+    wire: Wire | None = None,
+    *,
+    flags: tuple[str, ...] = (),
+) -> Iterator[Stage]:
     """Lend a stage; everything on it is gone afterwards."""
     # Short: HAProxy's sockets lie below it.
     folder = Path(tempfile.mkdtemp(prefix="heliostat-e2e-"))
-    made = Stage(folder, cluster, wire=wire)
+    made = Stage(folder, cluster, wire=wire, flags=flags)
     try:
         yield made
     finally:

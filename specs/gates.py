@@ -11,7 +11,7 @@ class GateAt(StrEnum):
     """When a gate is called, as written in specs."""
 
     BEFORE_STEP = "beforeStep"
-    """Before each step that gives the candidate other requests than it had."""
+    """Before each step that sets a weight; who asks for the candidate by a header gets it unasked."""
     BEFORE_PROMOTION = "beforePromotion"
     """Before the candidate gets all requests."""
     AFTER_ROLLBACK = "afterRollback"

@@ -267,7 +267,7 @@ class GateSpec(CamelModel):
         json_schema_extra={"pattern": NAME, "maxLength": MAX_NAME},
     )
     at: Literal["beforeStep", "beforePromotion", "afterRollback"] = Field(
-        description="Before each step that changes traffic, before the way to 100%, or after a rollback."
+        description="Before each setWeight step, before the way to 100%, or after a rollback."
     )
     kind: Literal["confirm", "notify"] = Field(
         description="confirm: the rollout waits for a 2xx answer. notify: it is told, and nothing waits."

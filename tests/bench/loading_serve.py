@@ -182,9 +182,9 @@ def write(found: list[Scaling], size: int) -> None:
             "clock goes from the PUT that asks for four until Serve says that all four run. "
             "Import and fetch are phases of the new replica that fetched longest.",
             report.table(head, rows),
-            f"**Ratio: {ratio:.1f}** (rounds of each way, in turns: {len(found) // len(WAYS)}). The ratio grows with the size of the "
-            "weights over the origin's bandwidth: what is left beside the fetch (a process, its imports, Serve's own "
-            "pace) is the same for both ways.",
+            f"**Ratio: {ratio:.1f}** (rounds of each way, in turns: {len(found) // len(WAYS)}). The ratio grows with "
+            "the size of the weights over the origin's bandwidth: what is left beside the fetch (a process, its "
+            "imports, Serve's own pace) is the same for both ways.",
         ],
     )
 

@@ -59,6 +59,7 @@ def list_kept(output: str) -> None:
 @click.option("--ray", metavar="URL", help="Stage on the nodes of the cluster with this dashboard, not here.")
 @click.option("--ray-token-file", type=click.Path(exists=True, dir_okay=False), help="File with that cluster's token.")
 @click.option("--node", "nodes", multiple=True, metavar="ID", help="With --ray: only on this node (may be repeated).")
+@click.option("--python", default="python", show_default=True, help="With --ray: the cluster's Python.")
 def stage_weights(
     uris: Sequence[str], region: str | None, timeout: float | None, ray: str | None, **cluster: Any
 ) -> None:
@@ -73,7 +74,9 @@ def stage_weights(
         _stage_here(uris, region, timeout)
         return
     for uri in uris:
-        _stage_there(ray, cluster["ray_token_file"], command_line(uri, cluster["nodes"], region, timeout))
+        _stage_there(
+            ray, cluster["ray_token_file"], command_line(uri, cluster["nodes"], region, timeout, cluster["python"])
+        )
 
 
 def _stage_there(ray: str, token_file: str | None, entrypoint: str) -> None:

@@ -11,18 +11,20 @@ from typing import Any
 from reconciler.adapters.jobs import Job, RayJobs
 from reconciler.adapters.ray_rest import RayRest, last_line
 
-PROGRAM = "python -m loaders.safetensors.stage_nodes"
+PROGRAM = "-m loaders.safetensors.stage_nodes"
 LOOK_EVERY = 0.5
 """Seconds between two looks at the job."""
 
 Told = Callable[[dict[str, Any]], None]
 
 
-def command_line(uri: str, nodes: Sequence[str], region: str | None, timeout: float | None) -> str:
+def command_line(
+    uri: str, nodes: Sequence[str], region: str | None, timeout: float | None, python: str = "python"
+) -> str:
     """Return what the job runs. Every word is quoted: Ray gives it to a shell."""
     options = {"--nodes": ",".join(nodes), "--region": region, "--timeout": None if timeout is None else f"{timeout:g}"}
     given = [f"{name}={value}" for name, value in options.items() if value]
-    return " ".join([PROGRAM, *(shlex.quote(word) for word in [*given, "--", uri])])
+    return " ".join([shlex.quote(python), PROGRAM, *(shlex.quote(word) for word in [*given, "--", uri])])
 
 
 async def stage_on_cluster(ray: str, token: str | None, entrypoint: str, told: Told) -> str | None:

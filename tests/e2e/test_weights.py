@@ -68,6 +68,7 @@ def test_the_command_line_stages_on_a_cluster_s_nodes(ray_cluster: EmbeddedClust
     node = next(node.id for node in ray_cluster.nodes.values() if node.zone)
     with RangeServer(tmp_path) as origin:
         arguments = ["cache", "stage", "--ray", ray_cluster.dashboard_url, "--node", node, "--timeout", "60"]
+        arguments += ["--python", sys.executable]
         good = CliRunner().invoke(heliostat, [*arguments, origin.url("w.safetensors")])
         assert good.exit_code == 0, good.stderr
         assert node[:12] in good.stderr

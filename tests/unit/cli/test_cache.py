@@ -89,7 +89,7 @@ def test_no_room_and_bad_settings_are_explained(tmp_path: Path, origin: RangeSer
 
 def test_the_job_of_a_cluster_is_quoted_for_the_shell() -> None:
     line = command_line("s3://a/b; rm -rf /", ["n1", "n2"], None, 90.0)
-    program, words = PROGRAM.split(), shlex.split(line)
+    program, words = ["python", *PROGRAM.split()], shlex.split(line)
     assert words == [*program, "--nodes=n1,n2", "--timeout=90", "--", "s3://a/b; rm -rf /"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from policies.analysis import judge
 from policies.metrics import unmeasured
@@ -13,6 +14,7 @@ from policies.window import windows
 from specs.analysis import AnalysisSettings, Judgement, Outcome
 from specs.decisions import Decision, LatchFailure
 from specs.desired import Analysis, OnInconclusive, Step
+from specs.evidence import Window
 from specs.memory import Failure
 from specs.reasons import Reason
 
@@ -22,7 +24,13 @@ NOTHING_COMPARED = "the gateway has no requests of both revisions to compare yet
 def judgement(view: ServiceView) -> Judgement | None:
     """Return what is to be said of the candidate now; None when nobody asks, or nothing is compared yet."""
     settings, seen = settings_now(view), windows(view)
-    return judge(seen, settings) if settings is not None and seen else None
+    return _judged(seen, settings) if settings is not None and seen else None
+
+
+@lru_cache(maxsize=1024)
+def _judged(seen: tuple[Window, ...], settings: AnalysisSettings) -> Judgement:
+    """A look asks up to four times: to decide, to go on, to explain and to report. Once is what a look can afford."""
+    return judge(seen, settings)
 
 
 def settings_now(view: ServiceView) -> AnalysisSettings | None:

@@ -146,9 +146,9 @@ def forgets(view: ServiceView) -> None:
 Change = Callable[[pytest.MonkeyPatch], None]
 
 MUTATIONS: tuple[tuple[str, Change, Callable[[], Any]], ...] = (
-    ("no evidence is bad evidence", patch(policies.verdicts, "judge", judged(Outcome.FAILING)), check_no_evidence),
-    ("nothing is ever bad", patch(policies.verdicts, "judge", judged(Outcome.PASSING)), check_bad),
-    ("nothing is ever good enough", patch(policies.verdicts, "judge", judged(Outcome.INCONCLUSIVE)), check_equal),
+    ("no evidence is bad evidence", patch(policies.verdicts, "_judged", judged(Outcome.FAILING)), check_no_evidence),
+    ("nothing is ever bad", patch(policies.verdicts, "_judged", judged(Outcome.PASSING)), check_bad),
+    ("nothing is ever good enough", patch(policies.verdicts, "_judged", judged(Outcome.INCONCLUSIVE)), check_equal),
     ("nothing is remembered", patch(reconciler.planning.perceive, "next_comparison", forgets), check_restarts),
     (
         "counters never fall",

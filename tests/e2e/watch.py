@@ -15,11 +15,13 @@ from typing import Any, Self
 
 import httpx
 
+from reconciler.gateway.rows import parse_row
 from tests.e2e.daemon import Daemon
 from tests.e2e.load import Record
 
 RAY_EVERY = 0.4
 GATEWAY_EVERY = 0.1
+ENOUGH_LOOKS = 50
 FULL = 10_000
 
 
@@ -101,11 +103,8 @@ class AdminSocket:
         prefixes = self.map("lanes.map")
         weights: dict[str, int] = defaultdict(int)
         for row in self.map("routes.map").values():
-            words = row.split("|")[3:]
-            before = 0
-            for threshold, lane in zip(words[::2], words[1::2], strict=True):
-                weights[prefixes[lane].removeprefix("/_/")] += int(threshold) - before
-                before = int(threshold)
+            for lane, weight in parse_row(row).weights().items():
+                weights[prefixes[lane].removeprefix("/_/")] += weight
         up: dict[str, int] = defaultdict(int)
         for line in self.ask("show stat -1 4 -1").splitlines():
             fields = line.split(",")
@@ -120,6 +119,7 @@ class Watch:
     def __init__(self, daemon: Daemon, ray: str) -> None:
         self.replicas: list[Replicas] = []
         self.traffic: list[Traffic] = []
+        self.garbled: list[str] = []
         self._admin = AdminSocket(daemon)
         self._url = f"{ray}/api/serve/applications/"
         self._over = threading.Event()
@@ -143,8 +143,12 @@ class Watch:
 
     def _look_at_gateway(self) -> None:
         while not self._over.wait(GATEWAY_EVERY):
-            with suppress(OSError, KeyError, ValueError):
+            try:
                 self.traffic.append(self._admin.traffic(time.time()))
+            except OSError:
+                continue  # No HAProxy at this moment.
+            except (KeyError, ValueError) as error:
+                self.garbled.append(f"{type(error).__name__}: {error}")  # It died in the middle of its answer.
 
     def around(self, records: Sequence[Record]) -> str:
         """Return what HAProxy and Ray showed when requests failed."""
@@ -166,8 +170,12 @@ class Watch:
     def jumps(self, needed: int) -> list[str]:
         """Return each raise of a weight above the share that servers which were up could carry.
 
-        Two looks lie around every change: what was up at either of them counts.
+        Two looks lie around every change: what was up at either of them counts. Who saw nothing cannot say that
+        nothing jumped: there must have been looks.
         """
+        routed = sum(1 for look in self.traffic if look.weights)
+        assert routed >= ENOUGH_LOOKS, f"weights were seen {routed} times only; garbled: {self.garbled[:3]}"
+        assert len(self.garbled) * 10 <= routed, f"{len(self.garbled)} looks beside {routed}: {self.garbled[:3]}"
         found = []
         for before, after in zip(self.traffic, self.traffic[1:], strict=False):
             for cell, weight in after.weights.items():

@@ -304,6 +304,9 @@ class Simulation:
         names = names or tuple(sorted(self.store._services))
         await self.until(lambda: all(map(self.is_settled, names)), within=within, what=f"{names} settled")
         await self.run(3)
+        if self.daemon is None:  # It died of its last effect: what it does when it is back is no unrest.
+            await self.until(lambda: self.daemon is not None, within=within, what="the daemon is back")
+            await self.run(3)
         done = self.watch.effects
         await self.run(20)
         assert self.watch.effects == done, f"goes on acting: {self.watch.log[-5:]}\n{self.describe()}"

@@ -68,7 +68,7 @@ WORKERS ?= 3
 
 test: lint programs  ## check, then cases, simulation, contracts and end-to-end tests on a real Ray cluster
 	$(BIN)/python -m pytest $(SUITES) -m "not ray and not slow" -n $(WORKERS) --dist loadfile -q $(PYTEST_ARGS)
-	$(BIN)/python -m pytest $(SUITES) -m "ray and not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SUITES) -m "ray and not slow" --durations=20 $(PYTEST_ARGS)
 
 test-full: lint programs  ## test, and what takes longer than twenty minutes
 	HELIOSTAT_SEEDS=$${HELIOSTAT_SEEDS:-150} $(BIN)/python -m pytest $(SUITES) -m "not ray" -n $(WORKERS) --dist loadfile -q $(PYTEST_ARGS)

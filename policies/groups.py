@@ -16,6 +16,8 @@ def fallen_with(
 ) -> Mapping[str, tuple[Decision, ...]]:
     """Return what becomes of the members of each group whose member was taken back in this look.
 
+    A suspended member stays as it is: nothing of it moves.
+
     Members are those whose wanted revision came with the same commit. Whoever already runs it goes back to the
     revision before; one that has none before it stays, for there is nothing to go back to.
     """
@@ -46,9 +48,11 @@ def _mates(services: Mapping[str, ServiceMemory], member: ServiceMemory) -> tupl
     return tuple(
         other
         for _, other in sorted(services.items())
-        if other.name != member.name
+        if member.commit  # "" in memories of before groups: nobody knows what changed together.
+        and other.name != member.name
         and (other.wanted.group, other.commit) == (member.wanted.group, member.commit)
         and not other.is_removed
+        and not other.wanted.suspend
         and other.quarantined(other.wanted.revision.id) is None
     )
 

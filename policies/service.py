@@ -10,11 +10,11 @@ from policies.resources import shortages
 from policies.retirement import forget_gone, retire_outgoing, retire_removed
 from policies.revisions import choose, judge
 from policies.rollout import advance, keep, move, route_as_is
-from policies.verdicts import failed_analysis
+from policies.verdicts import failed_analysis, lacks_requests
 from policies.view import ServiceView, view_of
 from policies.way_back import watch
 from specs.decisions import Decision, Hold, LimitSurge, Park, Proceed
-from specs.desired import Pause
+from specs.desired import Analysis, Pause
 from specs.reasons import Reason
 from specs.world import World
 
@@ -30,7 +30,7 @@ def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
     if view.memory.is_removed:
         return (*retire_removed(view), _removing(view))
     if view.spec.suspend:
-        return (*route_as_is(view), explain(view))
+        return (*_parked(view), *route_as_is(view), explain(view))
     heard = hear(view)
     verdict = judge(view) or failed_analysis(view) or failed_metrics(view) or watch(view)
     if verdict:
@@ -76,13 +76,15 @@ def _parked(view: ServiceView) -> tuple[Decision, ...]:
 
 
 def waits_for_a_person(view: ServiceView) -> bool:
-    """Return whether only a person's word moves the rollout on: `resume`, `promote` or a new commit."""
+    """Return whether only others move the rollout on: people, a new commit, requests that an analysis lacks."""
     rollout, steps = view.memory.rollout, view.spec.rollout.steps
     if is_frozen(view):
         return True
     if rollout is None or rollout.reached_at is None or rollout.step >= len(steps):
         return False
     step = steps[rollout.step]
+    if isinstance(step, Analysis):
+        return lacks_requests(view)
     return isinstance(step, Pause) and step.duration is None
 
 

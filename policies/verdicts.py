@@ -27,7 +27,7 @@ def judgement(view: ServiceView) -> Judgement | None:
     return _judged(seen, settings) if settings is not None and seen else None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _judged(seen: tuple[Window, ...], settings: AnalysisSettings) -> Judgement:
     """A look asks up to four times: to decide, to go on, to explain and to report. Once is what a look can afford."""
     return judge(seen, settings)
@@ -82,6 +82,12 @@ def end_of_analysis(view: ServiceView) -> str:
     goes_on = view.spec.rollout.on_inconclusive is OnInconclusive.PROMOTE
     why = missing or (found.message if found else NOTHING_COMPARED)
     return f"onInconclusive: promote, {why}" if goes_on else ""
+
+
+def lacks_requests(view: ServiceView) -> bool:
+    """Return whether the present analysis step's time is over, and nothing but more requests can end it."""
+    until = analysis_until(view)
+    return until is not None and view.now >= until and not end_of_analysis(view)
 
 
 def waiting_time(view: ServiceView, requests: int) -> timedelta | None:

@@ -13,6 +13,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
@@ -128,6 +129,8 @@ class Outbound:
             found = await self._resolve(str(parts.hostname), _port(parts))
         except OSError as error:
             raise Retry(f"{where}: the name cannot be resolved ({error.strerror or error}).") from None
+        except UnicodeError:
+            raise Stalled(f"{where}: this is no host name (a part is empty or longer than 63 letters).") from None
         if not found:
             raise Retry(f"{where}: the name has no address.")
         for address in found:
@@ -137,12 +140,10 @@ class Outbound:
         return list(found)[:ADDRESSES_TRIED]
 
     async def _try(self, call: Call, parts: SplitResult, addresses: list[str], where: str) -> Reply:
-        for address in addresses[:-1]:
-            try:
-                return await self._send(call, parts, address, where)
-            except (httpx.ConnectError, httpx.ConnectTimeout):
-                continue  # Nothing was sent yet: the next address gets it.
         try:
+            for address in addresses[:-1]:
+                with suppress(httpx.ConnectError, httpx.ConnectTimeout):  # Nothing was sent yet: the next one gets it.
+                    return await self._send(call, parts, address, where)
             return await self._send(call, parts, addresses[-1], where)
         except httpx.TimeoutException:
             raise Retry(f"{where} did not answer in time.") from None

@@ -109,7 +109,7 @@ def _number(sample: Any) -> Measured:
     """Read `[time, "text of a number"]`."""
     try:
         value = float(sample[1])
-    except (TypeError, ValueError, IndexError, KeyError):
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         return Measured(value=None, message="the value cannot be read as a number")
     if not math.isfinite(value):
         return Measured(value=None, message=f"the value is {sample[1]}, which is no number to judge by")

@@ -95,12 +95,14 @@ def _adopt(memory: ServiceMemory, decision: AdoptSpec, moment: Moment) -> Servic
         for cell in (replace(cell, drifts=()) for cell in memory.cells)  # Who commits means it: it is put right again.
     )
     steps = memory.wanted.rollout.steps, new.rollout.steps
+    rollout = resettle(memory.rollout, *steps) if memory.rollout else None
     return replace(
         memory,
         wanted=new,
         queued_at=_queued_at(memory, new.revision.id, moment),
-        commit=decision.commit if changed or not memory.commit else memory.commit,
-        rollout=resettle(memory.rollout, *steps) if memory.rollout else None,
+        commit=decision.commit if changed or memory.stable is None else memory.commit,
+        rollout=rollout,
+        gates=remember_gates.still_answered(memory, new, rollout),
         revisions=revisions,
         cells=cells,
         quarantine=() if changed else memory.quarantine,

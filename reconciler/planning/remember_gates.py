@@ -9,9 +9,9 @@ from typing import Any
 from reconciler.planning.moment import Moment
 from specs.canonical import canonical_json
 from specs.decisions import AskGate, FallBack, HearGate, OverruleGates, RollBack
-from specs.desired import SetWeight
+from specs.desired import DesiredService, SetWeight
 from specs.gates import Gate, GateAt, GateCall, GateKind, GateState
-from specs.memory import ServiceMemory
+from specs.memory import Rollout, ServiceMemory
 from specs.routes import FULL
 
 API_VERSION = "heliostat.dev/gate/v1"
@@ -55,6 +55,19 @@ def notices(memory: ServiceMemory, decision: RollBack | FallBack, moment: Moment
     )
 
 
+def still_answered(memory: ServiceMemory, new: DesiredService, rollout: Rollout | None) -> tuple[GateCall, ...]:
+    """Return the calls that a new spec leaves in force: of gates that it has, and of steps that are what they were.
+
+    `rollout` is the present one at its place among the new steps: a yes to a step of 30% is none to one of 90%.
+    """
+    kept = tuple(call for call in memory.gates if call.gate in {gate.name for gate in new.rollout.gates})
+    if rollout is None or memory.wanted.rollout.steps == new.rollout.steps:
+        return kept
+    by_step = {gate.name for gate in new.rollout.gates if gate.at is GateAt.BEFORE_STEP}
+    same = rollout.step + 1 if rollout == memory.rollout else rollout.step
+    return tuple(call for call in kept if call.is_notice or call.gate not in by_step or call.step < same)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Point:
     """What a question is about; `more` goes into its body."""
@@ -67,7 +80,9 @@ class _Point:
 def _call(memory: ServiceMemory, gate: Gate, moment: Moment, point: _Point) -> GateCall:
     started = memory.rollout.started_at if memory.rollout else moment.now
     desired = moment.view.world.desired if moment.view else None
-    steps = memory.wanted.rollout.steps
+    steps, weight = memory.wanted.rollout.steps, _weight(memory, point.step)
+    # A receiver that honours the key must not repeat a yes to 30% when the step has become 90%.
+    where = f"{point.step}" if weight is None else f"{point.step}-{weight}"
     body = {
         "apiVersion": API_VERSION,
         "gate": gate.name,
@@ -78,7 +93,7 @@ def _call(memory: ServiceMemory, gate: Gate, moment: Moment, point: _Point) -> G
         "revision": point.revision,
         "stable": memory.stable,
         "commit": str(desired.commit) if desired else None,
-        "step": {"index": point.step, "count": len(steps), "setWeight": _weight(memory, point.step)},
+        "step": {"index": point.step, "count": len(steps), "setWeight": weight},
         "weights": {name: share * 100 / FULL for name, share in moment.view.weights.items()} if moment.view else {},
         **point.more,
     }
@@ -86,7 +101,7 @@ def _call(memory: ServiceMemory, gate: Gate, moment: Moment, point: _Point) -> G
         gate=gate.name,
         revision=point.revision,
         step=point.step,
-        key=f"{memory.name}/{point.revision}/{started:%Y%m%dT%H%M%S.%f}/{gate.name}/{point.step}.1",
+        key=f"{memory.name}/{point.revision}/{started:%Y%m%dT%H%M%S.%f}/{gate.name}/{where}.1",
         body=canonical_json(body),
         next_at=moment.now,
         is_notice=gate.kind is GateKind.NOTIFY,

@@ -73,8 +73,9 @@ def test_a_count_that_somebody_else_changed_is_told_and_put_right(stage: Stage) 
     answer = httpx.post(stage.cluster.dashboard_url + path, json={"target_num_replicas": 1}, timeout=10)
     assert answer.status_code == 200
     wait_for(lambda: _told(stage), 20, "told")
+    # The one that somebody stopped holds its place while it drains.
+    wait_for(lambda: stage.replicas().of("chat", "Echo") == 2, 60, "two replicas again, and none on its way out")
     stage.daemon.wait_settled("chat", "v1", 60)
-    assert stage.replicas().of("chat", "Echo") == 2
     assert _told(stage) == [f"somebody else changed it: num_replicas of Echo of {name} is 1, not 2; it is put right"]
 
 

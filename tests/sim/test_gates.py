@@ -127,6 +127,28 @@ async def test_a_gate_that_says_yes_is_asked_once_per_step() -> None:
     assert len({question.key for question in sim.gates.asked}) == 5
 
 
+async def test_a_yes_to_one_step_is_none_to_another_that_takes_its_place() -> None:
+    asked_for = {"steps": steps(10, 20, 30, "600")}
+    sim = await begun(gate(), mood="yes", **asked_for)
+    await sim.until(lambda: sim.weights().get("v2") == 30)
+    sim.gates.mood = "no"
+    sim.push(spec("v2", gate(), steps=steps(10, 30, 90, "600")))
+    await sim.run(120)
+    assert sim.weights() == {"v1": 70, "v2": 30}
+    assert sim.status().reason.value == "GateRefused"
+    questions = {(question.key.rpartition(".")[0], question.body) for question in sim.gates.asked}
+    assert len(questions) == len({key for key, _ in questions}), "one key, two questions"
+
+
+async def test_what_was_said_yes_to_is_not_asked_again_when_later_steps_change() -> None:
+    sim = await begun(gate(), mood="yes", steps=steps(10, 20, "600", 50))
+    await sim.until(lambda: sim.weights().get("v2") == 20)
+    asked = len(sim.gates.asked)
+    sim.push(spec("v2", gate(), steps=steps(10, 20, "600", 70)))
+    await sim.run(60)
+    assert len(sim.gates.asked) == asked
+
+
 async def test_a_no_stands_for_the_interval_and_is_asked_anew_under_another_key() -> None:
     sim = await begun(gate(interval=20), mood="no")
     await sim.until(lambda: sim.status().reason.value == "GateRefused")

@@ -200,6 +200,39 @@ async def test_a_rollout_that_waits_for_a_person_gives_its_place_up_and_asks_for
     await _places()
 
 
+async def test_a_rollout_that_is_suspended_gives_its_place_up() -> None:
+    sim = Simulation()
+    settings = ClusterSettings(max_services_moving=1)
+    await sim.start()
+    sim.push(service("alpha", "v1"), service("beta", "v1"), settings=settings)
+    await sim.settle()
+    held = service("alpha", "v2", steps=steps(50, "60"))
+    sim.push(held, service("beta", "v1"), settings=settings)
+    await sim.until(lambda: sim.memory("alpha").candidate == "v2", what="alpha moves")
+    sim.push(service("alpha", "v2", steps=steps(50, "60"), suspend=True), service("beta", "v2"), settings=settings)
+    await sim.until(lambda: sim.memory("beta").stable == "v2", within=300, what="beta moves meanwhile")
+    assert sim.memory("alpha").candidate == "v2"
+    sim.push(held, service("beta", "v2"), settings=settings)
+    await sim.settle()
+    assert sim.memory("alpha").stable == "v2"
+
+
+async def test_a_rollout_that_lacks_requests_when_its_analysis_is_over_gives_its_place_up() -> None:
+    sim = Simulation()
+    settings = ClusterSettings(max_services_moving=1)
+    await sim.start()
+    quiet = {"analysis": {"min_requests": 10_000_000}}
+    sim.push(service("alpha", "v1", **quiet), service("beta", "v1"), settings=settings)
+    await sim.settle()
+    alpha = service("alpha", "v2", steps=steps(50, "analysis 10"), **quiet)
+    sim.push(alpha, service("beta", "v1"), settings=settings)
+    await sim.until(lambda: sim.memory("alpha").candidate == "v2", what="alpha moves")
+    sim.push(alpha, service("beta", "v2"), settings=settings)
+    await sim.until(lambda: sim.memory("beta").stable == "v2", within=300, what="beta moves meanwhile")
+    assert sim.memory("alpha").candidate == "v2"
+    assert sim.status("alpha").reason is Reason.ANALYSIS_INCONCLUSIVE
+
+
 async def test_keeping_a_place_while_standing_still_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies.service, "_parked", lambda view: ())
     with pytest.raises(AssertionError, match="not within 60 s: beta has a place"):

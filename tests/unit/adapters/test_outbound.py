@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from reconciler.adapters.outbound import Call, Outbound, Reply, Resolver
+from reconciler.adapters.outbound import Call, Outbound, Reply, Resolver, resolve
 from reconciler.errors import PortError, Retry, Stalled
 from reconciler.settings import AllowedHost
 from tests.local_http import LocalServer, drop_by_drop, hanging_up, never, saying, serving, without_end
@@ -187,6 +187,20 @@ async def test_a_connection_that_breaks_is_tried_again_later() -> None:
             await get(allowing(f"localhost:{server.port}"), f"http://localhost:{server.port}/")
     with pytest.raises(Retry, match="cannot be reached"):
         await get(allowing(f"localhost:{server.port}"), f"http://localhost:{server.port}/")
+
+
+async def test_a_connection_that_breaks_at_the_first_of_several_addresses_is_tried_again_later() -> None:
+    """What was sent may have been heard: the next address does not get it too."""
+    async with serving(hanging_up) as server:
+        outbound = allowing(f"localhost:{server.port}", resolver=Names(["127.0.0.1", "127.0.0.2"]))
+        with pytest.raises(Retry, match="cannot be reached"):
+            await get(outbound, f"http://localhost:{server.port}/")
+
+
+@pytest.mark.parametrize("label", ["", "a" * 64])
+async def test_what_is_no_host_name_is_refused(label: str) -> None:
+    with pytest.raises(Stalled, match="this is no host name"):
+        await get(allowing("*.hooks.example", resolver=resolve), f"https://a.{label}.hooks.example/")
 
 
 async def test_a_name_that_nobody_knows_is_tried_again_later() -> None:

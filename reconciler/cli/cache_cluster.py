@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shlex
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from reconciler.adapters.jobs import Job, RayJobs
 from reconciler.adapters.ray_rest import RayRest, last_line
+from reconciler.errors import Retry, Stalled
 
 PROGRAM = "-m loaders.safetensors.stage_nodes"
 LOOK_EVERY = 0.5
 """Seconds between two looks at the job."""
+
+LOST_AFTER = 60.0
+"""Seconds without an answer after which Ray counts as gone."""
 
 Told = Callable[[dict[str, Any]], None]
 
@@ -30,7 +36,7 @@ def command_line(
 async def stage_on_cluster(ray: str, token: str | None, entrypoint: str, told: Told) -> str | None:
     """Run the job; hand over what it says of each node; return why it failed, `None` if it did not.
 
-    If interrupted, the job is stopped: nobody would read what became of it.
+    If interrupted, or when Ray does not answer any more, the job is stopped: nobody would read what became of it.
     """
     async with RayRest(ray, token=token) as rest:
         jobs = RayJobs(rest)
@@ -38,7 +44,7 @@ async def stage_on_cluster(ray: str, token: str | None, entrypoint: str, told: T
         said = 0
         try:
             while True:
-                seen = await jobs.look(job)
+                seen = await _look(jobs.look, job)
                 nodes = documents(seen)
                 for node in nodes[said:]:
                     told(node)
@@ -46,9 +52,22 @@ async def stage_on_cluster(ray: str, token: str | None, entrypoint: str, told: T
                 if seen.ended:
                     return None if seen.succeeded else why(seen)
                 await asyncio.sleep(LOOK_EVERY)
-        except asyncio.CancelledError:
-            await jobs.stop(job)
+        except (asyncio.CancelledError, Retry, Stalled):
+            with contextlib.suppress(Retry, Stalled):
+                await jobs.stop(job)
             raise
+
+
+async def _look(look: Callable[[str], Awaitable[Job]], job: str) -> Job:
+    """Look at the job; a head that is busy or starts anew is asked again for a while."""
+    until = time.monotonic() + LOST_AFTER
+    while True:
+        try:
+            return await look(job)
+        except Retry as error:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(max(LOOK_EVERY, error.after.total_seconds()))
 
 
 def documents(job: Job) -> list[dict[str, Any]]:

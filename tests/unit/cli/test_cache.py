@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from click.testing import CliRunner, Result
 
 from loaders.safetensors.cache_store import Store
 from reconciler.adapters.jobs import Job
+from reconciler.cli import cache_cluster
 from reconciler.cli.cache_cluster import PROGRAM, command_line, documents, why
 from reconciler.cli.main import heliostat
+from reconciler.errors import Retry
 from tests.loading.files import big, write_file, write_index
 from tests.loading.servers import RangeServer
 
@@ -104,3 +107,25 @@ def test_what_a_job_says_of_its_nodes_is_told_apart_from_the_rest() -> None:
     assert (
         why(Job(ended=True, succeeded=False, message="", logs="a\nModuleNotFoundError: x")) == "ModuleNotFoundError: x"
     )
+
+
+class Answering:
+    """Jobs of a cluster whose head answers some looks only."""
+
+    def __init__(self, *answers: Job | Exception) -> None:
+        self.answers = list(answers)
+
+    async def look(self, job: str) -> Job:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def test_a_look_that_fails_is_tried_again_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, ended = Retry("the head is busy", timedelta(0)), Job(ended=True, succeeded=True, message="", logs="")
+    monkeypatch.setattr(cache_cluster, "LOOK_EVERY", 0.0)
+    assert await cache_cluster._look(Answering(busy, busy, ended).look, "job") == ended
+    monkeypatch.setattr(cache_cluster, "LOST_AFTER", -1.0)
+    with pytest.raises(Retry):
+        await cache_cluster._look(Answering(busy, ended).look, "job")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from loaders.safetensors.cache_content import Content
+from loaders.safetensors.cache_entry import Entry
 from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.cache_settings import cache_settings
 from loaders.safetensors.cache_store import Store
@@ -37,10 +38,10 @@ class Gone:
 
 def node_store() -> Store | None:
     """Open this node's cache; `None`, with a warning, where its folder cannot be used."""
-    settings = cache_settings()
     try:
+        settings = cache_settings()
         return Store(settings.folder, settings.cap)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter: nobody knows this user's home
         LOG.warning("loading without the node's cache: %s", error)
         return None
 
@@ -60,7 +61,11 @@ def through_cache(uri: str, open_origin: Callable[[], Source]) -> Source:
     if not origin.version or origin.version.startswith("W/") or not origin.size:
         return origin
     content = Content(uri=uri, etag=origin.version, size=origin.size)
-    entry = store.open(content, content.size)
+    try:
+        entry = store.open(content, content.size)
+    except OSError as full:
+        LOG.warning("%s is loaded without keeping it: %s", content.public_uri, full)
+        return origin
     if entry is None:
         LOG.warning("%s is loaded without keeping it: the node's cache has no room for it", content.public_uri)
         return origin
@@ -70,8 +75,8 @@ def through_cache(uri: str, open_origin: Callable[[], Source]) -> Source:
 
 def _from_cache_alone(store: Store, uri: str, error: SourceUnreachable) -> Source:
     """Read the version that was used last and is here in full, or raise why the origin does not answer."""
-    for content in store.known(uri):
-        entry = store.open(content, content.size)
+    for content in _known(store, uri):
+        entry = _opened(store, content)
         if entry is not None and entry.complete():
             LOG.warning(
                 "%s cannot be reached (%s); loading the version in the cache", content.public_uri, error.problem
@@ -82,11 +87,25 @@ def _from_cache_alone(store: Store, uri: str, error: SourceUnreachable) -> Sourc
     return _from_peers_alone(store, uri, error)
 
 
+def _known(store: Store, uri: str) -> list[Content]:
+    try:
+        return store.known(uri)
+    except OSError:
+        return []
+
+
+def _opened(store: Store, content: Content) -> Entry | None:
+    try:
+        return store.open(content, content.size)
+    except OSError:
+        return None
+
+
 def _from_peers_alone(store: Store, uri: str, error: SourceUnreachable) -> Source:
     """Read what other nodes have in full, or raise why the origin does not answer."""
     node = this_node(store)
     content = node.find(uri) if node else None
-    entry = store.open(content, content.size) if content else None
+    entry = _opened(store, content) if content else None
     if node is None or content is None or entry is None:
         raise error
     LOG.warning("%s: loading the version that peers have: %s", content.public_uri, error.problem)

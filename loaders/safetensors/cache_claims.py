@@ -28,6 +28,7 @@ class Claims:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._process = os.getpid()
         self._held: set[int] = set()
         self._lock = threading.Lock()
 
@@ -44,7 +45,7 @@ class Claims:
 
     def _take(self, chunk: int) -> bool:
         with self._lock:
-            if chunk in self._held:
+            if chunk in self._held or self._descriptor < 0:
                 return False
             try:
                 lock_byte(self._descriptor, chunk, fcntl.F_WRLCK)
@@ -56,9 +57,16 @@ class Claims:
     def _let_go(self, chunk: int) -> None:
         with self._lock:
             self._held.discard(chunk)
-            with contextlib.suppress(OSError):  # a closed file has let go already
+            if self._descriptor >= 0:  # a closed file has let go already
                 lock_byte(self._descriptor, chunk, fcntl.F_UNLCK)
 
     def close(self) -> None:
-        """Let go of everything."""
-        os.close(self._descriptor)
+        """Let go of everything, also where a child process that was forked meanwhile still has the file open."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, -1
+            if descriptor < 0:
+                return
+            if self._process == os.getpid():
+                for chunk in self._held:
+                    lock_byte(descriptor, chunk, fcntl.F_UNLCK)
+            os.close(descriptor)

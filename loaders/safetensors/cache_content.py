@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 CHUNK_SIZE = 8 << 20
 """Bytes that are fetched, checked and shared as one. Smaller ones cost a request each, larger ones make peers wait."""
@@ -15,24 +15,52 @@ CHUNKS_WORTH_HAVING = 16
 """A small file is cut finer, so that it too is fetched by several readers and from several peers."""
 
 
+SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
+SIGNED_WITH = {
+    "signature": frozenset(["signature", "expires", "awsaccesskeyid", "googleaccessid", "policy", "key-pair-id"]),
+    "sig": frozenset(
+        ["sig", "se", "sp", "sv", "sr", "st", "spr", "sip", "ss", "srt", "sks", "skt", "ske", "skoid", "sktid", "skv"]
+    ),
+}
+"""Parameters, in lower case, that say who may read and until when, not what: every link has others. They count as that
+beside the signature that they belong to; S3, Cloud Storage and CloudFront use the first kind, Azure the second."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """One version of one object. The ETag is what makes it one version; without one nothing can be shared."""
+    """One version of one object. The ETag is what makes it one version; without one nothing can be shared.
+
+    It is written down and sent to other nodes, so it never holds the query or the user part of a URI: what of the query
+    chooses the object is in `variant`, as a digest.
+    """
 
     uri: str
     etag: str
     size: int
+    variant: str = ""
+
+    def __post_init__(self) -> None:
+        """Take out of the URI what nobody else may see."""
+        parts = urlsplit(self.uri)
+        if parts.query or parts.fragment:
+            object.__setattr__(self, "variant", _variant(parts.query, parts.fragment))
+        public = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        object.__setattr__(self, "uri", public)
 
     @property
     def public_uri(self) -> str:
         """The URI without its query and user part, which may hold signatures and passwords and may change daily."""
-        parts = urlsplit(self.uri)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return self.uri
+
+    def same_object(self, other: Content) -> bool:
+        """Tell whether it is a version of the same object."""
+        return (self.uri, self.variant) == (other.uri, other.variant)
 
     @property
     def key(self) -> str:
         """Names the content on every node alike."""
-        return hashlib.sha256(f"{self.public_uri}\0{self.etag}\0{self.size}".encode()).hexdigest()[:32]
+        named = "\0".join([self.uri, self.etag, str(self.size), *([self.variant] if self.variant else [])])
+        return hashlib.sha256(named.encode()).hexdigest()[:32]
 
     @property
     def chunk_size(self) -> int:
@@ -50,6 +78,16 @@ class Content:
     def length_of(self, chunk: int) -> int:
         """Bytes of one chunk."""
         return min(self.chunk_size, self.size - chunk * self.chunk_size)
+
+
+def _variant(query: str, fragment: str) -> str:
+    """Digest what is no signature; empty where there is nothing else."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    signatures = [SIGNED_WITH[name.lower()] for name, _ in pairs if name.lower() in SIGNED_WITH]
+    signing = frozenset().union(*signatures)
+    kept = [pair for pair in pairs if not pair[0].lower().startswith(SIGNATURE_PREFIXES)]
+    kept = [pair for pair in kept if pair[0].lower() not in signing]
+    return hashlib.sha256(repr((kept, fragment)).encode()).hexdigest()[:32] if kept or fragment else ""
 
 
 @dataclass(frozen=True, kw_only=True)

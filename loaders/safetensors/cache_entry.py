@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,11 @@ def seal(chunk: int, checksum: int) -> int:
 
 
 class Entry:
-    """An opened content. Used from many threads; while it is open its bytes are not evicted."""
+    """An opened content. Used from many threads; while it is open its bytes are not evicted.
+
+    A thread may hang in a slow read while another one closes it. The files are closed when the last one is through:
+    their numbers may be those of other files right afterwards.
+    """
 
     def __init__(self, folder: Path, content: Content) -> None:
         self.content = content
@@ -48,35 +53,65 @@ class Entry:
             self._claims = Claims(folder / "claims")
             opened.pop_all()
         self._checked: set[int] = set()
+        self._unreadable: set[int] = set()
+        self._lock = threading.Lock()
+        self._users, self._closing = 0, False
+        self._process = os.getpid()
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        """Keep the files open for the block; raise `OSError` if they are closed already."""
+        with self._lock:
+            if self._closing:
+                raise OSError(errno.EBADF, "this content was closed", str(self.folder))
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                last = self._closing and not self._users
+            if last:
+                self._close_files()
 
     def is_in(self, folder: Path) -> bool:
         """Whether what was opened is still what the folder holds: it may have been evicted in between."""
         try:
-            return os.path.samestat(os.fstat(self._lease), os.stat(folder / "lease"))
+            with self._open():
+                return os.path.samestat(os.fstat(self._lease), os.stat(folder / "lease"))
         except FileNotFoundError:
             return False
 
     def checksum(self, chunk: int) -> int | None:
         """Return the recorded checksum of a chunk that is there, `None` for one that is not."""
-        record = os.pread(self._records, RECORD.size, chunk * RECORD.size)
-        if len(record) < RECORD.size:
+        record = self._recorded(chunk, 1)
+        if len(record) < RECORD.size or chunk in self._unreadable:
             return None
         checksum, sealed = RECORD.unpack(record)
         return checksum if sealed == seal(chunk, checksum) else None
 
     def present(self) -> list[int]:
         """The chunks that are there."""
-        records = os.pread(self._records, self.content.chunks * RECORD.size, 0)
+        records = self._recorded(0, self.content.chunks)
         whole = len(records) - len(records) % RECORD.size
         found = enumerate(RECORD.iter_unpack(records[:whole]))
-        return [chunk for chunk, (checksum, sealed) in found if sealed == seal(chunk, checksum)]
+        there = [chunk for chunk, (checksum, sealed) in found if sealed == seal(chunk, checksum)]
+        return [chunk for chunk in there if chunk not in self._unreadable]
+
+    def _recorded(self, chunk: int, count: int) -> bytes:
+        """Return the records from one chunk on; none where the disk does not give them."""
+        try:
+            with self._open():
+                return os.pread(self._records, count * RECORD.size, chunk * RECORD.size)
+        except OSError:
+            return b""
 
     def complete(self) -> bool:
         """Whether every chunk is there."""
         return len(self.present()) == self.content.chunks
 
     def read(self, chunk: int, start: int, into: memoryview) -> bool:
-        """Fill `into` from a chunk; False if the chunk is not there or its bytes are not what was recorded."""
+        """Fill `into` from a chunk; False if it is not there, cannot be read, or is not what was recorded."""
         checksum = self.checksum(chunk)
         if checksum is None:
             return False
@@ -100,32 +135,42 @@ class Entry:
 
     def _fill(self, chunk: int, start: int, into: memoryview) -> bool:
         at = 0
-        while at < len(into):
-            count = os.preadv(self._data, [into[at:]], chunk * self.content.chunk_size + start + at)
-            if count == 0:
-                return False
-            at += count
+        try:
+            with self._open():
+                while at < len(into):
+                    count = os.preadv(self._data, [into[at:]], chunk * self.content.chunk_size + start + at)
+                    if count == 0:
+                        return False
+                    at += count
+        except OSError:  # the disk below the cache is failing: the origin is not
+            return False
         return True
 
     def write(self, chunk: int, content: memoryview, checksum: int | None = None) -> int:
-        """Keep a fetched chunk, data first and record afterwards; return its checksum. Raise `NoRoom`."""
+        """Keep a fetched chunk, data first and record afterwards; return its checksum. Raise `NoRoom`, or `OSError`."""
         found = xxhash.xxh3_64_intdigest(content) if checksum is None else checksum
         at = 0
         try:
-            while at < len(content):
-                at += os.pwrite(self._data, content[at:], chunk * self.content.chunk_size + at)
-            os.pwrite(self._records, RECORD.pack(found, seal(chunk, found)), chunk * RECORD.size)
+            with self._open():
+                while at < len(content):
+                    at += os.pwrite(self._data, content[at:], chunk * self.content.chunk_size + at)
+                os.pwrite(self._records, RECORD.pack(found, seal(chunk, found)), chunk * RECORD.size)
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise NoRoom(f"no room left for the weight cache in {self.folder.parent}: {error.strerror}") from error
             raise
+        self._unreadable.discard(chunk)
         self._checked.add(chunk)
         return found
 
     def forget(self, chunk: int) -> None:
         """Take a chunk's record away, so that it is fetched again."""
         self._checked.discard(chunk)
-        os.pwrite(self._records, bytes(RECORD.size), chunk * RECORD.size)
+        try:
+            with self._open():
+                os.pwrite(self._records, bytes(RECORD.size), chunk * RECORD.size)
+        except OSError:
+            self._unreadable.add(chunk)
 
     def claim(self, chunk: int) -> contextlib.AbstractContextManager[bool]:
         """Try to be the one on this node who fetches this chunk."""
@@ -138,8 +183,18 @@ class Entry:
     def close(self) -> None:
         """Give the lease back: from now on the content may be evicted."""
         self._claims.close()
-        for descriptor in (self._records, self._data, self._lease):
+        with self._lock:
+            first, self._closing = not self._closing, True
+            last = first and not self._users
+        if last:
+            self._close_files()
+
+    def _close_files(self) -> None:
+        records, data, lease = self._records, self._data, self._lease
+        self._records = self._data = self._lease = -1
+        for descriptor in (records, data):
             os.close(descriptor)
+        unlock_and_close(lease, self._process)
 
     def __enter__(self) -> Entry:
         return self
@@ -154,9 +209,22 @@ def _opened(path: Path, flags: int, opened: contextlib.ExitStack) -> int:
     return descriptor
 
 
+def unlock_and_close(descriptor: int, process: int) -> None:
+    """Let go of a lock that this process took: a child that was forked meanwhile has the file open and would keep it.
+
+    In such a child only the file is closed: the lock is its parent's.
+    """
+    try:
+        if process == os.getpid():
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[bool]:
     """Hold a lock file; with `LOCK_NB` tells whether it was got."""
+    process = os.getpid()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -166,4 +234,4 @@ def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[bool]:
         else:
             yield True
     finally:
-        os.close(descriptor)
+        unlock_and_close(descriptor, process)

@@ -152,15 +152,21 @@ class ReadThrough:
         try:
             self._entry.write(chunk, content)
         except NoRoom as full:
-            if self._store.make_room(len(content), self.content) and self._kept_after_all(chunk, content):
-                return
-            self._full = True
-            LOG.warning("%s; the rest of %s is loaded without keeping it", full, self.content.public_uri)
+            if not self._kept_after_all(chunk, content):
+                self._keep_no_more(full)
+        except OSError as failing:
+            self._keep_no_more(failing)
+
+    def _keep_no_more(self, why: Exception) -> None:
+        self._full = True
+        LOG.warning("%s; the rest of %s is loaded without keeping it", why, self.content.public_uri)
 
     def _kept_after_all(self, chunk: int, content: memoryview) -> bool:
         try:
+            if not self._store.make_room(len(content), self.content):
+                return False
             self._entry.write(chunk, content)
-        except NoRoom:
+        except (NoRoom, OSError):
             return False
         return True
 

@@ -25,6 +25,11 @@ from loaders.safetensors.cache_content import Content
 from loaders.safetensors.cache_entry import RECORD, Entry, locked
 
 LEAVING = "leaving-"
+KEY = re.compile(r"[0-9a-f]{32}")
+LEFT = re.compile(rf"{LEAVING}[0-9a-f]{{32}}-\d+(-new)?")
+MARKERS = ("content.json", "lease")
+"""Files that every content has. Whatever else lies in the folder belongs to others and is left alone."""
+
 OPEN_ATTEMPTS = 10
 """Each one lost means that the content was evicted right between being admitted and being opened."""
 
@@ -67,7 +72,7 @@ class Store:
     def peek(self, key: str) -> Entry | None:
         """Open what is there under a key, without making it used; `None` if it is not there."""
         folder = self.folder / key
-        if not re.fullmatch(r"[0-9a-f]{32}", key):
+        if not KEY.fullmatch(key):
             return None
         try:
             return Entry(folder, Content(**json.loads((folder / "content.json").read_text())))
@@ -76,9 +81,9 @@ class Store:
 
     def known(self, uri: str) -> list[Content]:
         """The contents of a URI, the last used one first: what there is when the origin cannot be asked."""
-        asked = Content(uri=uri, etag="", size=0).public_uri
+        asked = Content(uri=uri, etag="", size=0)
         kept = sorted(self.kept(), key=lambda item: -item.used)
-        return [item.content for item in kept if item.content.uri == asked]
+        return [item.content for item in kept if item.content.same_object(asked)]
 
     def kept(self) -> list[Kept]:
         """Every content, by URI."""
@@ -88,7 +93,7 @@ class Store:
     def remove(self, key: str) -> bool:
         """Remove a content; False if it is in use."""
         with self._locked():
-            removed = self._evict(self.folder / key)
+            removed = self.folder / key in self._folders() and self._evict(self.folder / key)
             self._sweep()
         return removed
 
@@ -101,8 +106,10 @@ class Store:
         return self.folder / content.key
 
     def _folders(self) -> list[Path]:
-        names = sorted(item.name for item in os.scandir(self.folder) if item.is_dir())
-        return [self.folder / name for name in names if not name.startswith(LEAVING)]
+        """The contents. A folder that others use as well must never lose what is theirs."""
+        named = sorted(item.name for item in os.scandir(self.folder) if KEY.fullmatch(item.name))
+        folders = [self.folder / name for name in named]
+        return [folder for folder in folders if all((folder / marker).is_file() for marker in MARKERS)]
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -128,21 +135,27 @@ class Store:
         new = self.folder / f"{LEAVING}{content.key}-{os.getpid()}-new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        public = dataclasses.replace(content, uri=content.public_uri)
-        (new / "content.json").write_text(json.dumps(dataclasses.asdict(public)))
-        for name, size in (("data", content.size), ("records", content.chunks * RECORD.size), ("lease", 0)):
-            with (new / name).open("wb") as file:
-                file.truncate(size)
-        os.rename(new, folder)
+        try:
+            (new / "content.json").write_text(json.dumps(dataclasses.asdict(content)))
+            for name, size in (("data", content.size), ("records", content.chunks * RECORD.size), ("lease", 0)):
+                with (new / name).open("wb") as file:
+                    file.truncate(size)
+            os.rename(new, folder)
+        except OSError:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
 
     def _evict_bytes(self, wanted: int, keep: str) -> int:
+        """Evict the least recently used ones; nothing at all where that would not be enough."""
+        others = [folder for folder in sorted(self._folders(), key=used_at) if folder.name != keep]
+        freeing = [(folder, room) for folder in others if (room := room_of(folder)) and _unused(folder)]
         freed = 0
-        for folder in sorted(self._folders(), key=used_at):
-            if freed >= wanted:
-                break
-            room = room_of(folder)
-            if folder.name != keep and self._evict(folder):
-                freed += room
+        if sum(room for _, room in freeing) >= wanted:
+            for folder, room in freeing:
+                if freed >= wanted:
+                    break
+                if self._evict(folder):
+                    freed += room
         self._sweep()
         return freed
 
@@ -159,7 +172,8 @@ class Store:
     def _sweep(self) -> None:
         """Delete what is out of sight. Called with the lock held: what is being made has such a name as well."""
         for item in sorted(self.folder.glob(f"{LEAVING}*")):
-            shutil.rmtree(item, ignore_errors=True)
+            if LEFT.fullmatch(item.name):
+                shutil.rmtree(item, ignore_errors=True)
 
     def _look_at(self, folder: Path) -> Kept | None:
         try:
@@ -175,6 +189,14 @@ class Store:
                 )
         except OSError:
             return None  # evicted while being looked at
+
+
+def _unused(folder: Path) -> bool:
+    try:
+        with locked(folder / "lease", fcntl.LOCK_EX | fcntl.LOCK_NB) as unused:
+            return unused
+    except FileNotFoundError:
+        return False
 
 
 def room_of(folder: Path) -> int:

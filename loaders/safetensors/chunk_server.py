@@ -9,6 +9,7 @@ import hmac
 import os
 import re
 import socket
+import struct
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,11 @@ from loaders.safetensors.cache_store import Store
 
 RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 SILENCE = 60.0
-"""Seconds after which a connection without a request is closed: a peer that went away without saying so."""
+"""Seconds after which a connection is closed that brings no request, or takes nothing of the answer: a peer that went
+away without saying so, or hangs."""
+
+CHECKSUM = "Chunk-Checksum"
+"""The header that says what the bytes of a chunk must be; who receives them compares, since nobody here reads them."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -33,6 +38,7 @@ class Handler(BaseHTTPRequestHandler):
         """Send small answers at once."""
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(SILENCE), 0))
 
     def log_message(self, *_: object) -> None:
         """Say nothing: thousands of chunks are thousands of lines."""
@@ -50,22 +56,25 @@ class Handler(BaseHTTPRequestHandler):
             start, stop = (int(found[1]), int(found[2]) + 1) if found else (0, 0)
             if not 0 <= start < stop <= entry.content.size:
                 return self._refuse(416)
-            if not has(entry, start, stop):
+            checksums = recorded(entry, start, stop)
+            if None in checksums:
                 return self._refuse(404)
-            return self._send(entry, start, stop)
+            return self._send(entry, start, stop, checksums[0] if len(checksums) == 1 else None)
 
     def _refuse(self, status: int) -> None:
         self.send_response_only(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _send(self, entry: Entry, start: int, stop: int) -> None:
+    def _send(self, entry: Entry, start: int, stop: int, checksum: int | None) -> None:
         self.send_response_only(206)
         self.send_header("Content-Length", str(stop - start))
         self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{entry.content.size}")
+        if checksum is not None:
+            self.send_header(CHECKSUM, checksum_text(checksum))
         self.end_headers()
         self.wfile.flush()
-        # A socket with a time-out is non-blocking below, which sendfile does not bear.
+        # A socket with a time-out is non-blocking below, which sendfile does not bear; the kernel's own limit holds.
         self.connection.settimeout(None)
         while start < stop:
             sent = os.sendfile(self.connection.fileno(), entry.descriptor(), start, stop - start)
@@ -77,10 +86,14 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(SILENCE)
 
 
-def has(entry: Entry, start: int, stop: int) -> bool:
-    """Tell whether every chunk of the range is recorded. Its bytes are checked by who receives them."""
-    size = entry.content.chunk_size
-    return all(entry.checksum(piece.chunk) is not None for piece in pieces(start, stop - start, size))
+def checksum_text(checksum: int) -> str:
+    """Write a checksum as it stands in the header."""
+    return f"{checksum:016x}"
+
+
+def recorded(entry: Entry, start: int, stop: int) -> list[int | None]:
+    """Return the checksum of every chunk of the range, `None` for one that is not there."""
+    return [entry.checksum(piece.chunk) for piece in pieces(start, stop - start, entry.content.chunk_size)]
 
 
 class ChunkServer(ThreadingHTTPServer):

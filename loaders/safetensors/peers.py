@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.safetensors.cache_content import Content
-from loaders.safetensors.cache_entry import Entry
+from loaders.safetensors.cache_entry import Entry, unlock_and_close
 from loaders.safetensors.cache_store import Store, write_whole
 from loaders.safetensors.chunk_server import ChunkServer
 from loaders.safetensors.errors import LoadError
@@ -47,6 +47,7 @@ class FileLock:
         """Not held."""
         self._path = path
         self._descriptor: int | None = None
+        self._process = os.getpid()
 
     @property
     def held(self) -> bool:
@@ -63,14 +64,14 @@ class FileLock:
         except BlockingIOError:
             os.close(descriptor)
             return False
-        self._descriptor = descriptor
+        self._descriptor, self._process = descriptor, os.getpid()
         return True
 
     def release(self) -> None:
         """Give it back."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.close(descriptor)
+            unlock_and_close(descriptor, self._process)
 
 
 class Node:
@@ -83,16 +84,23 @@ class Node:
         self._serving = FileLock(store.folder / "serving")
         self._over = threading.Event()
         self.server: ChunkServer | None = None
-        self._beat()
+        try:
+            self._beat()
+        except BaseException:
+            self._stop_serving()
+            raise
         self._thread = threading.Thread(target=self._go_on, name="weights-peer", daemon=True)
         self._thread.start()
 
     def _beat(self) -> None:
         token = self.tracker.token()
         if self.server is None and self._serving.attempt():
-            server = ChunkServer(self.store, self._host, self._port, token)
-            write_whole(self.store.folder / "endpoint", server.endpoint)
-            self.server = server
+            try:
+                self.server = ChunkServer(self.store, self._host, self._port, token)
+                write_whole(self.store.folder / "endpoint", self.server.endpoint)
+            except BaseException:  # another process of the node may do better
+                self._stop_serving()
+                raise
         if self.server is not None:
             self.server.token = token
             self.tracker.announce(self.name, self.server.endpoint, held(self.store))
@@ -112,7 +120,7 @@ class Node:
     def find(self, uri: str) -> Content | None:
         """Return a content of this URI that peers have in full."""
         try:
-            return self.tracker.find(uri)
+            return self.tracker.find(Content(uri=uri, etag="", size=0))
         except TrackerLost:
             return None
 
@@ -124,8 +132,12 @@ class Node:
         """Stop serving; another process may take over."""
         self._over.set()
         self._thread.join()
-        if self.server is not None:
-            self.server.stop()
+        self._stop_serving()
+
+    def _stop_serving(self) -> None:
+        server, self.server = self.server, None
+        if server is not None:
+            server.stop()
         self._serving.release()
 
 
@@ -149,8 +161,12 @@ class Filling:
         if self._ended or self._interrupt.fired:
             return False
         with self._guard:
-            if self._thread is None and self._lock.attempt():
-                self._start()
+            try:
+                if self._thread is None and self._lock.attempt():
+                    self._start()
+            except OSError as error:
+                LOG.warning("%s is loaded without peers: %s", self._entry.content.public_uri, error)
+                self._ended = True
             return not self._ended and self._moves()
 
     def _start(self) -> None:
@@ -244,9 +260,9 @@ class RayTracker:
         assert isinstance(answer, Turn)
         return answer
 
-    def find(self, uri: str) -> Content | None:
-        """Return the content of a URI that the swarm has in full."""
-        answer = self._call("find", uri)
+    def find(self, asked: Content) -> Content | None:
+        """Return the version of an object that the swarm has in full."""
+        answer = self._call("find", asked)
         assert answer is None or isinstance(answer, Content)
         return answer
 
@@ -266,7 +282,7 @@ def this_node(store: Store) -> Node | None:
         if store.folder not in _nodes:
             try:
                 joined = _join(ray, store)
-            except (TrackerLost, OSError) as error:
+            except (TrackerLost, OSError, ValueError, OverflowError) as error:  # the last two: a port that is none
                 LOG.warning("loading without peers: %s", error)
                 return None
             if joined is None:

@@ -100,12 +100,15 @@ class Swarm:
 
     def heard(self, node: str, now: float) -> bool:
         """Note a word of a node and drop the silent ones; False if the node is not known and must join."""
-        for name in [name for name, member in self.members.items() if now - member.seen > SILENT and name != node]:
+        if node in self.members:
+            self.members[node].seen = now
+        self.drop_silent(now)
+        return node in self.members
+
+    def drop_silent(self, now: float) -> None:
+        """Forget the nodes of which nothing was heard for a while."""
+        for name in [name for name, member in self.members.items() if now - member.seen > SILENT]:
             self.leave(name)
-        if node not in self.members:
-            return False
-        self.members[node].seen = now
-        return True
 
     def landed(self, node: str, chunk: int, checksum: int) -> None:
         """A node has a chunk and can pass it on. The first one says what its bytes are."""

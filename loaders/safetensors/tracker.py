@@ -58,8 +58,8 @@ class Tracking(Protocol):
     def turn(self, node: str, key: str, report: Report, slots: tuple[int, int]) -> Turn:
         """Report, and ask what to fetch next with free slots for the origin and for peers."""
 
-    def find(self, uri: str) -> Content | None:
-        """Return the content of a URI that the swarm has in full, the one last heard of."""
+    def find(self, asked: Content) -> Content | None:
+        """Return the version of an object that the swarm has in full, the one last heard of."""
 
 
 class Tracker:
@@ -77,8 +77,10 @@ class Tracker:
 
     def announce(self, node: str, endpoint: str, held: Sequence[Held]) -> None:
         """Say where a node serves chunks, and which."""
+        now = time.monotonic()
         for each in held:
-            self._swarm(each.content).join(node, endpoint, each.have, time.monotonic())
+            self._swarm(each.content).join(node, endpoint, each.have, now)
+        self._forget_silent(now)
 
     def begin(self, node: str, endpoint: str, held: Held) -> None:
         """Join a content's swarm and start to fetch."""
@@ -98,13 +100,19 @@ class Tracker:
         chosen = swarm.assign(node, now, origin=origin, peers=peers)
         return Turn(known=True, done=swarm.done(node), assignments=tuple(chosen))
 
-    def find(self, uri: str) -> Content | None:
-        """Return the content of a URI that the swarm has in full, the one last heard of."""
-        public = Content(uri=uri, etag="", size=0).public_uri
+    def find(self, asked: Content) -> Content | None:
+        """Return the version of an object that the swarm has in full, the one last heard of."""
         for key, content in reversed(self._contents.items()):
-            if content.public_uri == public and self._swarms[key].whole():
+            if content.same_object(asked) and self._swarms[key].whole():
                 return content
         return None
+
+    def _forget_silent(self, now: float) -> None:
+        """Drop nodes of which nothing is heard, and contents that nobody has any more."""
+        for key, swarm in list(self._swarms.items()):
+            swarm.drop_silent(now)
+            if not swarm.members:
+                del self._swarms[key], self._contents[key]
 
     def _swarm(self, content: Content) -> Swarm:
         swarm = self._swarms.setdefault(content.key, Swarm(content.chunks))

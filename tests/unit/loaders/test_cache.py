@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from loaders.safetensors import cache_claims, cache_content, cache_entry, cache_read
+from loaders.safetensors import cache, cache_claims, cache_content, cache_entry, cache_read
+from loaders.safetensors.cache import through_cache
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content, pieces
 from loaders.safetensors.cache_entry import NoRoom
 from loaders.safetensors.cache_read import ReadThrough
@@ -281,11 +284,39 @@ def test_a_full_disk_is_recognised(store: Store) -> None:
 
 
 def test_what_a_crash_left_of_an_eviction_is_swept(store: Store) -> None:
-    (store.folder / "leaving-abc-1").mkdir()
-    (store.folder / "leaving-abc-1" / "data").write_bytes(b"x")
+    left = store.folder / f"leaving-{small(1).key}-1"
+    left.mkdir()
+    (left / "data").write_bytes(b"x")
     fill(store, small(0))
     store.remove(small(0).key)
     assert not list(store.folder.glob("leaving-*"))
+
+
+def test_what_others_keep_in_the_folder_is_never_touched(tmp_path: Path) -> None:
+    names = ["models", "leaving-home", "0" * 32]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "theirs").write_bytes(b"x")
+    store = Store(tmp_path, 2 * CHUNK)
+    for number in range(4):
+        fill(store, small(number))
+    assert uris(store) == {"2", "3"}
+    assert not store.remove("models")
+    assert not store.remove("0" * 32)
+    store.make_room(10 * CHUNK, small(9))
+    for name in names:
+        assert [item.name for item in (tmp_path / name).iterdir()] == ["theirs"]
+
+
+def test_what_would_not_make_enough_room_is_not_evicted(tmp_path: Path) -> None:
+    store = Store(tmp_path, 3 * CHUNK)
+    for number in range(3):
+        fill(store, small(number))
+    reading = store.open(small(0), CHUNK)
+    assert reading is not None
+    with reading:
+        assert store.open(small(4, chunks=3), 3 * CHUNK) is None
+    assert uris(store) == {"0", "1", "2"}
 
 
 def test_the_last_used_version_of_a_uri_is_known_first(store: Store) -> None:
@@ -293,7 +324,78 @@ def test_the_last_used_version_of_a_uri_is_known_first(store: Store) -> None:
     for content, at in ((newer, 2000), (older, 1000)):
         fill(store, content)
         used(store, content, at)
-    assert store.known(small(0).uri + "?signed=1") == [newer, older]
+    assert store.known(small(0).uri + "?X-Amz-Signature=1&X-Amz-Expires=2") == [newer, older]
+    assert store.known(small(0).uri + "?f=a") == [], "what no signature explains is another object"
+
+
+def test_the_query_chooses_the_object_and_is_not_shown() -> None:
+    url = "https://models.example.com/get"
+    one, two = (Content(uri=f"{url}?f={name}&sig={name}", etag='"1"', size=5) for name in ("alpha", "beta"))
+    assert one.key != two.key
+    assert one.key == Content(uri=f"{url}?sig=other&se=2030&f=alpha", etag='"1"', size=5).key
+    assert Content(uri=f"{url}?sp=a", etag='"1"', size=5).key != Content(uri=url, etag='"1"', size=5).key, "unsigned"
+    assert "alpha" not in repr(one)
+    assert one.uri == url
+
+
+def test_a_closed_entry_reads_and_writes_nothing_more(store: Store, tmp_path: Path) -> None:
+    fill(store, CONTENT)
+    entry = store.open(CONTENT, SIZE)
+    assert entry is not None
+    with entry._open():
+        entry.close()
+        os.fstat(entry.descriptor())  # open for who is in the middle of it
+    entry.close()
+    with (tmp_path / "other").open("wb"):  # takes one of the numbers
+        assert not entry.read(0, 0, memoryview(bytearray(CHUNK)))
+        with pytest.raises(OSError, match="closed"):
+            entry.write(0, memoryview(BYTES[:CHUNK]))
+        with entry.claim(0) as claimed:
+            assert not claimed
+    assert (tmp_path / "other").read_bytes() == b""
+
+
+def test_a_disk_that_fails_does_not_end_the_load(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    read_all(store, Counting())
+    origin = Counting()
+    source = opened(store, origin)
+    for name in ("preadv", "pwrite"):
+        monkeypatch.setattr(cache_entry.os, name, failing)
+    assert read(source, 0, SIZE) == BYTES
+    assert origin.given == SIZE
+    source.close()
+
+
+def test_without_room_for_bookkeeping_the_origin_is_enough(
+    node_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    origin = Counting()
+    monkeypatch.setattr(Store, "_create", full)
+    assert through_cache(CONTENT.uri, lambda: origin) is origin
+    monkeypatch.setattr(cache, "cache_settings", full)
+    assert through_cache(CONTENT.uri, lambda: origin) is origin
+    assert caplog.text.count("No space left on device") == 2
+
+
+def test_a_forked_child_keeps_nothing_locked(store: Store) -> None:
+    entry = store.open(small(0), CHUNK)
+    assert entry is not None
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        entry.close()
+        assert store.remove(small(0).key)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_pieces_cover_a_range_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +15,17 @@ import httpx
 import pytest
 
 from loaders.safetensors import peers
+from loaders.safetensors import tracker as tracker_module
 from loaders.safetensors.cache import Gone
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content
 from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.cache_store import Store
 from loaders.safetensors.errors import SourceFailed, SourceUnreachable
-from loaders.safetensors.peers import Node
+from loaders.safetensors.peers import FileLock, Node
 from loaders.safetensors.sources.http import HttpFile
 from loaders.safetensors.sources.interrupt import Interrupt
-from loaders.safetensors.tracker import Tracker, TrackerLost
+from loaders.safetensors.swarm import SILENT
+from loaders.safetensors.tracker import Held, Tracker, TrackerLost
 from tests.loading.servers import RangeServer
 from tests.loading.shape import Shape
 
@@ -150,6 +153,42 @@ def test_wrong_bytes_of_a_peer_are_not_taken(machines: list[Machine], server: Ra
     server.forget()
     assert machines[1].load(server.url("w")) == BYTES
     assert CHUNK <= server.counters().body <= 2.2 * CHUNK, "only that chunk comes from the origin again"
+
+
+def test_a_tracker_without_checksums_lets_no_wrong_bytes_through(
+    machines: list[Machine], server: RangeServer, tracker: Locked
+) -> None:
+    assert machines[0].load(server.url("w")) == BYTES
+    [kept] = machines[0].store.kept()
+    with (machines[0].store.folder / kept.content.key / "data").open("r+b") as data:
+        data.seek(3 * CHUNK + 5)
+        data.write(b"wrong")
+    tracker.tracker = Tracker()
+    for machine in machines:
+        machine.node._beat()
+    assert machines[1].load(server.url("w")) == BYTES
+    assert machines[1].store.kept()[0].present == SIZE
+
+
+def test_contents_that_nobody_has_any_more_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(tracker_module.time, "monotonic", lambda: now[0])
+    tracker = Tracker()
+    one, two = (Content(uri=f"https://models.example.com/{name}", etag="1", size=9) for name in "ab")
+    tracker.announce("n", "h:1", [Held(content=one, have=1)])
+    now[0] = 2 * SILENT
+    tracker.announce("m", "h:2", [Held(content=two, have=1)])
+    assert tracker.find(one) is None
+    assert list(tracker._swarms) == list(tracker._contents) == [two.key]
+
+
+def test_who_cannot_serve_leaves_it_to_another(tmp_path: Path, tracker: Locked) -> None:
+    with socket.create_server(("127.0.0.10", 0)) as taken:
+        with pytest.raises(OSError, match="in use"):
+            Node(Store(tmp_path, SIZE), tracker, "a", "127.0.0.10", taken.getsockname()[1])
+        lock = FileLock(tmp_path / "serving")
+        assert lock.attempt()
+        lock.release()
 
 
 def test_only_who_has_the_token_gets_bytes(machines: list[Machine], server: RangeServer, tracker: Locked) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loaders.safetensors import peers
+from loaders.safetensors import chunk_server, peers
 from loaders.safetensors import tracker as tracker_module
 from loaders.safetensors.cache import Gone
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content
@@ -208,6 +208,32 @@ def test_only_who_has_the_token_gets_bytes(machines: list[Machine], server: Rang
     assert status(url, token) == 416
     assert status(url + "0", span | token) == 404
     assert status(url.replace(kept.content.key, "%2e%2e/" + kept.content.key), span | token) == 404
+
+
+def test_a_peer_that_takes_nothing_holds_no_thread(
+    machines: list[Machine], server: RangeServer, tracker: Locked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunk_server, "SILENCE", 1.0)
+    server.shape(Shape())
+    assert machines[0].load(server.url("w")) == BYTES
+    [kept] = machines[0].store.kept()
+    assert machines[0].node.server is not None
+    address = machines[0].node.server.server_address
+    headers = f"Authorization: Bearer {tracker.token()}\r\nRange: bytes=0-{SIZE - 1}\r\n\r\n"
+    with socket.socket() as hanging:
+        hanging.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        hanging.connect(address)
+        hanging.sendall(f"GET /{kept.content.key} HTTP/1.1\r\n{headers}".encode())
+        waited_for(lambda: sent(machines[0]) > 0)
+        waited_for(lambda: not any("process_request" in thread.name for thread in threading.enumerate()))
+        assert sent(machines[0]) < SIZE
+
+
+def waited_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("when", ["before", "during"])

@@ -71,12 +71,22 @@ RESTARTING: Mapping[str, Change] = {
     "Variables": {"ray_actor_options": {"num_cpus": 0.01, "runtime_env": {"env_vars": {"COLOUR": "blue"}}}},
     "PerNode": {"max_replicas_per_node": 5},
     "Bundles": {"placement_group_bundles": [{"CPU": 0.01}]},
+    "Strategy": {"placement_group_bundles": [{"CPU": 0.01}], "placement_group_strategy": "SPREAD"},
+    "Fallback": {
+        "ray_actor_options": {
+            "num_cpus": 0.01,
+            "label_selector": {"ray.io/availability-zone": "a"},
+            "fallback_strategy": [{"label_selector": {"ray.io/availability-zone": "b"}}],
+        }
+    },
 }
 """By deployment: what makes Serve restart that deployment and no other."""
 
 REBUILDING: Mapping[str, Change] = {
     "import-path": {"import_path": "fields:build_elsewhere"},
     "args": {"args": {"parts": ["Front"], "colour": "blue"}},
+    "code": {"runtime_env": {"working_dir": "other"}},
+    "modules": {"runtime_env": {"working_dir": ".", "py_modules": ["other"]}},
     "variables": {"runtime_env": {"working_dir": ".", "env_vars": {"COLOUR": "blue"}}},
     "router": {"deployments": [{"name": "Front", "request_router_config": {"request_routing_stats_period_s": 5}}]},
     "actors": {
@@ -87,24 +97,29 @@ REBUILDING: Mapping[str, Change] = {
 """By service: what makes Serve build the whole application again."""
 
 
-class OnePackage:
-    """Every folder is the test's application."""
-
-    content: bytes
-    digest: str
+class Packages:
+    """Every folder is the test's application; that of `other` differs by a comment."""
 
     def __init__(self) -> None:
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr(zipfile.ZipInfo("fields.py", (1980, 1, 1, 0, 0, 0)), FIELDS.read_bytes())
-        self.content = buffer.getvalue()
-        self.digest = hashlib.sha256(self.content).hexdigest()[:40]
+        self.here = _zipped(FIELDS.read_bytes())
+        self.other = _zipped(FIELDS.read_bytes() + b"\n# Says the same in more words.\n")
 
     def package_id(self, path: str, *, keep_folder: bool) -> str | None:
-        return self.digest
+        return _digest(self.other if path == "other" else self.here)
 
 
-PACKAGE = OnePackage()
+def _zipped(code: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("fields.py", (1980, 1, 1, 0, 0, 0)), code)
+    return buffer.getvalue()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:40]
+
+
+PACKAGES = Packages()
 
 
 def application(*parts: str, deployments: list[dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -130,7 +145,7 @@ def desired(applications: Mapping[str, dict[str, Any]]) -> dict[str, DesiredServ
         ).encode()
         for name, wanted in applications.items()
     }
-    read: Desired = read_desired(COMMIT, files, PACKAGE)
+    read: Desired = read_desired(COMMIT, files, PACKAGES)
     assert read.errors == ()
     return {service.name: service for service in read.services}
 
@@ -159,7 +174,8 @@ class Cluster:
     names: dict[str, str]
 
     async def put(self, services: Mapping[str, DesiredService]) -> None:
-        await self.adapters.packages.upload(f"gcs://_ray_pkg_{PACKAGE.digest}.zip", PACKAGE.content)
+        for content in (PACKAGES.here, PACKAGES.other):
+            await self.adapters.packages.upload(f"gcs://_ray_pkg_{_digest(content)}.zip", content)
         for name, service in services.items():
             self.names.setdefault(name, service.revision.id)
         entries = tuple(entry(service, self.names[name]) for name, service in services.items())

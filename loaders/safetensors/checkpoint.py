@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
-from loaders.safetensors.errors import InvalidFile, SourceFailed
+from loaders.safetensors.errors import InvalidFile, SourceFailed, SourceMissing
 from loaders.safetensors.header import PREFIX_BYTES, Header, TensorSpec, header_span, parse_header
 from loaders.safetensors.index import MOST_INDEX_BYTES, SUFFIX, check_index, parse_index
 from loaders.safetensors.sources import Source
@@ -41,7 +41,7 @@ class Checkpoint:
 def open_checkpoint(uri: str, origin: Origin, interrupt: Interrupt) -> Checkpoint:
     """Open everything that the URI stands for; raise a `LoadError` if any of it is not as it should be."""
     uri = _inside_folder(uri, interrupt, origin)
-    if not urlsplit(uri).path.endswith(SUFFIX):
+    if not _names_index(uri):
         return _open_files(uri, [uri], origin, interrupt)
     places = parse_index(_content(uri, origin, interrupt), uri)
     files = sorted(set(places.values()))
@@ -52,6 +52,12 @@ def open_checkpoint(uri: str, origin: Origin, interrupt: Interrupt) -> Checkpoin
         checkpoint.close()
         raise
     return checkpoint
+
+
+def _names_index(uri: str) -> bool:
+    """Only a URI has a query or a fragment: a path may have any letter in its names."""
+    path = local_path(uri)
+    return (urlsplit(uri).path if path is None else path).endswith(SUFFIX)
 
 
 def beside(uri: str, file: str) -> str:
@@ -83,7 +89,7 @@ def _inside_remote_folder(uri: str, interrupt: Interrupt, origin: Origin) -> str
     """A folder of an origin is not listed but tried: not every origin can list, or lets everyone."""
     try:
         open_source(beside(uri, USUAL_INDEX), origin, interrupt).close()
-    except SourceFailed:
+    except SourceMissing:  # anything else says nothing about whether there is an index
         return beside(uri, USUAL_FILE)
     return beside(uri, USUAL_INDEX)
 

@@ -12,7 +12,10 @@ def shown(uri: str) -> str:
     """Return the URI without password and query: presigned URLs and proxies carry secrets there."""
     if "://" not in uri:
         return uri
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # no URL at all, and so nobody knows where in it a secret may stand
+        return f"{uri.partition('://')[0]}://..."
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -53,6 +56,10 @@ class UnsupportedDtype(LoadError):
 
 class SourceFailed(LoadError):
     """The origin does not give the bytes, and trying again did not help or cannot."""
+
+
+class SourceMissing(SourceFailed):
+    """The origin says that there is no such object, or forbids it: S3 does so with what is not there."""
 
 
 class SourceUnreachable(SourceFailed):

@@ -26,7 +26,7 @@ from loaders.safetensors.errors import LoadCancelled, LoadTimedOut, NotEnoughMem
 from loaders.safetensors.fetch import Fetch
 from loaders.safetensors.host import Target
 from loaders.safetensors.layout import BLOCK_BYTES, Layout
-from loaders.safetensors.plan import CHUNK_BYTES, Chunk, Wanted, make_chunks
+from loaders.safetensors.plan import Chunk, Wanted, make_chunks
 from loaders.safetensors.progress import REPORTS_EVERY, Progress, Report, Tally, reporter
 from loaders.safetensors.selection import Shard, Tensors, bounds_of, chosen
 from loaders.safetensors.sources.interrupt import Interrupt
@@ -237,7 +237,8 @@ def stream_job(ask: Ask, check: Callable[[Job], None]) -> Iterator[tuple[str, to
         largest = max((target.size for target in job.targets), default=0)
         window = None
         if ask.memory_limit is not None:
-            check_memory(ask, largest + CHUNK_BYTES)
+            # While one tensor lies there in part, its next chunk must fit, cast as it lands: or nothing would go on.
+            check_memory(ask, largest + max((_landed_size(job, chunk) for chunk in job.chunks), default=0))
             window = Window(ask.memory_limit, lambda chunk: _landed_size(job, chunk))
         with landing_for(ask.device, job.targets, job.layout) as landing:
             blocks = Blocks(job.layout, landing)

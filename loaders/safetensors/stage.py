@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.checkpoint import open_checkpoint
-from loaders.safetensors.errors import LoadError, SourceFailed
+from loaders.safetensors.errors import LoadError, SourceFailed, shown
 from loaders.safetensors.sources import Source
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.opening import Origin, local_path
@@ -57,7 +57,7 @@ def stage(uri: str, *, region: str | None = None, timeout: float | None = None, 
         if timer is not None:
             timer.cancel()
     size = sum(source.size for source in sources)
-    return Staged(uri=uri, size=size, fetched=fetched, seconds=time.monotonic() - began)
+    return Staged(uri=shown(uri), size=size, fetched=fetched, seconds=time.monotonic() - began)
 
 
 def _kept(source: Source) -> ReadThrough:

@@ -98,7 +98,7 @@ def _tell(node: dict[str, Any]) -> None:
 
 def _stage_here(uris: Sequence[str], region: str | None, timeout: float | None) -> None:
     _store()
-    from loaders.safetensors.errors import LoadError
+    from loaders.safetensors.errors import LoadError, shown
     from loaders.safetensors.stage import stage
 
     for uri in uris:
@@ -107,7 +107,7 @@ def _stage_here(uris: Sequence[str], region: str | None, timeout: float | None) 
         except LoadError as error:
             raise click.ClickException(clean(str(error))) from None
         fetched = f"{_size(staged.fetched)} fetched" if staged.fetched else "all of it was here"
-        click.echo(f"{clean(uri)}: {_size(staged.size)}, {fetched}, {staged.seconds:.1f} s", err=True)
+        click.echo(f"{clean(shown(uri))}: {_size(staged.size)}, {fetched}, {staged.seconds:.1f} s", err=True)
 
 
 @cache.command("rm")

@@ -7,12 +7,13 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urljoin
 
-from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed, SourceUnreachable
+from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed, SourceMissing, SourceUnreachable, shown
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams
-from loaders.safetensors.sources.wire import Answer, Broken, Connection, Place, place_of
+from loaders.safetensors.sources.wire import Answer, Broken, Connection, Place, is_number, place_of
 
 FIRST_READ = 128 * 1024
 """Asked for when the file is opened: most headers are shorter, and so come with the file's size in one round trip."""
@@ -27,7 +28,7 @@ NEAR_SECONDS = 0.01
 """An origin that answers faster is as good as local: few streams saturate it, more only cost cores."""
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 TOO_MUCH = frozenset({429, 503})
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 
 
 class Pool:
@@ -74,6 +75,7 @@ class HttpFile:
         self._headers = dict(headers or {})
         self._pool = Pool()
         self._place = place_of(url)
+        self._at, self._redirects = url, 0
         self._pin: dict[str, str] = {}
         self.size = -1
         self.version = ""
@@ -155,7 +157,7 @@ class HttpFile:
         if answer.status in TOO_MUCH:
             self.streams.pushed_back()
         after = answer.headers.get("retry-after", "")
-        return min(float(after), LONGEST_RETRY_AFTER) if after.isdecimal() else 0.0
+        return min(float(after), LONGEST_RETRY_AFTER) if is_number(after) else 0.0
 
     def _final(self, answer: Answer) -> LoadError:
         meanings = {
@@ -164,20 +166,30 @@ class HttpFile:
             403: "forbids it (403)",
             404: "has no such object (404)",
         }
-        return SourceFailed(f"the origin {meanings.get(answer.status, f'answered {answer.status}')}", uri=self.uri)
+        kind = SourceMissing if answer.status in (403, 404, 410) else SourceFailed
+        return kind(f"the origin {meanings.get(answer.status, f'answered {answer.status}')}", uri=self.uri)
 
     def _follow(self, answer: Answer) -> None:
-        self._redirects = getattr(self, "_redirects", 0) + 1
-        target = urljoin(self.uri, answer.headers.get("location", ""))
+        self._redirects += 1
+        target = self._target(answer.headers.get("location", ""))
         if self._redirects > MOST_REDIRECTS or not target.startswith("http://"):
-            raise SourceFailed(f"the origin redirects to {target.split('?')[0]}, which is not followed", uri=self.uri)
-        place = place_of(target)
-        if (place.host, place.port) != (self._place.host, self._place.port):
+            raise SourceFailed(f"the origin redirects to {shown(target)}, which is not followed", uri=self.uri)
+        place, self._at = place_of(target), target
+        if (place.host, place.port) == (self._place.host, self._place.port):
+            place = replace(place, authorization=place.authorization or self._place.authorization)
+        else:
             # Credentials are for the host they were given for.
             self._headers.pop("Authorization", None)
             self._pool.close()
             self._pool = Pool()
         self._place = place
+
+    def _target(self, location: str) -> str:
+        """Return where a redirect leads; a relative one goes on from where the last one led."""
+        try:
+            return urljoin(self._at, location)
+        except ValueError as error:
+            raise SourceFailed("the origin redirects to what is no URL", uri=self.uri) from error
 
     def _check(self, answer: Answer, start: int, most: int) -> int:
         """Return the body's length after comparing everything the answer says with what was pinned."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import posixpath
-from typing import Any
+import queue
+import re
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed
+from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed, SourceMissing, SourceUnreachable, shown
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams
 
@@ -20,6 +25,11 @@ except ImportError as missing:
 FAILURES = (BaseError, OSError)
 """What obstore raises: its own tree, but Python's FileNotFoundError for what is not there."""
 FINAL = (PreconditionError, FileNotFoundError, PermissionDeniedError, UnauthenticatedError)
+PASSING = re.compile(r"HTTP error|status code: (408|425|429|5[0-9]{2})\b")
+"""obstore has no kind of its own for what does not answer, or not now; only its words tell."""
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+ONE_TRY = {"max_retries": 0, "retry_timeout": timedelta(seconds=30)}
+"""Trying again is done here, where an interrupt is seen; obstore alone would go on for minutes."""
 MOST_TRIES = 8
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 FEW_STREAMS, MOST_STREAMS = 8, 32
@@ -27,7 +37,10 @@ PART_BYTES = 1024 * 1024
 """What is copied at a time; between two parts a read can be interrupted."""
 
 
-def open_object(uri: str, region: str | None) -> ObjectFile:
+Found = TypeVar("Found")
+
+
+def open_object(uri: str, region: str | None, interrupt: Interrupt) -> ObjectFile:
     """Open one object; the store's own environment variables say how to reach it."""
     parts = urlsplit(uri)
     key = unquote(parts.path).lstrip("/")
@@ -42,27 +55,38 @@ def open_object(uri: str, region: str | None) -> ObjectFile:
             )
     options = {"region": region} if region and parts.scheme in ("s3", "s3a") else {}
     try:
-        return ObjectFile(uri, from_url(root, **options), key)
+        store = from_url(root, retry_config=ONE_TRY, **options)
     except (BaseError, ValueError) as error:
-        raise SourceFailed(f"the store cannot be opened: {error}", uri=uri) from error
+        raise SourceFailed(f"the store cannot be opened: {_said(error)}", uri=uri) from error
+    return ObjectFile(uri, store, key, interrupt)
 
 
 class ObjectFile:
     """One object, pinned to the ETag it had when it was opened."""
 
-    def __init__(self, uri: str, store: Any, key: str) -> None:  # obstore's stores have no common type
+    def __init__(  # obstore's stores have no common type
+        self, uri: str, store: Any, key: str, interrupt: Interrupt
+    ) -> None:
         """Ask for size and ETag."""
         self.uri = uri
         self._store = store
         self._key = key
-        try:
-            meta = obstore.head(store, key)
-        except FAILURES as error:
-            raise self._translated(error, None) from error
+        meta = self._head(interrupt)
         self.size: int = meta["size"]
         self.version: str = meta["e_tag"] or str(meta["last_modified"])
         self._pin = {"if_match": meta["e_tag"]} if meta["e_tag"] and not meta["e_tag"].startswith("W/") else {}
         self.streams = Streams(first=FEW_STREAMS, most=MOST_STREAMS)
+
+    def _head(self, interrupt: Interrupt) -> Any:
+        for tries in range(1, MOST_TRIES + 1):
+            try:
+                return _waited(lambda: obstore.head(self._store, self._key), interrupt)
+            except FAILURES as error:
+                failed = self._translated(error, None)
+                if not isinstance(failed, SourceUnreachable) or tries == MOST_TRIES:
+                    raise failed from error
+            interrupt.wait(_pause(tries))
+        raise AssertionError("the last try returns or raises")
 
     def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
         """Fill the buffer; what broke is resumed where it broke."""
@@ -72,38 +96,84 @@ class ObjectFile:
             interrupt.check()
             try:
                 got = self._once(span, buffer[done:], interrupt)
-                problem = "the answer ended early"
+                failed: LoadError = SourceUnreachable("the answer ended early", uri=self.uri, span=span)
             except FAILURES as error:
-                got, problem = 0, str(error)
-                final = self._translated(error, span)
+                got, failed = 0, self._translated(error, span)
                 if isinstance(error, FINAL):
-                    raise final from error
+                    raise failed from error
             done, tries = done + got, 0 if got else tries + 1
             if tries == MOST_TRIES:
-                raise SourceFailed(f"gave up after {tries} tries: {problem}", uri=self.uri, span=span)
+                raise type(failed)(f"gave up after {tries} tries: {failed.problem}", uri=self.uri, span=span)
             if not got and done < len(buffer):
-                interrupt.wait(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (tries - 1)))
+                interrupt.wait(_pause(tries))
 
     def _once(self, span: tuple[int, int], buffer: memoryview, interrupt: Interrupt) -> int:
-        answer = obstore.get(self._store, self._key, options={"range": span, **self._pin})
+        asked: Any = {"range": span, **self._pin}
+        answer = _waited(lambda: obstore.get(self._store, self._key, options=asked), interrupt)
         meta = answer.meta
         if meta["size"] != self.size or (meta["e_tag"] or str(meta["last_modified"])) != self.version:
             raise SourceChanged("the object was replaced while it was read", uri=self.uri, span=span)
         done = 0
-        for part in answer.stream(min_chunk_size=PART_BYTES):
+        parts = iter(answer.stream(min_chunk_size=PART_BYTES))
+        while True:
             interrupt.check()
+            try:
+                part = next(parts)
+            except StopIteration:
+                return done
+            except FAILURES:
+                if done:
+                    return done  # the next request goes on from here, and says what is wrong if it still is
+                raise
             view = memoryview(part)
             if done + len(view) > len(buffer):
                 raise SourceFailed("the store sent more than was asked for", uri=self.uri, span=span)
             buffer[done : done + len(view)] = view
             done += len(view)
-        return done
 
     def _translated(self, error: Exception, span: tuple[int, int] | None) -> LoadError:
         if isinstance(error, PreconditionError):
             return SourceChanged("the object was replaced while it was read", uri=self.uri, span=span)
-        kind = "has no such object" if isinstance(error, FileNotFoundError) else "does not give it"
-        return SourceFailed(f"the store {kind}: {str(error).splitlines()[0]}", uri=self.uri, span=span)
+        said = _said(error)
+        if isinstance(error, FileNotFoundError):
+            return SourceMissing(f"the store has no such object: {said}", uri=self.uri, span=span)
+        problem = f"the store does not give it: {said}"
+        if isinstance(error, PermissionDeniedError):
+            return SourceMissing(problem, uri=self.uri, span=span)
+        if isinstance(error, BaseError) and PASSING.search(said) and not isinstance(error, FINAL):
+            return SourceUnreachable(problem, uri=self.uri, span=span)
+        return SourceFailed(problem, uri=self.uri, span=span)
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _said(error: Exception) -> str:
+    """Return what obstore says, but for what addresses in it carry: passwords, signatures."""
+    text = next(iter(str(error).splitlines()), type(error).__name__)
+    return ADDRESS.sub(lambda found: shown(found.group()), text)
+
+
+def _pause(tries: int) -> float:
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (tries - 1))
+
+
+def _waited(call: Callable[[], Found], interrupt: Interrupt) -> Found:
+    """Return what a call returns, or raise when the interrupt fires: obstore itself cannot be broken off.
+
+    A call that was left alone ends after obstore's own 30 seconds; it writes to no memory of ours.
+    """
+    ended: queue.SimpleQueue[tuple[Found | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put((call(), None))
+        except BaseException as error:
+            ended.put((None, error))
+
+    with interrupt.breaking(lambda: ended.put((None, interrupt.error))):
+        threading.Thread(target=run, name="weights-ask", daemon=True).start()
+        found, error = ended.get()
+    if error is not None:
+        raise error
+    return found  # type: ignore[return-value]  # without an error it is what the call returned

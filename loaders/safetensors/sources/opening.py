@@ -55,5 +55,5 @@ def _open_remote(uri: str, origin: Origin, interrupt: Interrupt) -> Source:
     if scheme in OBJECT_STORES:
         from loaders.safetensors.sources.objects import open_object
 
-        return open_object(uri, origin.region)
+        return open_object(uri, origin.region, interrupt)
     raise SourceFailed(f"nothing here reads {scheme}://; file, http, https, s3, gs and az are known", uri=uri)

@@ -18,6 +18,7 @@ MOST_HEAD_BYTES = 64 * 1024
 """An answer's head beyond this is no answer of a file server; without a limit a hostile one fills the memory."""
 HEAD_READ = 4096
 """What comes in with the head beyond its end is body and must be copied once, so the read is small."""
+MOST_DIGITS = 19
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 10
 """A connection that gives nothing for so long is dead; the read goes on over another one."""
@@ -67,12 +68,18 @@ class Answer:
     def length(self) -> int:
         """The body's length; -1 when the answer does not say."""
         text = self.headers.get("content-length", "")
-        return int(text) if text.isdecimal() and "transfer-encoding" not in self.headers else -1
+        known = is_number(text) and "transfer-encoding" not in self.headers
+        return int(text) if known else -1
 
     @property
     def stays(self) -> bool:
         """Whether the connection can be used again after the body."""
         return self.length >= 0 and self.headers.get("connection", "").lower() != "close"
+
+
+def is_number(text: str) -> bool:
+    """Tell whether it is a number of bytes. Python refuses to read thousands of digits, and nothing has so many."""
+    return 0 < len(text) <= MOST_DIGITS and text.isascii() and text.isdecimal()
 
 
 class Broken(Exception):
@@ -162,7 +169,7 @@ def _why(error: OSError) -> str:
 def _parse_head(head: bytes) -> Answer:
     first, *lines = head.decode("latin-1").split("\r\n")
     words = first.split(" ", 2)
-    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdecimal():
+    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not is_number(words[1]):
         raise Broken(f"no HTTP answer: {first[:80]!r}")
     headers: dict[str, str] = {}
     for line in lines:

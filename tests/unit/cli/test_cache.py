@@ -49,6 +49,12 @@ def test_stage_list_and_remove(tmp_path: Path, origin: RangeServer) -> None:
     assert json.loads(run(tmp_path, "ls", "-o", "json").stdout)["contents"] == []
 
 
+def test_what_signs_a_uri_is_not_shown(tmp_path: Path, origin: RangeServer) -> None:
+    done = run(tmp_path, "stage", origin.url("a.safetensors?X-Amz-Signature=hunter2"))
+    assert "MiB fetched" in done.stderr
+    assert "hunter2" not in done.output + run(tmp_path, "ls").output
+
+
 def test_an_index_is_staged_with_all_its_files(tmp_path: Path, origin: RangeServer) -> None:
     assert run(tmp_path, "stage", origin.url("many/model.safetensors.index.json")).exit_code == 0
     kept = Store(tmp_path / "cache", 1 << 30).kept()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -210,3 +211,12 @@ def test_every_well_formed_header_is_read_as_the_reference_reads_it(shapes: list
     content = file_of(header, bytes(at))
     expected = {name: (found["dtype"], found["shape"]) for name, found in deserialize(content)}
     assert {tensor.name: (tensor.dtype, list(tensor.shape)) for tensor in read(content).tensors} == expected
+
+
+def test_a_double_key_among_many_is_found_at_once() -> None:
+    keys = ",".join(f'"t{number}":0' for number in range(100_000))
+    text = ("{" + keys + ',"t99999":0}').encode()
+    began = time.process_time()
+    with pytest.raises(InvalidFile, match="'t99999' stands there twice"):
+        parse_header(text, 8 + len(text), "w")
+    assert time.process_time() - began < 10

@@ -424,3 +424,25 @@ def test_what_fails_leaks_nothing_either(folder: Path, server: RangeServer) -> N
     gc.collect()
     assert open_files() <= descriptors
     assert threading.active_count() <= threads
+
+
+def test_a_cast_stream_that_cannot_go_on_within_its_limit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    files.write_file(path, {"a": files.Kind(dtype="BF16", shape=(65 * MiB,))})
+    with pytest.raises(NotEnoughMemory, match="memory_limit"):
+        next(stream(str(path), dtype=torch.float32, memory_limit=(260 + 8) * MiB))
+    [(name, tensor)] = stream(str(path), dtype=torch.float32, memory_limit=(260 + 16) * MiB)
+    assert (name, tensor.shape) == ("a", (65 * MiB,))
+
+
+def test_only_a_missing_index_makes_a_folder_its_usual_file(tmp_path: Path, server: RangeServer, folder: Path) -> None:
+    files.write_file(folder / "one" / "model.safetensors", files.big(MiB))
+    assert_same(load_file(server.url("one/"), cache=None), reference(folder / "one" / "model.safetensors"))
+    server.shape(Shape(refuse_first=1, refuse_status=400))
+    with pytest.raises(SourceFailed, match="400"):
+        load_file(server.url("one/"), cache=None)
+
+
+def test_a_path_may_have_what_ends_a_uri(tmp_path: Path) -> None:
+    index, _ = files.write_index(tmp_path / "a#b?c", [files.big(MiB), {"other": files.big(MiB)["block.0"]}])
+    assert_same(load_file(str(index)), reference(*sorted((tmp_path / "a#b?c").glob("*.safetensors"))))

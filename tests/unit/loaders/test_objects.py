@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import obstore
 import pytest
 from obstore.store import from_url
 
-from loaders.safetensors.errors import SourceChanged, SourceFailed
+from loaders.safetensors.errors import LoadTimedOut, SourceChanged, SourceMissing, SourceUnreachable
+from loaders.safetensors.sources import objects
 from loaders.safetensors.torch import load_file, stream
 from tests.loading import files
 from tests.loading.needs_torch import torch
@@ -66,7 +70,7 @@ def test_an_object_replaced_meanwhile_is_an_error(store: S3Server, tmp_path: Pat
 
 def test_an_object_that_is_not_there_is_said_so(store: S3Server) -> None:
     store.upload("weights", "other", b"x")
-    with pytest.raises(SourceFailed, match=r"s3://weights/none\.safetensors.*no such object"):
+    with pytest.raises(SourceMissing, match=r"s3://weights/none\.safetensors.*no such object"):
         load_file("s3://weights/none.safetensors", cache=None)
 
 
@@ -76,3 +80,31 @@ def test_a_part_of_an_object_is_cast_on_the_way(store: S3Server, tmp_path: Path)
     uri = store.upload("weights", "part.safetensors", path)
     found = load_file(uri, cache=None, tensors="*.norm.weight", dtype=torch.float32)
     assert {name: tensor.dtype for name, tensor in found.items()} == {"layers.0.norm.weight": torch.float32}
+
+
+def test_a_store_that_is_gone_is_unreachable_and_its_address_shown_without_secrets(
+    store: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "MOST_TRIES", 2)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    with pytest.raises(SourceUnreachable, match=f"127.0.0.1:{port}"):
+        load_file("s3://weights/w.safetensors", cache=None)
+    with pytest.raises(SourceUnreachable) as raised:
+        load_file(f"https://me:hunter2@127.0.0.1:{port}/w.safetensors", cache=None)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_time_out_ends_an_open_that_hangs(store: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(LoadTimedOut):
+            load_file("s3://weights/w.safetensors", cache=None, timeout=0.5)
+        assert time.monotonic() - began < 5
+    # The call that was left alone ends with the server, which took no connection.
+    for thread in threading.enumerate():
+        if thread.name == "weights-ask":
+            thread.join(10)
+            assert not thread.is_alive()

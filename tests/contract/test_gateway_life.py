@@ -245,7 +245,7 @@ async def test_a_haproxy_that_was_started_on_a_full_disk_is_found_again(tmp_path
                 old = (given.folder / "gateway.json").read_text()
         # As if the daemon had died before there was room again.
         (given.folder / "gateway.json").write_text(old)
-        async with load(given.port) as result, front(given) as gate:
+        async with load(given.port) as result, front(given, stop=False) as gate:
             assert await weights(gate) == WEIGHTS
             await gate.until_up(*doubles)
         assert result.failures == []

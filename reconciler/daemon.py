@@ -27,6 +27,7 @@ from reconciler.adapters.store import SqliteStore
 from reconciler.api.app import make_app
 from reconciler.api.guard import Access
 from reconciler.api.server import ApiServer
+from reconciler.api.webhooks import Sender, Webhooks
 from reconciler.desk import Desk
 from reconciler.errors import PortError
 from reconciler.gateway import GatewaySettings, HAProxyGateway
@@ -71,10 +72,25 @@ async def serve(settings: Settings) -> None:
         fittings = await stack.enter_async_context(_fitted(settings))
         state_folder.announce(settings.state, settings.server, state_folder.default_folder(os.environ))
         access = Access(token=Secret(state_folder.api_token(settings.state)), hosts=settings.allowed_hosts)
-        app = make_app(fittings.desk, access, fittings.clock)
+        app = make_app(fittings.desk, access, fittings.clock, _webhooks(fittings))
         log.info("started", repo=settings.repo_shown, branch=settings.branch, ray=settings.ray, page=settings.server)
         await _until_told(_run(fittings, api.serve(app)))
         log.info("stopped; the gateway goes on with the last routes")
+
+
+def _webhooks(fittings: _Fittings) -> Webhooks:
+    settings = fittings.settings
+    secrets = {
+        Sender.GITHUB: settings.webhook_github_secret_file,
+        Sender.GITLAB: settings.webhook_gitlab_secret_file,
+        Sender.GENERIC: settings.webhook_generic_secret_file,
+    }
+    return Webhooks(
+        secrets=secrets,
+        branch=settings.branch,
+        nudge=fittings.source.nudge,
+        count=fittings.metrics.count_webhook,
+    )
 
 
 async def _until_told(work: Coroutine[object, object, None]) -> None:

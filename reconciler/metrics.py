@@ -133,6 +133,7 @@ class Metrics:
             registry=self._registry,
         )
         self._git = self._counter("git_requests", "Requests to the repository.", "kind", "outcome")
+        self._webhooks = self._counter("webhooks", "Webhooks received.", "sender", "outcome")
         self._rollouts = self._counter("rollouts", "Ended rollouts.", "service", "outcome")
         self._rollbacks = self._counter("rollbacks", "Rollbacks.", "service", "reason")
         self._drift = self._counter("drift", "Changes in Serve that somebody else made.", "service", "field")
@@ -157,6 +158,10 @@ class Metrics:
     def count_git_request(self, kind: str, outcome: str) -> None:
         """Count one request to the repository (`kind`: query or fetch)."""
         self._git.labels(kind, outcome).inc()
+
+    def count_webhook(self, sender: str, outcome: str) -> None:
+        """Count one webhook: accepted, ignored, refused, malformed, too_large, or off."""
+        self._webhooks.labels(sender, outcome).inc()
 
     def render(self) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -9,13 +9,15 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from reconciler.trust_settings import TRUST_PARSERS, TrustSettings
+from reconciler.trust_settings import Secret as Secret  # noqa: PLC0414 (its home for everybody else)
 from specs.durations import parse_duration
 
 PREFIX = "HELIOSTAT_"
@@ -70,21 +72,6 @@ class AllowedHost:
         return host if self.port is None else f"{host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class Secret:
-    """A value that never shows in logs, errors or `repr`; `reveal` it where it is used."""
-
-    _value: str = field(repr=False)
-
-    def reveal(self) -> str:
-        """Return the secret itself."""
-        return self._value
-
-    def __str__(self) -> str:
-        """Return a mask."""
-        return "********"
-
-
 class GatewayMode(StrEnum):
     """How requests reach replicas."""
 
@@ -113,7 +100,7 @@ class LogLevel(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(TrustSettings):
     """The daemon's settings. Each field is also a flag, an environment variable and a TOML key."""
 
     repo: str
@@ -275,6 +262,7 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "serve_host": str,
     "log_format": _choice(LogFormat),
     "log_level": _choice(LogLevel),
+    **TRUST_PARSERS,
 }
 """One reader per setting; a setting's name is its flag (with dashes), its variable and its TOML key."""
 

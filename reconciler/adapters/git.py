@@ -28,6 +28,8 @@ MAX_SPEC_BYTES = 64 * 1024 * 1024
 _SPEC_SUFFIXES = (".yaml", ".yml")
 _FIRST_RETRY = timedelta(seconds=1)
 _STAMP_EVERY = timedelta(minutes=1)
+NUDGE_GAP = timedelta(seconds=1)
+"""Between looks that nudges ask for, as long as nudges come: a thousand pushes a minute are sixty looks."""
 
 Count = Callable[[str, str], None]
 
@@ -79,6 +81,12 @@ class GitSource:
         self._problem = ""
         self._failures = 0
         self._next_query: datetime | None = None
+        self._looked_last: datetime | None = None
+        self._nudged = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Look soon: somebody says that the branch moved. Many nudges are one look."""
+        self._nudged.set()
 
     async def read(self) -> Reading:
         """Return the newest commit's services; keeps and returns the last ones when Git fails."""
@@ -92,7 +100,7 @@ class GitSource:
         """Return as soon as `read` may answer anew: a commit, trouble, or the end of trouble."""
         if self._refs is None:
             while self._outlook() == self._told:
-                await self._clock.sleep(self._until_query())
+                await self._until_due()
                 await self._refresh()
             return
         async with aclosing(self._refs.stirs(self._clock)) as stirs:
@@ -153,6 +161,20 @@ class GitSource:
     def _until_query(self) -> timedelta:
         return self._next_query - self._clock.now() if self._next_query else timedelta(0)
 
+    async def _until_due(self) -> None:
+        """Wait for the interval or a nudge, whichever comes first, but never look more often than `NUDGE_GAP`."""
+        sleep = asyncio.ensure_future(self._clock.sleep(self._until_query()))
+        nudged = asyncio.ensure_future(self._nudged.wait())
+        try:
+            await asyncio.wait((sleep, nudged), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            nudged.cancel()
+        if self._nudged.is_set() and self._looked_last is not None:
+            early = self._looked_last + NUDGE_GAP - self._clock.now()
+            if early > timedelta(0):
+                await self._clock.sleep(early)
+
     def _schedule(self) -> None:
         """Set when to look again: after an interval, sooner while trouble is fresh, spread so that daemons differ."""
         wait = self._settings.interval
@@ -165,6 +187,8 @@ class GitSource:
     async def _refresh(self) -> None:
         """Look once, and read the commit when it is a new one."""
         async with self._lock:
+            self._nudged.clear()
+            self._looked_last = self._clock.now()
             try:
                 if self._next_query is None:
                     await self._recover()

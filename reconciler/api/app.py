@@ -11,10 +11,11 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from reconciler.api import acts, page, reads, streams
+from reconciler.api import acts, page, reads, streams, webhooks
 from reconciler.api.backend import Backend
 from reconciler.api.guard import Access, Guard
 from reconciler.api.problems import HANDLERS
+from reconciler.api.webhooks import Sender, Webhooks
 from reconciler.ports import Clock
 from specs.commands import Verb
 
@@ -23,16 +24,20 @@ SERVICE = f"{V1}/services/{{name}}"
 STATIC = Path(__file__).parent / "static"
 
 
-def make_app(backend: Backend, access: Access, clock: Clock) -> Starlette:
-    """Return the application. Set `app.state.closing` to end its long polls and streams."""
+def make_app(backend: Backend, access: Access, clock: Clock, hooks: Webhooks | None = None) -> Starlette:
+    """Return the application; without `hooks` webhooks are off.
+
+    Set `app.state.closing` to end its long polls and streams.
+    """
     app = Starlette(
-        routes=[*_pages(), *_reads(), *_acts()],
+        routes=[*_pages(), *_reads(), *_acts(), *_webhooks()],
         middleware=[Middleware(Guard, hosts=access.hosts)],
         exception_handlers=HANDLERS,
     )
     app.state.backend = backend
     app.state.access = access
     app.state.clock = clock
+    app.state.webhooks = hooks or Webhooks()
     app.state.closing = asyncio.Event()
     app.state.streams = 0
     return app
@@ -64,3 +69,10 @@ def _reads() -> list[BaseRoute]:
 
 def _acts() -> list[BaseRoute]:
     return [Route(f"{SERVICE}/{verb.value}", partial(acts.act, verb), methods=["POST"]) for verb in Verb]
+
+
+def _webhooks() -> list[BaseRoute]:
+    return [
+        Route(f"{webhooks.PREFIX}{sender.value}", partial(webhooks.receive, sender), methods=["POST"])
+        for sender in Sender
+    ]

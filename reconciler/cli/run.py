@@ -13,6 +13,7 @@ import click
 from reconciler.adapters.state_folder import default_folder
 from reconciler.errors import PortError
 from reconciler.settings import GatewayMode, LogFormat, LogLevel, Settings, SettingsError, load_settings
+from reconciler.trust_settings import OPTIONS as TRUST
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -49,6 +50,10 @@ OPTIONS = (
     click.option("--serve-host", metavar="HOST", help="What Serve binds to if it is started here.  [default: 0.0.0.0]"),
     click.option("--log-format", type=_one_of(LogFormat), help="How log lines look.  [default: auto]"),
     click.option("--log-level", type=_one_of(LogLevel), help="The least that is told.  [default: info]"),
+    *(
+        click.option(option.flag, option.name, metavar=option.metavar, help=option.help, multiple=option.multiple)
+        for option in TRUST
+    ),
     click.option("--config", metavar="FILE", help='TOML file with the same settings, such as `git_interval = "1m"`.'),
 )
 

@@ -1,14 +1,15 @@
-"""`make bench [ARGS="throughput pace fleet gateway analysis loading-serve"]`: measure; write docs/benchmarks."""
+"""`make bench [ARGS="throughput pace webhook fleet gateway analysis loading-serve"]`: measure; write docs/benchmarks."""
 
 from __future__ import annotations
 
 import sys
 
-from tests.bench import analysis, fleet, gateway_cost, loading_serve, pace, throughput
+from tests.bench import analysis, fleet, gateway_cost, loading_serve, pace, throughput, webhook
 
 BENCHMARKS = {
     "throughput": throughput.run,
     "pace": pace.run,
+    "webhook": webhook.run,
     "fleet": fleet.run,
     "gateway": gateway_cost.run,
     "analysis": analysis.run,

@@ -17,12 +17,13 @@ from specs.service import Service
 
 ROOT = Path(__file__).parents[3]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+TRUST = (ROOT / "docs" / "trust.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def rows(heading: str) -> list[str]:
+def rows(heading: str, page: str = OPERATIONS) -> list[str]:
     """Return the first cells of the table with this header line, code marks taken off."""
-    _, _, below = OPERATIONS.partition(f"| {heading} |")
+    _, _, below = page.partition(f"| {heading} |")
     lines = below.splitlines()[2:]
     table = lines[: next((number for number, line in enumerate(lines) if not line.startswith("|")), len(lines))]
     return [name for line in table for name in re.findall(r"`([^`]+)`", line.split("|")[1])]
@@ -35,9 +36,9 @@ def test_every_reason_is_explained_once() -> None:
 def test_every_setting_is_listed_with_its_flag_and_variable() -> None:
     flags = {word for option in run.params for word in option.opts if word.startswith("--")}
     assert len(flags) >= len(OPTIONS)
-    assert set(rows("flag")) == flags - {"--config", "--help"}
+    assert {*rows("flag"), *rows("flag", TRUST)} == flags - {"--config", "--help"}
     for name in PARSERS.keys() | {TOKEN_FILE}:
-        assert PREFIX + name.upper() in OPERATIONS
+        assert PREFIX + name.upper() in OPERATIONS + TRUST
 
 
 def test_every_metric_that_is_listed_exists() -> None:

@@ -1,4 +1,4 @@
-"""`make bench [ARGS="throughput pace webhook fleet gateway analysis loading-serve"]`: measure; write docs/benchmarks."""
+"""`make bench [ARGS="throughput pace webhook fleet gateway analysis loading-serve"]`: measure."""
 
 from __future__ import annotations
 

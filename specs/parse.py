@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from specs.application import application_packages, application_problems, metric_problems, rollout_problems
@@ -19,6 +19,7 @@ from specs.desired import (
     OnInconclusive,
     PackageRef,
     Pause,
+    Revision,
     RolloutSettings,
     SetHeaderRoute,
     SetWeight,
@@ -32,9 +33,9 @@ from specs.revision import make_revision
 from specs.routes import HeaderMatch, Sticky, StickyKind
 from specs.runtime_env import Folders, PackageIndex
 from specs.service import API_VERSION, GROUP, GateSpec, HeaderMatchSpec, RolloutSpec, Service, StepSpec, StickySpec
-from specs.yaml_marks import Document, Mark, Node, YamlProblem, read_yaml
+from specs.yaml_marks import Document, Mark, Node, YamlFile, YamlProblem, read_yaml
 
-__all__ = ["PackageIndex", "is_spec_file", "read_desired"]
+__all__ = ["PackageIndex", "SpecReader", "Specs", "is_spec_file", "read_desired"]
 
 KINDS = ("Service", "ClusterPolicy")
 
@@ -67,6 +68,8 @@ class _Read:
     """What one document, or one file, or all of them say."""
 
     services: tuple[DesiredService, ...] = ()
+    written: tuple[Service | ClusterPolicy, ...] = ()
+    """The documents behind `services` and `policies` that are right, as they were read."""
     policies: tuple[tuple[str, Mark, ClusterSettings | None], ...] = ()
     """Where each ClusterPolicy is, and what it sets; None when it is wrong."""
     claims: tuple[_Claim, ...] = ()
@@ -79,11 +82,21 @@ class _Read:
         known = tuple(parts)
         return cls(
             services=tuple(service for part in known for service in part.services),
+            written=tuple(model for part in known for model in part.written),
             policies=tuple(policy for part in known for policy in part.policies),
             claims=tuple(claim for part in known for claim in part.claims),
             needs=tuple(need for part in known for need in part.needs),
             errors=tuple(error for part in known for error in part.errors),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specs:
+    """What a commit wants, and the documents that say so, by name; the ClusterPolicy apart."""
+
+    desired: Desired
+    written: Mapping[str, Service] = field(default_factory=dict)
+    policy: ClusterPolicy | None = None
 
 
 def read_desired(commit: Commit, files: Mapping[str, bytes], packages: PackageIndex) -> Desired:
@@ -92,30 +105,123 @@ def read_desired(commit: Commit, files: Mapping[str, bytes], packages: PackageIn
     A file with an error gives no services: they are held where they are. Services that take the same name
     or route, or that wait for each other, are held, all of them. Never raises because of what the files say.
     """
-    read = _Read.joined(
-        _read_file(content, Folders(commit=commit.sha, file=path, index=packages))
-        for path, content in sorted(files.items())
-    )
+    return SpecReader().read(commit, files, packages).desired
+
+
+class SpecReader:
+    """Reads commit after commit, and of each only what differs from the one before."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._known: dict[str, _KnownFile] = {}
+        self._parsed: dict[bytes, YamlFile] = {}
+        self._is_spec: dict[bytes, bool] = {}
+
+    def read(self, commit: Commit, files: Mapping[str, bytes], packages: PackageIndex) -> Specs:
+        """Return what `read_desired` does, with the documents."""
+        self._known = {
+            path: self._file(content, Folders(commit=commit.sha, file=path, index=packages))
+            for path, content in sorted(files.items())
+        }
+        self._parsed.clear()
+        self._is_spec.clear()
+        return _assembled(commit, _Read.joined(known.read for known in self._known.values()))
+
+    def is_spec_file(self, content: bytes) -> bool:
+        """Return what the function of that name does; keeps the work for the `read` that follows."""
+        known = self._is_spec.get(content)
+        if known is None:
+            known = GROUP.encode() in content and _is_spec(self._yaml(content), content)
+            self._is_spec[content] = known
+        return known
+
+    def _yaml(self, content: bytes) -> YamlFile:
+        file = self._parsed.get(content)
+        if file is None:
+            self._parsed[content] = file = read_yaml(content)
+        return file
+
+    def _file(self, content: bytes, folders: Folders) -> _KnownFile:
+        known = self._known.get(folders.file)
+        if known is not None and known.content == content and known.still_holds(folders.index):
+            return known.at(folders.commit)
+        if GROUP.encode() not in content:
+            return _KnownFile(content=content, read=_Read())
+        index = _AskedIndex(folders.index)
+        file = self._yaml(content)
+        self._is_spec[content] = _is_spec(file, content)
+        self._parsed.pop(content, None)  # Thousands of files as nodes are larger than what they say.
+        read = _read_file(file, content, replace(folders, index=index))
+        return _KnownFile(content=content, read=read, asked=index.asked)
+
+
+class _AskedIndex:
+    """Remembers what a file's meaning depends on besides its own content."""
+
+    def __init__(self, index: PackageIndex) -> None:
+        self._index = index
+        self.asked: dict[tuple[str, bool], str | None] = {}
+
+    def package_id(self, path: str, *, keep_folder: bool) -> str | None:
+        found = self._index.package_id(path, keep_folder=keep_folder)
+        self.asked[path, keep_folder] = found
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KnownFile:
+    """A file of the commit that was read last, and the answers on which its meaning rests."""
+
+    content: bytes
+    read: _Read
+    asked: Mapping[tuple[str, bool], str | None] = field(default_factory=dict)
+
+    def still_holds(self, index: PackageIndex) -> bool:
+        return all(index.package_id(path, keep_folder=keep) == answer for (path, keep), answer in self.asked.items())
+
+    def at(self, commit: str) -> _KnownFile:
+        """Return it as a file of another commit: packages are named with the commit that they are made from."""
+        if not any(service.revision.packages for service in self.read.services):
+            return self
+        services = tuple(replace(s, revision=_revision_at(s.revision, commit)) for s in self.read.services)
+        return replace(self, read=replace(self.read, services=services))
+
+
+def _revision_at(revision: Revision, commit: str) -> Revision:
+    return replace(revision, packages=tuple(replace(package, commit=commit) for package in revision.packages))
+
+
+def _assembled(commit: Commit, read: _Read) -> Specs:
+    """Return what all files say together."""
     doubles, disputed = _doubles(read.claims)
     settings, policy_errors = _settings(read.policies)
     rounds = {circle[0].service: _circle_error(circle) for circle in circles(read.needs)}
     held = disputed | rounds.keys()
-    services = (service for service in read.services if service.name not in held)
+    services = tuple(service for service in read.services if service.name not in held)
+    names = {service.name for service in services}
     errors = tuple(sorted({*read.errors, *doubles, *policy_errors, *rounds.values()}))
-    return Desired(
+    desired = Desired(
         commit=commit,
         services=tuple(sorted(services, key=lambda service: service.name)),
         errors=errors,
         settings=settings or ClusterSettings(),
         is_policy_known=settings is not None or not errors,
     )
+    written = {model.metadata.name: model for model in read.written if isinstance(model, Service)}
+    policies = [model for model in read.written if isinstance(model, ClusterPolicy)]
+    return Specs(
+        desired=desired,
+        written={name: model for name, model in sorted(written.items()) if name in names},
+        policy=policies[0] if settings is not None and policies else None,
+    )
 
 
 def is_spec_file(content: bytes) -> bool:
     """Return whether a YAML file has a document for Heliostat, right or wrong."""
-    if GROUP.encode() not in content:
-        return False
-    file = read_yaml(content)
+    return GROUP.encode() in content and _is_spec(read_yaml(content), content)
+
+
+def _is_spec(file: YamlFile, content: bytes) -> bool:
     if any(_is_ours(document.root) for document in file.documents):
         return True
     return bool(file.problems) and _OUR_LINE.search(content) is not None
@@ -128,17 +234,15 @@ def _is_ours(root: Node) -> bool:
     )
 
 
-def _read_file(content: bytes, folders: Folders) -> _Read:
-    if GROUP.encode() not in content:
-        return _Read()
-    file = read_yaml(content)
+def _read_file(file: YamlFile, content: bytes, folders: Folders) -> _Read:
     ours = [document for document in file.documents if _is_ours(document.root)]
     broken = file.problems if ours or _OUR_LINE.search(content) else ()
     read = _Read.joined(
         [*(_read_document(document, folders) for document in ours), _Read(errors=_yaml_errors(broken, folders.file))]
     )
     if read.errors:
-        return replace(read, services=())
+        written = tuple(model for model in read.written if isinstance(model, ClusterPolicy))
+        return replace(read, services=(), written=written)
     return read
 
 
@@ -206,7 +310,7 @@ def _read_service(value: dict[str, Any], root: Node, folders: Folders) -> tuple[
     if model is None or problems:
         return _Read(claims=claims, needs=needs), problems
     source = SourceRef(path=folders.file, line=root.mark[0])
-    return _Read(services=(_service(model, packages, source),), claims=claims, needs=needs), []
+    return _Read(services=(_service(model, packages, source),), written=(model,), claims=claims, needs=needs), []
 
 
 def _sound_part(rollout: Any) -> RolloutSpec:
@@ -221,7 +325,8 @@ def _sound_part(rollout: Any) -> RolloutSpec:
 def _read_policy(value: dict[str, Any], root: Node, path: str) -> tuple[_Read, list[Problem]]:
     model, problems = validate(ClusterPolicy, value)
     settings = model.settings() if model is not None else None
-    return _Read(policies=((path, root.locate(("kind",)), settings),)), problems
+    written = (model,) if model is not None else ()
+    return _Read(policies=((path, root.locate(("kind",)), settings),), written=written), problems
 
 
 def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef) -> DesiredService:

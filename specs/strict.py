@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from specs.amount import Amount
@@ -51,6 +51,10 @@ def _amount(value: Any) -> Amount:
     return Amount(value=int(number), is_percent=True)
 
 
+def _written_amount(amount: Amount) -> str | int:
+    return str(amount) if amount.is_percent else amount.value
+
+
 MAX_COUNT = 100_000
 """More replicas than any cluster holds: a larger number is a typing error."""
 
@@ -65,6 +69,7 @@ Duration = Annotated[
 CountOrShare = Annotated[
     Amount,
     BeforeValidator(_amount),
+    PlainSerializer(_written_amount),
     WithJsonSchema(
         {
             "anyOf": [

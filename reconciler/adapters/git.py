@@ -14,18 +14,13 @@ from pathlib import Path
 from reconciler.adapters.git_command import Failure, GitFailed, in_thread
 from reconciler.adapters.git_location import check_branch, locate
 from reconciler.adapters.git_mirror import Mirror
-from reconciler.adapters.git_packages import Packer
 from reconciler.adapters.git_refs import LocalRefs
+from reconciler.adapters.git_specs import CommitReader
 from reconciler.adapters.packaging import MAX_PACKAGE_BYTES
 from reconciler.errors import Retry, Stalled
 from reconciler.ports import Clock, Reading
 from specs.desired import Desired, PackageRef
-from specs.parse import is_spec_file, read_desired
 
-MAX_SPEC_BYTES = 64 * 1024 * 1024
-"""All YAML files together: more is data, and would be read into memory again at every commit."""
-
-_SPEC_SUFFIXES = (".yaml", ".yml")
 _FIRST_RETRY = timedelta(seconds=1)
 _STAMP_EVERY = timedelta(minutes=1)
 NUDGE_GAP = timedelta(seconds=1)
@@ -66,12 +61,11 @@ class GitSource:
         self._clock = clock
         self._count = count
         self._shown = location.shown
-        self._path = _clean(settings.path)
+        self._path = clean_path(settings.path)
         self._mirror = Mirror(settings.state / "git", location, check_branch(settings.branch))
-        self._packer = Packer(self._mirror.objects, is_spec_file, settings.max_package_bytes)
+        self._reader = CommitReader(self._mirror.objects, self._path, settings.max_package_bytes)
         self._refs = LocalRefs(location.folder, settings.branch) if location.folder else None
         self._lock = asyncio.Lock()
-        self._specs: dict[str, bytes] = {}
         self._desired: Desired | None = None
         self._refused = ("", "")
         self._looked_at: str | None = None
@@ -113,7 +107,7 @@ class GitSource:
     async def package(self, ref: PackageRef) -> bytes:
         """Return the deterministic zip of a folder at a commit. Raises Stalled when it cannot be packed."""
         try:
-            return await in_thread(self._packer.package, ref)
+            return await in_thread(self._reader.packer.package, ref)
         except GitFailed as error:
             self._count("package", error.failure.value)
             text = f"cannot package {ref.path or '.'!r} of commit {ref.commit[:12]}: {error.text}"
@@ -262,29 +256,7 @@ class GitSource:
         return answer
 
     def _parse(self, sha: str) -> Desired:
-        """Read every spec file of a commit, each blob only once over all commits."""
-        objects = self._mirror.objects
-        commit = objects.commit(sha, self._settings.branch)
-        if objects.kind(sha, self._path) is None:
-            raise GitFailed(Failure.OTHER, f"commit {sha[:12]} has no folder {self._path!r}: check --path")
-        entries = objects.files(sha, self._path)
-        if not entries:
-            raise GitFailed(Failure.OTHER, f"commit {sha[:12]} is empty: commit a file, if only a README")
-        specs = [entry for entry in entries if entry.is_file and self._is_spec_path(entry.path)]
-        total = sum(entry.size or 0 for entry in specs)
-        if total > MAX_SPEC_BYTES:
-            raise GitFailed(
-                Failure.OTHER, f"its YAML files are {total >> 20} MiB, too much to be specs: give --path FOLDER"
-            )
-        known = {entry.oid: self._specs[entry.oid] for entry in specs if entry.oid in self._specs}
-        self._specs = known | objects.blobs(entry.oid for entry in specs if entry.oid not in known)
-        files = {_printable(entry.path): self._specs[entry.oid] for entry in specs}
-        return read_desired(commit, files, self._packer.at(commit.sha))
-
-    def _is_spec_path(self, path: str) -> bool:
-        below = path.removeprefix(self._path).strip("/") if self._path else path
-        folders = below.split("/")[:-1]
-        return path.endswith(_SPEC_SUFFIXES) and not any(folder.startswith(".") for folder in folders)
+        return self._reader.read(sha, self._settings.branch).desired
 
     async def _confirm(self) -> None:
         """Note that the branch is at the commit that is served; now and then also for the next start."""
@@ -311,16 +283,12 @@ class GitSource:
         return f"holding to commit {self._desired.commit.sha[:12]}, {ago}"
 
 
-def _clean(path: str) -> str:
+def clean_path(path: str) -> str:
     """Return a path filter as git names it: relative to the root, without dots and slashes around it."""
     clean = posixpath.normpath(path.strip()).strip("/") if path.strip() else ""
     if clean.startswith("../") or clean == "..":
         raise Stalled(f"the path {path!r} leaves the repository: name a folder inside it")
     return "" if clean == "." else clean
-
-
-def _printable(path: str) -> str:
-    return path.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _spell(age: timedelta) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,12 +34,40 @@ class Entry:
         return self.mode.startswith("100")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A commit's folders (the tree id of each, by path; the root's is "") and what is in them, sorted by path."""
+
+    folders: Mapping[str, str]
+    entries: tuple[Entry, ...]
+
+    def below(self, folder: str) -> tuple[Entry, ...]:
+        """Return every file, link and submodule below a folder, named from it."""
+        if not folder:
+            return self.entries
+        first = bisect_left(self.entries, f"{folder}/", key=_path)
+        last = bisect_left(self.entries, f"{folder}0", key=_path)  # "0" comes right after "/".
+        cut = len(folder) + 1
+        return tuple(replace(entry, path=entry.path[cut:]) for entry in self.entries[first:last])
+
+    def blob(self, path: str) -> str | None:
+        """Return the blob id of the file, link included, at `path`, or None."""
+        at = bisect_left(self.entries, path, key=_path)
+        found = self.entries[at] if at < len(self.entries) and self.entries[at].path == path else None
+        return found.oid if found is not None and found.mode != SUBMODULE else None
+
+
+def _path(entry: Entry) -> str:
+    return entry.path
+
+
 class Objects:
     """What one repository's commits hold."""
 
-    def __init__(self, command: GitCommand) -> None:
-        """`command` runs git on the repository."""
+    def __init__(self, command: GitCommand, scratch: Path | None = None) -> None:
+        """`command` runs git on the repository; `scratch` is a folder to write in, by default the repository."""
         self._command = command
+        self._scratch = scratch or command.repository
 
     def commit(self, sha: str, branch: str) -> Commit:
         """Return a commit's own words. Raises GitFailed when it is not there."""
@@ -66,23 +95,13 @@ class Objects:
         out = self._command.run("ls-tree", "-r", "-z", "-l", "--full-tree", treeish, *under)
         return tuple(sorted(_entry(record) for record in out.split(b"\0") if record))
 
-    def folders(self, commit: str) -> Mapping[str, str]:
-        """Return the tree id of every folder of a commit; the root's path is ""."""
-        out = self._command.run("ls-tree", "-r", "-d", "-z", "--full-tree", commit)
+    def listing(self, commit: str) -> Listing:
+        """Return everything that a commit holds, in two runs of git however many folders it has."""
+        out = self._command.run("ls-tree", "-r", "-t", "-z", "-l", "--full-tree", commit)
         entries = [_entry(record) for record in out.split(b"\0") if record]
         root = self._command.run("rev-parse", "--verify", "--quiet", f"{commit}^{{tree}}").decode().strip()
-        return {"": root} | {entry.path: entry.oid for entry in entries if entry.mode == TREE}
-
-    def blob_ids(self, commit: str, paths: Iterable[str]) -> dict[str, str]:
-        """Return the blob ids of those paths that the commit has as files."""
-        wanted = list(paths)
-        stdin = "".join(f"{commit}:{path}\n" for path in wanted).encode(errors="surrogateescape")
-        lines = self._command.run("cat-file", "--batch-check=%(objecttype) %(objectname)", stdin=stdin).splitlines()
-        return {
-            path: line.split()[1].decode()
-            for path, line in zip(wanted, lines, strict=True)
-            if line.startswith(b"blob ")
-        }
+        folders = {"": root} | {entry.path: entry.oid for entry in entries if entry.mode == TREE}
+        return Listing(folders=folders, entries=tuple(sorted(entry for entry in entries if entry.mode != TREE)))
 
     def blobs(self, oids: Iterable[str]) -> dict[str, bytes]:
         """Return the contents of blobs by id, in one run. Raises GitFailed when one cannot be read."""
@@ -116,7 +135,7 @@ class Objects:
             f"100644 {oid} 0\t{path}\0".encode(errors="surrogateescape") for path, oid in sorted(attributes.items())
         )
         stdin = b"".join(path.encode(errors="surrogateescape") + b"\0" for path in wanted)
-        with tempfile.TemporaryDirectory(dir=self._command.repository, prefix="index-") as folder:
+        with tempfile.TemporaryDirectory(dir=self._scratch, prefix="index-") as folder:
             environment = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
             self._command.run("update-index", "-z", "--index-info", stdin=index, environment=environment)
             out = self._command.run(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import posixpath
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from reconciler.adapters import packaging
-from reconciler.adapters.git_objects import ATTRIBUTES, Entry, Objects
+from reconciler.adapters.git_objects import ATTRIBUTES, Entry, Listing, Objects
 from reconciler.adapters.packaging import Folder
 from reconciler.errors import Stalled
 from specs.desired import PackageRef
 
 IsSpecFile = Callable[[bytes], bool]
 
-_CACHED_FOLDERS = 512
+_CACHED_FOLDERS = 4096
+"""Fewer than a repository has services would mean to list all their folders again at each commit."""
+
+_CACHED_COMMITS = 2
+"""Their listings: the newest commit's, and the one that it is compared with."""
+
 _SPEC_SUFFIXES = (".yaml", ".yml")
 
 
@@ -38,11 +43,17 @@ class Packer:
         self._objects = objects
         self._is_spec_file = is_spec_file
         self._max_bytes = max_bytes
-        self._listings: OrderedDict[_Listed, tuple[Entry, ...]] = OrderedDict()
+        self._folders: OrderedDict[_Listed, tuple[Folder, str]] = OrderedDict()
+        self._commits: OrderedDict[str, CommitPackages] = OrderedDict()
+        self._contents: Mapping[str, bytes] = {}
 
     def at(self, commit: str) -> CommitPackages:
         """Return the packages of one commit."""
-        return CommitPackages(self, self._objects, commit)
+        found = self._commits.pop(commit, None) or CommitPackages(self, self._objects, commit)
+        self._commits[commit] = found
+        while len(self._commits) > _CACHED_COMMITS:
+            self._commits.popitem(last=False)
+        return found
 
     def package(self, ref: PackageRef) -> bytes:
         """Return the zip of a folder. Raises Stalled when it cannot be packed or is not what `ref` names."""
@@ -55,21 +66,31 @@ class Packer:
         files = packaging.check(packaging.with_targets(folder, links), self._max_bytes)
         return packaging.build(folder, files, self._objects.blobs(entry.oid for entry in files))
 
-    def entries(self, listed: _Listed) -> tuple[Entry, ...]:
-        """Return what is packaged of a folder, named from the folder."""
-        found = self._listings.pop(listed, None)
-        self._listings[listed] = found = self._list(listed) if found is None else found
-        while len(self._listings) > _CACHED_FOLDERS:
-            self._listings.popitem(last=False)
+    def know(self, contents: Mapping[str, bytes]) -> None:
+        """Take blobs that were read already, by id: the YAML files of packages mostly are."""
+        self._contents = contents
+
+    def folder(self, listed: _Listed, listing: Listing) -> tuple[Folder, str]:
+        """Return what is packaged of a folder, named from the folder, and its content address without a top."""
+        found = self._folders.pop(listed, None)
+        if found is None:
+            folder = Folder(shown=listed.path or ".", entries=self._list(listed, listing.below(listed.path)))
+            found = (folder, folder.id)
+        self._folders[listed] = found
+        while len(self._folders) > _CACHED_FOLDERS:
+            self._folders.popitem(last=False)
         return found
 
-    def _list(self, listed: _Listed) -> tuple[Entry, ...]:
-        entries = self._objects.files(listed.tree)
+    def _list(self, listed: _Listed, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         ignored = self._ignored(listed, entries)
-        kept = [entry for entry in entries if not _is_within(entry.path, ignored)]
+        kept = [entry for entry in entries if not _is_within(entry.path, ignored)] if ignored else entries
         yaml = [entry for entry in kept if entry.is_file and entry.path.endswith(_SPEC_SUFFIXES)]
-        contents = self._objects.blobs(entry.oid for entry in yaml)
-        specs = {entry.path for entry in yaml if self._is_spec_file(contents[entry.oid])}
+        unread = self._objects.blobs(entry.oid for entry in yaml if entry.oid not in self._contents)
+        specs = {
+            entry.path
+            for entry in yaml
+            if self._is_spec_file(unread[entry.oid] if entry.oid in unread else self._contents[entry.oid])
+        }
         return tuple(entry for entry in kept if entry.path not in specs)
 
     def _ignored(self, listed: _Listed, entries: tuple[Entry, ...]) -> frozenset[str]:
@@ -100,25 +121,39 @@ class CommitPackages:
         `path` is named from the repository's root, "" for the root itself. With `keep_folder` the
         package holds the folder under its own name (for `py_modules`); the root has none.
         """
-        folder = self.folder(path, keep_folder=keep_folder)
-        return folder.id if folder else None
+        found = self._found(path)
+        if found is None or (keep_folder and not _clean(path)):
+            return None
+        return replace(found[0], top=posixpath.basename(_clean(path))).id if keep_folder else found[1]
 
     def folder(self, path: str, *, keep_folder: bool) -> Folder | None:
         """Return a folder's packaged content, or None when the commit has no such folder."""
-        path = posixpath.normpath(path).strip("/") if path else ""
-        path = "" if path == "." else path
-        tree = self._trees.get(path)
-        if tree is None or (keep_folder and not path):
+        path = _clean(path)
+        found = self._found(path)
+        if found is None or (keep_folder and not path):
             return None
-        above = [posixpath.join(folder, ATTRIBUTES) for folder in ("", *_folders_of(path))]
-        attributes = self._objects.blob_ids(self._commit, above)
-        listed = _Listed(tree=tree, path=path, attributes=tuple(sorted(attributes.items())))
-        folder = Folder(shown=path or ".", entries=self._packer.entries(listed))
-        return replace(folder, top=posixpath.basename(path)) if keep_folder else folder
+        return replace(found[0], top=posixpath.basename(path)) if keep_folder else found[0]
+
+    def _found(self, path: str) -> tuple[Folder, str] | None:
+        path = _clean(path)
+        tree = self.listing.folders.get(path)
+        if tree is None:
+            return None
+        above = (posixpath.join(folder, ATTRIBUTES) for folder in ("", *_folders_of(path)))
+        attributes = ((file, oid) for file in above if (oid := self.listing.blob(file)) is not None)
+        listed = _Listed(tree=tree, path=path, attributes=tuple(sorted(attributes)))
+        return self._packer.folder(listed, self.listing)
 
     @cached_property
-    def _trees(self) -> dict[str, str]:
-        return dict(self._objects.folders(self._commit))
+    def listing(self) -> Listing:
+        """Everything that the commit holds."""
+        return self._objects.listing(self._commit)
+
+
+def _clean(path: str) -> str:
+    """Return a path named from the repository's root; "" for the root itself."""
+    path = posixpath.normpath(path).strip("/") if path else ""
+    return "" if path == "." else path
 
 
 def _folders_of(path: str) -> list[str]:

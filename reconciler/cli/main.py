@@ -24,6 +24,7 @@ VERBS = {
     "demo": Verb("demo", START, "See everything at work on this machine, with one command."),
     "run": Verb("run", START, "Run the daemon."),
     "validate": Verb("validate", CHECK, "Check spec files offline."),
+    "plan": Verb("plan", CHECK, "Say what a change would do."),
     "schema": Verb("schema", CHECK, "Print the JSON Schema of spec files, for editors."),
     "doctor": Verb("doctor", CHECK, "Check the cluster and this machine, and say how to mend what is wrong."),
     "cache": Verb("cache", START, "List, stage and remove the model weights that this node keeps."),

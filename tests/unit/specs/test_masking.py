@@ -1,0 +1,47 @@
+"""Nothing secret is shown of a spec; what is not secret stays readable."""
+
+from __future__ import annotations
+
+import pytest
+
+from specs.masking import masked, masked_text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://user:pw@host/x", "https://***@host/x"),
+        ("https://tok3n@host/x", "https://***@host/x"),
+        ("s3://bucket/a.zip?X-Amz-Signature=abc&v=1", "s3://bucket/a.zip?X-Amz-Signature=***&v=1"),
+        ("https://h/a.zip?access_token=abc#top", "https://h/a.zip?access_token=***#top"),
+        ("https://h/a.zip?sig=a%2Bb&se=2026", "https://h/a.zip?sig=***&se=2026"),
+        ("--extra-index-url https://u:p@pip.example/simple", "--extra-index-url https://***@pip.example/simple"),
+        ("Authorization: Bearer abcdefghijkl", "Authorization: Bearer ***"),
+        ("ghp_0123456789abcdefghij", "***"),
+        ("hf_0123456789abcdefghij", "***"),
+        ("gcs://bucket/app.zip", "gcs://bucket/app.zip"),
+        ("mail ada@example.com about https://h/p?keyword=x", "mail ada@example.com about https://h/p?keyword=x"),
+    ],
+)
+def test_addresses_lose_their_credentials_only(text: str, shown: str) -> None:
+    assert masked_text(text) == shown
+
+
+def test_values_are_hidden_by_where_they_are_and_by_what_they_are_called() -> None:
+    value = {
+        "env_vars": {"REGION": "us", "N": 1},
+        "args": {"api_key": "k", "hf_token": "t", "dbPassword": "p", "max_tokens": 512, "model": "small", "key": "k"},
+        "list": [{"env_vars": {"A": "b"}}, "https://a:b@c/"],
+    }
+    assert masked(value) == {
+        "env_vars": {"REGION": "***", "N": "***"},
+        "args": {
+            "api_key": "***",
+            "hf_token": "***",
+            "dbPassword": "***",
+            "max_tokens": 512,
+            "model": "small",
+            "key": "k",
+        },
+        "list": [{"env_vars": {"A": "***"}}, "https://***@c/"],
+    }

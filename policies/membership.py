@@ -10,6 +10,7 @@ from specs.decisions import AdoptSpec, Decision, Hold, Proceed, Remove, StartRol
 from specs.desired import Desired
 from specs.memory import ServiceMemory
 from specs.reasons import Reason
+from specs.service import PRUNE
 from specs.world import World
 
 
@@ -71,9 +72,35 @@ def prune(world: World) -> Mapping[str, Decision]:
     pending = [name for name in gone if not world.memory.services[name].is_removed]
     veto = _prune_veto(desired, world.memory.services, gone)
     if veto is None:
-        return {name: Remove(service=name) for name in pending}
+        return {name: _removal(desired, world.memory.services, name, gone) for name in pending}
     reason, message = veto
     return {name: Hold(service=name, reason=reason, message=message) for name in pending}
+
+
+def _removal(desired: Desired, services: Mapping[str, ServiceMemory], name: str, gone: list[str]) -> Decision:
+    """Remove a service after those that need it: they may answer requests by asking it."""
+    if not services[name].wanted.is_prunable:
+        text = f"it left the repository, and {PRUNE}: disabled keeps it; it goes when a commit has it without that"
+        return Hold(service=name, reason=Reason.PRUNE_DISABLED, message=text)
+    staying = [service.name for service in desired.services if name in service.depends_on]
+    leaving = [other for other in gone if other != name and name in services[other].wanted.depends_on]
+    needing = [*staying, *(other for other in leaving if not _needs(services, name, other))]
+    if not needing:
+        return Remove(service=name)
+    text = f"it left the repository, and {', '.join(needing)} still depends on it: it is removed after that"
+    return Hold(service=name, reason=Reason.STILL_NEEDED, message=text)
+
+
+def _needs(services: Mapping[str, ServiceMemory], name: str, wanted: str) -> bool:
+    """Return whether `name` itself depends on `wanted`, over however many: in a circle nobody waits."""
+    seen: set[str] = set()
+    open_ = [name]
+    while open_:
+        current = open_.pop()
+        if current in services and current not in seen:
+            seen.add(current)
+            open_ += services[current].wanted.depends_on
+    return wanted in seen - {name}
 
 
 def _prune_veto(desired: Desired, services: Mapping[str, ServiceMemory], gone: list[str]) -> tuple[Reason, str] | None:

@@ -15,6 +15,7 @@ from reconciler.adapters import state_folder
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.gates import HttpGates
 from reconciler.adapters.git import GitSettings, GitSource
+from reconciler.adapters.git_trust import Trust
 from reconciler.adapters.lease import FileLease
 from reconciler.adapters.nodes import RayNodes
 from reconciler.adapters.outbound import Outbound
@@ -38,6 +39,7 @@ from reconciler.planning.moment import Surroundings
 from reconciler.ports import Ports
 from reconciler.settings import GatewayMode, Secret, Settings
 from reconciler.telemetry import Metrics, setup_logging, setup_tracing
+from reconciler.trust_settings import ForcePush, prune_limits
 
 log = structlog.get_logger("heliostat")
 
@@ -123,6 +125,11 @@ async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
             branch=settings.branch,
             path=settings.path,
             interval=settings.git_interval,
+            trust=Trust(
+                signers=settings.allowed_signers,
+                gpg_keys=settings.allowed_gpg_keys,
+                may_rewrite=settings.force_push is ForcePush.ALLOW,
+            ),
         )
         serve = ApprovedServe(RayServe(rest, nodes=RayNodes(rest), start=ServeStart(host=settings.serve_host)))
         try:
@@ -191,7 +198,7 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
                 gates=HttpGates(fittings.outbound),
                 metrics=fittings.prometheus,
             ),
-            Surroundings(gateway_url=settings.public_url, cluster=settings.cluster),
+            Surroundings(gateway_url=settings.public_url, cluster=settings.cluster, prune=prune_limits(settings)),
             cluster=settings.cluster,
             is_direct=direct,
             ticked=ticked,

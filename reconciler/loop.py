@@ -24,6 +24,7 @@ from reconciler.planning.report import Circumstances, report
 from reconciler.planning.routing import route_table
 from reconciler.ports import Clock, Ports, Reading, ServeSeen
 from specs.commands import Command
+from specs.commit_notes import CommitNote
 from specs.decisions import Decision
 from specs.desired import ClusterSettings, Desired
 from specs.effects import PutServeConfig, SetRoutes
@@ -108,6 +109,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self.errands = Errands(ports.gates, ports.metrics, self.wake)
         self._kept: frozenset[str] = frozenset()
+        self._told: frozenset[CommitNote] = frozenset()
         self._builds = BuildWatch()
         self._writes = OwnWrites()
         self._patience = Patience()
@@ -193,7 +195,8 @@ class Reconciler:
         watch = _Stopwatch(self._ports.clock)
         await self._read_source()
         seen = await observe(self._ports, self._reading, self._memory, self.errands.seen())
-        world = self._writes.note(self._builds.note(seen))
+        news = tuple(note for note in seen.notes if note not in self._told)
+        world = replace(self._writes.note(self._builds.note(seen)), news=news)
         watch.lap("observe")
         requests, self._requests = self._requests, []
         orders, accepted = self._orders(world, requests)
@@ -216,6 +219,7 @@ class Reconciler:
         """Go on from what was saved, and from the table that the gateway took."""
         if results.is_saved:
             self._memory = compiled.memory
+            self._told = frozenset(self._reading.notes)
             self.errands.keep(errand_slots(self._memory))
             self.table = route_table(self._memory)
         self._writes.took(results.done)
@@ -227,7 +231,7 @@ class Reconciler:
         try:
             self._reading = await self._ports.source.read()
         except PortError as error:
-            self._reading = Reading(desired=self._reading.desired, read_at=self._reading.read_at, problem=error.reason)
+            self._reading = replace(self._reading, problem=error.reason)
         if self._reading.desired is not None:
             self._hold_policy(self._reading.desired)
             await self._keep_commits(self._reading.desired.commit.sha)

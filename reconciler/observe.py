@@ -41,6 +41,7 @@ async def observe(ports: Ports, reading: Reading, memory: Memory, outward: Outwa
         now=observed.at,
         desired=reading.desired,
         desired_problem=reading.problem,
+        notes=reading.notes,
         observed=observed,
         memory=memory,
     )

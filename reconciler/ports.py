@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from specs.commit_notes import CommitNote
 from specs.desired import Desired, PackageRef
 from specs.effects import PostQuestion, PutServeConfig, SaveMemory
 from specs.memory import Event, HistoryEntry, Memory
@@ -36,6 +37,8 @@ class Reading:
     """When the branch was last known to be at this commit; its distance to now is Git's age."""
     problem: str = ""
     """Why newer commits cannot be seen, naming repository and age; "" when they can."""
+    notes: tuple[CommitNote, ...] = ()
+    """What is to be said of the branch's newest commit: that it is refused, or that it was rewritten."""
 
 
 class Source(Protocol):

@@ -190,6 +190,8 @@ class DesiredService:
     """Services of one group that change in one commit are rolled back together; "" for none."""
     depends_on: tuple[str, ...] = ()
     """Services that must be healthy at their own wanted revision before a rollout of this one starts."""
+    is_prunable: bool = True
+    """False: it stays when it leaves the repository, whatever the ClusterPolicy says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +201,14 @@ class PruneSettings:
     enabled: bool = False
     max_services: int = 1
     max_fraction: Amount = field(default_factory=lambda: Amount(value=20, is_percent=True))
+
+    def within(self, limits: PruneSettings) -> PruneSettings:
+        """Return what holds where the daemon's own settings allow `limits` at most."""
+        return PruneSettings(
+            enabled=self.enabled and limits.enabled,
+            max_services=min(self.max_services, limits.max_services),
+            max_fraction=min(self.max_fraction, limits.max_fraction, key=lambda amount: amount.value),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

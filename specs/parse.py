@@ -32,7 +32,17 @@ from specs.problems import Problem, describe, did_you_mean, validate
 from specs.revision import make_revision
 from specs.routes import HeaderMatch, Sticky, StickyKind
 from specs.runtime_env import Folders, PackageIndex
-from specs.service import API_VERSION, GROUP, GateSpec, HeaderMatchSpec, RolloutSpec, Service, StepSpec, StickySpec
+from specs.service import (
+    API_VERSION,
+    GROUP,
+    PRUNE,
+    GateSpec,
+    HeaderMatchSpec,
+    RolloutSpec,
+    Service,
+    StepSpec,
+    StickySpec,
+)
 from specs.yaml_marks import Document, Mark, Node, YamlFile, YamlProblem, read_yaml
 
 __all__ = ["PackageIndex", "SpecReader", "Specs", "is_spec_file", "read_desired"]
@@ -343,6 +353,7 @@ def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef
         metrics=spec.analysis.metric_settings() if spec.analysis is not None else (),
         group=spec.group or "",
         depends_on=spec.depends_on,
+        is_prunable=PRUNE not in model.metadata.annotations,
     )
 
 

@@ -18,6 +18,8 @@ from specs.strict import CamelModel, CountOrShare, Duration
 
 GROUP = "heliostat.dev"
 API_VERSION = "heliostat.dev/v1alpha1"
+PRUNE = f"{GROUP}/prune"
+"""The annotation that keeps a service in the cluster when it leaves the repository."""
 
 MAX_NAME = 40
 """A cell's name holds the service's name, revision, zone, market and generation."""
@@ -47,6 +49,13 @@ def _name(value: str) -> str:
             f"{value!r} is not a DNS label of at most {MAX_NAME} characters: write lower-case letters, digits and "
             "dashes, starting and ending with a letter or digit"
         )
+    return value
+
+
+def _annotations(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if name.startswith(f"{GROUP}/") and (name, text) != (PRUNE, "disabled"):
+            raise ValueError(f"{name}: {text} is not known here: write {PRUNE}: disabled, or leave it out")
     return value
 
 
@@ -117,7 +126,6 @@ class Metadata(CamelModel):
 
     refused: ClassVar[dict[str, str]] = {
         "namespace": "a service belongs to the cluster whose daemon reads this repository: leave it out",
-        "annotations": "write labels",
     }
 
     name: Annotated[str, AfterValidator(_name)] = Field(
@@ -126,6 +134,10 @@ class Metadata(CamelModel):
     )
     labels: Annotated[dict[str, str], AfterValidator(_labels)] = Field(
         default_factory=dict, description="Free labels, shown in status."
+    )
+    annotations: Annotated[dict[str, str], AfterValidator(_annotations)] = Field(
+        default_factory=dict,
+        description=f"Notes of other tools, and {PRUNE}: disabled, which keeps a service that leaves the repository.",
     )
 
 

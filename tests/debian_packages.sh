@@ -5,7 +5,9 @@
 set -euo pipefail
 
 # program  package
-NEEDED="prometheus prometheus"
+NEEDED="prometheus prometheus
+gpg gpg
+ssh-keygen openssh-client"
 
 missing=()
 while read -r program package; do

@@ -16,9 +16,11 @@ from reconciler.adapters.git_location import check_branch, locate
 from reconciler.adapters.git_mirror import Mirror
 from reconciler.adapters.git_refs import LocalRefs
 from reconciler.adapters.git_specs import CommitReader
+from reconciler.adapters.git_trust import NO_QUESTIONS, Trust, Warden
 from reconciler.adapters.packaging import MAX_PACKAGE_BYTES
 from reconciler.errors import Retry, Stalled
 from reconciler.ports import Clock, Reading
+from specs.commit_notes import CommitNote
 from specs.desired import Desired, PackageRef
 
 _FIRST_RETRY = timedelta(seconds=1)
@@ -45,6 +47,7 @@ class GitSettings:
     query_limit: timedelta = timedelta(seconds=20)
     fetch_limit: timedelta = timedelta(minutes=10)
     max_package_bytes: int = MAX_PACKAGE_BYTES
+    trust: Trust = NO_QUESTIONS
 
 
 def _ignore(_kind: str, _outcome: str) -> None:
@@ -64,12 +67,14 @@ class GitSource:
         self._path = clean_path(settings.path)
         self._mirror = Mirror(settings.state / "git", location, check_branch(settings.branch))
         self._reader = CommitReader(self._mirror.objects, self._path, settings.max_package_bytes)
+        self._warden = Warden(self._mirror.command, settings.trust, settings.state)
         self._refs = LocalRefs(location.folder, settings.branch) if location.folder else None
         self._lock = asyncio.Lock()
         self._desired: Desired | None = None
         self._refused = ("", "")
         self._looked_at: str | None = None
-        self._told: tuple[str | None, bool] = (None, False)
+        self._notes: tuple[CommitNote, ...] = ()
+        self._told: tuple[object, ...] = ()
         self._read_at: datetime | None = None
         self._stamped_at: datetime | None = None
         self._problem = ""
@@ -142,13 +147,15 @@ class GitSource:
 
     async def _has_moved(self) -> bool:
         """Return whether a local repository's branch moved since it was looked at, or trouble is due another try."""
-        if self._refs is None or self._next_query is None or (self._problem and self._clock.now() >= self._next_query):
+        if self._refs is None or self._next_query is None:
+            return True
+        if (self._problem or self._is_held) and self._clock.now() >= self._next_query:
             return True
         try:
             tip = await in_thread(self._refs.tip)
         except GitFailed:
             return not self._problem
-        if tip == self._looked_at and not self._problem:
+        if tip == self._looked_at and not self._problem and not self._is_held:
             await self._confirm()
         return tip != self._looked_at
 
@@ -193,7 +200,8 @@ class GitSource:
             else:
                 self._failures = 0
                 self._problem = ""
-                await self._confirm()
+                if not self._is_held:
+                    await self._confirm()
             self._schedule()
 
     async def _recover(self) -> None:
@@ -208,11 +216,16 @@ class GitSource:
     async def _look(self) -> None:
         self._looked_at = None
         self._looked_at = tip = await self._tip()
-        if self._desired is not None and tip == self._desired.commit.sha:
+        live = self._desired.commit.sha if self._desired is not None else None
+        if tip == live:
+            self._notes = tuple(note for note in self._notes if not note.is_refused)
             return
         if tip == self._refused[0]:
             raise GitFailed(Failure.OTHER, self._refused[1])
         self._looked_at = tip = await self._fetch(tip)
+        self._notes = await in_thread(self._warden.judge, live, tip, await self._fault(tip))
+        if self._is_held:
+            return
         try:
             self._desired = await self._parse_whole(tip)
         except GitFailed as error:
@@ -220,6 +233,19 @@ class GitSource:
                 self._refused = (tip, error.text)
             raise
         await in_thread(self._mirror.accept, tip)
+
+    async def _fault(self, tip: str) -> str:
+        """Return why nobody vouches for a commit; only then is it worth asking for the tags."""
+        found = await in_thread(self._warden.fault, tip)
+        if not found:
+            return ""
+        tags = await in_thread(self._mirror.tags_at, tip, self._settings.fetch_limit)
+        return await in_thread(self._warden.fault, tip, tags) if tags else found
+
+    @property
+    def _is_held(self) -> bool:
+        """Return whether the branch's newest commit is refused, and the one before is held to."""
+        return any(note.is_refused for note in self._notes)
 
     async def _parse_whole(self, tip: str) -> Desired:
         """Parse a commit; bring all of its objects again when the mirror has lost some."""
@@ -268,12 +294,17 @@ class GitSource:
 
     # -- telling -----------------------------------------------------------------------------------
 
-    def _outlook(self) -> tuple[str | None, bool]:
-        return (self._desired.commit.sha if self._desired else None, bool(self._problem))
+    def _outlook(self) -> tuple[object, ...]:
+        return (self._desired.commit.sha if self._desired else None, bool(self._problem), self._notes)
 
     def _reading(self) -> Reading:
         problem = f"{self._shown} branch {self._settings.branch}: {self._problem}; {self._since()}"
-        return Reading(desired=self._desired, read_at=self._read_at, problem=problem if self._problem else "")
+        return Reading(
+            desired=self._desired,
+            read_at=self._read_at,
+            problem=problem if self._problem else "",
+            notes=self._notes,
+        )
 
     def _since(self) -> str:
         if self._desired is None:

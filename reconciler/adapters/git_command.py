@@ -140,6 +140,19 @@ class GitCommand:
         environment: Mapping[str, str] | None = None,
     ) -> bytes:
         """Return what the command prints. Raises GitFailed when it fails or takes longer than `limit`."""
+        status, out, errors = self.attempt(*arguments, stdin=stdin, limit=limit, environment=environment)
+        if status != 0:
+            raise self._explain(errors.decode(errors="replace"), status)
+        return out
+
+    def attempt(
+        self,
+        *arguments: str,
+        stdin: bytes | None = None,
+        limit: timedelta = LOCAL_LIMIT,
+        environment: Mapping[str, str] | None = None,
+    ) -> tuple[int, bytes, bytes]:
+        """Return the command's status, and what it prints to either side. Raises GitFailed when it takes too long."""
         process = self._start(arguments, {**self._environment(), **(environment or {})})
         with (_CALL.get() or _Call()).holding(process):
             try:
@@ -148,9 +161,7 @@ class GitCommand:
                 end(process)
                 process.communicate()
                 raise GitFailed(Failure.TIMEOUT, f"no answer within {limit.total_seconds():g} s") from None
-        if process.returncode != 0:
-            raise self._explain(errors.decode(errors="replace"), process.returncode)
-        return out
+        return process.returncode, out, errors
 
     def _start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         options = [option for setting in _SETTINGS for option in ("-c", setting)]

@@ -34,6 +34,7 @@ class Mirror:
         watched = hashlib.sha256(f"{location.shown}\0{branch}".encode()).hexdigest()[:12]
         self._tip = f"refs/heliostat/tip/{watched}"
         self._accepted = f"refs/heliostat/accepted/{watched}"
+        self._tags = f"refs/heliostat/tags/{watched}/"
         self._stamp = folder / f"read-at-{watched}"
         self._writing = threading.Lock()
         self._fetches = 0
@@ -125,6 +126,15 @@ class Mirror:
             if error.failure is Failure.NO_BRANCH:
                 raise GitFailed(Failure.NO_BRANCH, f"it has no branch {self._branch!r}") from None
             raise
+
+    def tags_at(self, sha: str, limit: timedelta) -> tuple[str, ...]:
+        """Bring the repository's tags and return the annotated ones that point at a commit."""
+        with self._writing:
+            self._fetch(f"+refs/tags/*:{self._tags}*", limit, "--prune")
+        out = self.command.run(
+            "for-each-ref", f"--points-at={sha}", "--format=%(objecttype) %(refname)", self._tags
+        ).decode(errors="replace")
+        return tuple(line.split(" ", 1)[1] for line in out.splitlines() if line.startswith("tag "))
 
     def keep(self, commits: frozenset[str], limit: timedelta) -> frozenset[str]:
         """Pin exactly these commits; return those that cannot be had any more."""

@@ -51,6 +51,8 @@ class Daemon:
             "--gateway": f"{HOST}:{self._ports.gateway}",
             "--state": str(self._state),
             "--cluster": "demo",
+            # One person's own repository: whoever amends a commit here means it.
+            "--force-push": "allow",
             "--log-format": "console",
         }
         return ["run", *(word for option in options.items() for word in option)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from specs.commit_notes import CommitNote
 from specs.decisions import (
     AdoptSpec,
     Decision,
@@ -192,6 +193,12 @@ def _told_of_people(decision: Decision) -> tuple[str, str, str] | None:
             return "Removed", "nothing of it is left", ""
         case _:
             return None
+
+
+def noted(note: CommitNote, at: datetime) -> Event:
+    """Return the event of something remarkable about a commit; it is of no service."""
+    kind = "CommitRefused" if note.is_refused else "HistoryRewritten"
+    return Event(at=at, service="", kind=kind, message=f"{note.reason.value}: {note.message}", is_warning=True)
 
 
 def history_of(

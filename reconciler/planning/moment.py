@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from policies.view import ServiceView
+from specs.amount import Amount
+from specs.desired import PruneSettings
+from specs.strict import MAX_COUNT
+
+NO_PRUNE_LIMITS = PruneSettings(enabled=True, max_services=MAX_COUNT, max_fraction=Amount(value=100, is_percent=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +20,8 @@ class Surroundings:
     gateway_url: str
     cluster: str = ""
     """Its name, as gates are told it."""
+    prune: PruneSettings = NO_PRUNE_LIMITS
+    """What may be removed at most, whatever the ClusterPolicy says: that one is written by who is guarded against."""
 
 
 @dataclass(frozen=True, kw_only=True)

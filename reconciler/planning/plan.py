@@ -12,7 +12,7 @@ from policies.membership import adopt, prune, route_conflicts
 from policies.pacing import Pace, Veto, in_turn
 from policies.service import decide
 from policies.view import view_of
-from reconciler.planning.chronicle import event_of, history_of, is_news
+from reconciler.planning.chronicle import event_of, history_of, is_news, noted
 from reconciler.planning.drift import notice
 from reconciler.planning.moment import Moment, Surroundings
 from reconciler.planning.perceive import perceive
@@ -51,7 +51,7 @@ def make_plan(
 
     Orders are carried out alone: the next look, a moment later, goes on from there.
     """
-    draft = _Draft(world=perceive(world), surroundings=surroundings)
+    draft = _Draft(world=perceive(_limited(world, surroundings)), surroundings=surroundings)
     for name in sorted(draft.services):
         draft.note(name, notice(world, name))
     draft.adopt()
@@ -64,6 +64,15 @@ def make_plan(
     for name, falls in sorted(fallen_with(draft.services, draft.decisions).items()):
         draft.take_first(name, falls)
     return draft.finished()
+
+
+def _limited(world: World, surroundings: Surroundings) -> World:
+    """Return the world with the daemon's own limits on what its commit's ClusterPolicy allows."""
+    if world.desired is None:
+        return world
+    settings = world.desired.settings
+    prune = settings.prune.within(surroundings.prune)
+    return replace(world, desired=replace(world.desired, settings=replace(settings, prune=prune)))
 
 
 def _decisions(world: World, name: str, removal: Decision | None, veto: Veto) -> tuple[Decision, ...]:
@@ -131,7 +140,7 @@ class _Draft:
         self.surroundings = surroundings
         self.services: dict[str, ServiceMemory] = dict(world.memory.services)
         self.decisions: dict[str, tuple[Decision, ...]] = {}
-        self.events: list[Event] = []
+        self.events: list[Event] = [noted(note, world.now) for note in world.news]
         self.history: list[HistoryEntry] = []
 
     def adopt(self) -> None:

@@ -77,7 +77,13 @@ def report(plan: Plan, memory: Memory, about: Circumstances, last: ClusterStatus
         for name in sorted(memory.services)
     )
     desired = world.desired
-    problems = [world.observed.problem, world.desired_problem, *(text for _, text in about.problems.values())]
+    refused = [note.message for note in world.notes if note.is_refused]
+    problems = [
+        world.observed.problem,
+        world.desired_problem,
+        *refused,
+        *(text for _, text in about.problems.values()),
+    ]
     return ClusterStatus(
         cluster=about.cluster,
         commit=str(desired.commit) if desired else None,
@@ -289,6 +295,7 @@ def _conditions(
     unknown = not view.world.observed.complete
     spec_errors = view.world.desired.errors if view.world.desired else ()
     mine = [str(error) for error in spec_errors if error.path == view.spec.source.path]
+    refused = [(note.reason.value, note.message) for note in view.world.notes if note.is_refused]
     rolling_back = status.phase is Phase.ROLLING_BACK
     quarantine = view.memory.quarantine[-1] if view.memory.quarantine else None
     told = (status.reason.value, status.message)
@@ -301,6 +308,7 @@ def _conditions(
         "Quarantined": (bool(quarantine), *((quarantine.reason.value, quarantine.message) if quarantine else told)),
         "Drifted": (bool(drift), *((Reason.DRIFTED.value, drift) if drift else told)),
         "Suspended": (view.spec.suspend, *told),
+        "CommitTrusted": (not refused, *(refused[0] if refused else told)),
         "SpecValid": (not mine, *((Reason.INVALID_SPEC.value, "; ".join(mine)) if mine else told)),
     }
     known = {condition.type: condition for condition in last.conditions} if last else {}

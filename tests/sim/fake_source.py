@@ -15,6 +15,7 @@ from reconciler.adapters import packaging
 from reconciler.adapters.git_objects import Entry
 from reconciler.errors import Stalled
 from reconciler.ports import Clock, Reading
+from specs.commit_notes import CommitNote
 from specs.desired import ClusterSettings, Commit, Desired, DesiredService, PackageRef, SpecError
 from specs.parse import is_spec_file, read_desired
 
@@ -38,6 +39,8 @@ class FakeSource:
         self._served: _Pushed | None = None
         self._read_at: datetime | None = None
         self._problem = ""
+        self.notes: tuple[CommitNote, ...] = ()
+        """What is said of the newest commit; a test that refuses one pushes nothing."""
         self._told: tuple[str | None, bool] = (None, False)
 
     # -- what users and accidents do ---------------------------------------------------------------
@@ -92,7 +95,7 @@ class FakeSource:
             self._read_at = self._clock.now()
         self._told = self._outlook()
         desired = self._served.desired if self._served else None
-        return Reading(desired=desired, read_at=self._read_at, problem=self._trouble())
+        return Reading(desired=desired, read_at=self._read_at, problem=self._trouble(), notes=self.notes)
 
     async def changed(self) -> None:
         """Return when there is a newer commit, or trouble began or ended, since the last `read`."""

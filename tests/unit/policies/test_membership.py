@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from policies.membership import adopt, free_routes, limit_moving, moving, prune, route_conflicts
+from reconciler.planning.moment import Surroundings
+from reconciler.planning.plan import make_plan
 from specs.decisions import Hold, Remove, StartRollout
 from specs.desired import ClusterSettings, DesiredService, PruneSettings, SpecError
 from specs.memory import Memory, Rollout, ServiceMemory
@@ -119,3 +121,73 @@ def test_a_chain_of_routes_behind_a_held_one_stays_where_it_is() -> None:
     """b is held; a wants b's route, c wants a's: nobody can move."""
     a, c = replace(A, route="/b"), replace(C, route="/a")
     assert free_routes(desired(a, c), known(A, B, C)) == {"a": "/a", "b": "/b", "c": "/c"}
+
+
+GENEROUS = PruneSettings(enabled=True, max_services=9, max_fraction=amount("100%"))
+
+
+def reasons(decisions: Mapping[str, object]) -> dict[str, Reason | None]:
+    return {name: getattr(decision, "reason", None) for name, decision in decisions.items()}
+
+
+def test_what_is_annotated_stays_and_the_others_go() -> None:
+    kept = replace(B, is_prunable=False)
+    found = prune(look(A, memory=known(A, kept, C), pruning=GENEROUS))
+    assert reasons(found) == {"b": Reason.PRUNE_DISABLED, "c": None}
+    assert "heliostat.dev/prune" in found["b"].message  # type: ignore[union-attr]
+
+
+def test_services_go_in_reverse_order_of_who_needs_whom() -> None:
+    c = service("c")
+    b = service("b", depends_on=["c"])
+    d = service("d", depends_on=["b", "c"])
+    memory = dict(known(A, b, c, d))
+    order: list[list[str]] = []
+    while len(memory) > 1:
+        found = prune(look(A, memory=memory, pruning=GENEROUS))
+        going = [name for name, decision in found.items() if isinstance(decision, Remove)]
+        order.append(going)
+        held = {name: decision.message for name, decision in found.items() if isinstance(decision, Hold)}
+        assert all("depends on it" in message for message in held.values())
+        removing = {name: replace(memory[name], is_removed=True) for name in going}
+        assert not [
+            name
+            for name, decision in prune(look(A, memory={**memory, **removing}, pruning=GENEROUS)).items()
+            if isinstance(decision, Remove)
+        ], "the next one waits until this one is gone"
+        for name in going:
+            del memory[name]
+    assert order == [["d"], ["b"], ["c"]]
+
+
+def test_what_a_service_of_the_commit_still_needs_stays() -> None:
+    a = service("a", depends_on=["b"])
+    assert reasons(prune(look(a, memory=known(a, B), pruning=GENEROUS))) == {"b": Reason.STILL_NEEDED}
+
+
+def test_services_that_need_each_other_go_all_the_same() -> None:
+    """A commit has no such circle, but services of several commits may."""
+    b, c = service("b", depends_on=["c"]), service("c", depends_on=["b"])
+    assert reasons(prune(look(A, memory=known(A, b, c), pruning=GENEROUS))) == {"b": None, "c": None}
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (GENEROUS, None),
+        (replace(GENEROUS, enabled=False), Reason.PRUNE_DISABLED),
+        (replace(GENEROUS, max_services=1), Reason.PRUNE_GUARD),
+        (replace(GENEROUS, max_fraction=amount("50%")), Reason.PRUNE_GUARD),
+    ],
+)
+def test_a_policy_can_only_tighten_what_the_daemon_allows(limits: PruneSettings, expected: Reason | None) -> None:
+    world = look(A, memory=known(A, B, C), pruning=GENEROUS)
+    found = make_plan(world, Surroundings(gateway_url="http://x", prune=limits)).decisions["b"][-1]
+    if expected is not None:
+        assert isinstance(found, Hold)
+        assert found.reason is expected
+    else:
+        assert found == Remove(service="b")
+    tight = PruneSettings(enabled=True, max_services=1, max_fraction=amount("10%"))
+    assert tight.within(GENEROUS) == tight == GENEROUS.within(tight)
+    assert not tight.within(replace(GENEROUS, enabled=False)).enabled

@@ -46,6 +46,14 @@ def errors(text: str) -> list[str]:
 APPLICATION = "application: {import_path: 'chat:app'}"
 
 SERVICES = [
+    (
+        service(APPLICATION, "{name: chat, annotations: {heliostat.dev/prune: enabled}}"),
+        "3:37: heliostat.dev/prune: enabled is not known here: write heliostat.dev/prune: disabled",
+    ),
+    (
+        service(APPLICATION, "{name: chat, annotations: {heliostat.dev/purne: disabled}}"),
+        "3:37: heliostat.dev/purne: disabled is not known here: write heliostat.dev/prune: disabled",
+    ),
     (HEAD, '1:1: "metadata" is missing: add metadata: {name: ...}'),
     (HEAD.replace("Service", "Servise"), '2:7: "Servise" is not known here: write Service'),
     (HEAD.replace("kind: Service\n", ""), "1:1: the kind is missing: add kind: Service or kind: ClusterPolicy"),
@@ -350,3 +358,10 @@ def test_an_analysis_step_takes_a_minute_unless_it_says_otherwise() -> None:
         Analysis(at_least=timedelta(minutes=5), min_requests=9),
     )
     assert found.rollout.on_inconclusive is OnInconclusive.PROMOTE
+
+
+def test_an_annotation_keeps_a_service_and_those_of_others_are_theirs() -> None:
+    (kept,) = read(service(APPLICATION, "{name: chat, annotations: {heliostat.dev/prune: disabled}}")).services
+    (other,) = read(service(APPLICATION, "{name: chat, annotations: {argocd.argoproj.io/x: '1'}}")).services
+    assert (kept.is_prunable, other.is_prunable) == (False, True)
+    assert kept.revision.id == other.revision.id

@@ -22,6 +22,10 @@ NOBODY = "/dev/null"
 _GPG_SETTINGS = "no-auto-key-retrieve\nno-auto-key-locate\nno-autostart\ntrust-model always\n"
 """Whoever is in the keyring is trusted: that is what the settings say. Nothing is fetched, no agent is started."""
 
+_NO_AGENT = "%Assuan%\nsocket=/dev/null/none\n"
+"""Looks elsewhere for the agent that is not wanted: gpg gives up when its socket's path would be too long, as it
+is in most state folders."""
+
 _FAULTS = (
     (re.compile(r"\[GNUPG:\] EXPKEYSIG (?P<key>\w+)"), "by GPG key {key}, which has expired"),
     (re.compile(r"\[GNUPG:\] REVKEYSIG (?P<key>\w+)"), "by GPG key {key}, which was revoked"),
@@ -140,6 +144,7 @@ class Warden:
             shutil.rmtree(old, ignore_errors=True)
         home.mkdir(mode=0o700, parents=True)
         (home / "gpg.conf").write_text(_GPG_SETTINGS)
+        (home / "S.gpg-agent").write_text(_NO_AGENT)
         if keys is not None:
             self._import(keys, home)
         (home / "complete").touch()
@@ -152,10 +157,9 @@ class Warden:
         except subprocess.TimeoutExpired:
             raise GitFailed(Failure.TIMEOUT, f"gpg did not read {keys} in time") from None
         if done.returncode != 0:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise GitFailed(
-                Failure.OTHER, f"gpg cannot read the allowed keys {keys}: {said[-1] if said else 'no keys'}"
-            )
+            said = [line for line in done.stderr.decode(errors="replace").splitlines() if "gpg-agent" not in line]
+            why = "; ".join(said)[:500] or f"it ended with status {done.returncode}"
+            raise GitFailed(Failure.OTHER, f"gpg cannot read the allowed keys {keys}: {why}")
 
     def rewrites(self, live: str, sha: str) -> bool:
         """Return whether `sha` does not go on from `live`: the branch was rewritten in between."""

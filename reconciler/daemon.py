@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -16,12 +16,15 @@ from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.gates import HttpGates
 from reconciler.adapters.git import GitSettings, GitSource
 from reconciler.adapters.git_trust import Trust
+from reconciler.adapters.kubernetes_secrets import KubernetesApi, KubernetesApiSecrets
 from reconciler.adapters.lease import FileLease
 from reconciler.adapters.nodes import RayNodes
 from reconciler.adapters.outbound import Outbound
 from reconciler.adapters.packages import RayPackages
 from reconciler.adapters.prometheus import Prometheus
 from reconciler.adapters.ray_rest import RayRest
+from reconciler.adapters.sealed_rest import SealedRest
+from reconciler.adapters.secrets import SecretLimits, Vault
 from reconciler.adapters.serve import RayServe, ServeStart
 from reconciler.adapters.serve_approval import ApprovedServe
 from reconciler.adapters.store import SqliteStore
@@ -80,6 +83,19 @@ async def serve(settings: Settings) -> None:
         log.info("stopped; the gateway goes on with the last routes")
 
 
+def _vault(settings: Settings) -> Vault:
+    limits = SecretLimits(
+        folders=settings.secret_folders,
+        prefixes=settings.secret_env_prefixes,
+        namespaces=settings.secret_namespaces,
+    )
+    api = KubernetesApi(url=settings.kubernetes_api) if settings.kubernetes_api else KubernetesApi.of_pod()
+    if api is not None:
+        token, authorities = settings.kubernetes_token_file, settings.kubernetes_ca_file
+        api = replace(api, token_file=token or api.token_file, ca_file=authorities)
+    return Vault(limits, state_folder.seal_key(settings.state), KubernetesApiSecrets(api) if api else None)
+
+
 def _webhooks(fittings: _Fittings) -> Webhooks:
     settings = fittings.settings
     secrets = {
@@ -111,10 +127,10 @@ async def _until_told(work: Coroutine[object, object, None]) -> None:
 
 @asynccontextmanager
 async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
-    clock, metrics = SystemClock(settings.state), Metrics()
+    clock, metrics, vault = SystemClock(settings.state), Metrics(), _vault(settings)
     token = settings.ray_token.reveal() if settings.ray_token else None
     async with (
-        RayRest(settings.ray, token=token) as rest,
+        SealedRest(settings.ray, vault, token=token) as rest,
         Outbound(settings.allow_hosts) as outbound,
         Prometheus(settings.prometheus) as prometheus,
     ):
@@ -125,6 +141,7 @@ async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
             branch=settings.branch,
             path=settings.path,
             interval=settings.git_interval,
+            vault=vault,
             trust=Trust(
                 signers=settings.allowed_signers,
                 gpg_keys=settings.allowed_gpg_keys,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from reconciler.trust_settings import OPTIONS as TRUST_OPTIONS
 from reconciler.trust_settings import TRUST_PARSERS, TrustSettings
 from reconciler.trust_settings import Secret as Secret  # noqa: PLC0414 (its home for everybody else)
 from specs.durations import parse_duration
@@ -266,7 +267,7 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
 }
 """One reader per setting; a setting's name is its flag (with dashes), its variable and its TOML key."""
 
-FLAGS = {"allow_hosts": "--allow-host"}
+FLAGS = {"allow_hosts": "--allow-host", **{option.name: option.flag for option in TRUST_OPTIONS}}
 """Flags that are called otherwise than their setting: those that may be given several times."""
 
 TOKEN_FILE = "ray_token_file"  # noqa: S105 (a setting's name, not a secret)

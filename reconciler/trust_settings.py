@@ -5,11 +5,12 @@ None of it may live in Git, since it guards what Git says. `reconciler.settings`
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from specs.amount import Amount
 from specs.desired import PruneSettings
@@ -20,19 +21,47 @@ SHORTEST_SECRET = 16
 """A webhook's secret can be guessed offline by whoever sees one signed request."""
 
 
-@dataclass(frozen=True)
 class Secret:
-    """A value that never shows in logs, errors or `repr`; `reveal` it where it is used."""
+    """A value that never shows: not in logs, errors, `repr`, JSON, copies of settings or pickles.
 
-    _value: str = field(repr=False)
+    `reveal` it where it is used.
+    """
+
+    __slots__ = ("__value",)
+
+    def __init__(self, value: str) -> None:
+        """`value` is the secret itself."""
+        self.__value = value
 
     def reveal(self) -> str:
         """Return the secret itself."""
-        return self._value
+        return self.__value
 
     def __str__(self) -> str:
         """Return a mask."""
         return "********"
+
+    __repr__ = __str__
+
+    def __format__(self, spec: str) -> str:
+        """Return a mask."""
+        return format(str(self), spec)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare in a time that says nothing of the value."""
+        return isinstance(other, Secret) and hmac.compare_digest(self.__value.encode(), other.__value.encode())
+
+    def __hash__(self) -> int:
+        """Return a number that says nothing of the value."""
+        return hash(("Secret", self.__value))
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        """Return the same one: `dataclasses.asdict` copies what it finds."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled."""
+        raise TypeError("a secret is not written anywhere")
 
 
 class ForcePush(StrEnum):
@@ -58,6 +87,18 @@ class TrustSettings:
     """The public GPG keys that commits may be signed with; with it only signed ones are followed."""
     force_push: ForcePush = ForcePush.HOLD
     """What happens when the branch is rewritten."""
+    secret_folders: tuple[Path, ...] = ()
+    """Folders with files that specs may name as secrets."""
+    secret_env_prefixes: tuple[str, ...] = ()
+    """How variables of the daemon begin that specs may name as secrets."""
+    secret_namespaces: tuple[str, ...] = ()
+    """Kubernetes namespaces whose secrets specs may name."""
+    kubernetes_api: str = ""
+    """The Kubernetes API's URL; "" for that of the cluster in which the daemon is a pod, if it is."""
+    kubernetes_token_file: Path | None = None
+    """What the daemon shows to that API; None for its service account's token."""
+    kubernetes_ca_file: Path | None = None
+    """What that API's certificate is checked against; None for its service account's."""
     prune: bool = True
     """Whether services that left the repository may be removed at all; the ClusterPolicy must say so too."""
     prune_max_services: int = 10
@@ -73,12 +114,13 @@ class Option:
     name: str
     metavar: str
     help: str
-    multiple: bool = False
+    singular: str = ""
+    """The flag's name where it may be given several times, once for each part of the setting."""
 
     @property
     def flag(self) -> str:
         """Return the flag."""
-        return f"--{self.name.replace('_', '-')}"
+        return f"--{(self.singular or self.name).replace('_', '-')}"
 
 
 OPTIONS = (
@@ -88,6 +130,24 @@ OPTIONS = (
     Option(name="allowed_signers", metavar="FILE", help="Follow only commits that these SSH keys signed."),
     Option(name="allowed_gpg_keys", metavar="FILE", help="Follow only commits that these GPG keys signed."),
     Option(name="force_push", metavar="hold|allow", help="What to do about a rewritten branch.  [default: hold]"),
+    Option(
+        name="secret_folders", singular="secret_folder", metavar="FOLDER", help="Specs may use files here as secrets."
+    ),
+    Option(
+        name="secret_env_prefixes",
+        singular="secret_env_prefix",
+        metavar="PREFIX",
+        help="Variables of the daemon that specs may use as secrets begin like this.",
+    ),
+    Option(
+        name="secret_namespaces",
+        singular="secret_namespace",
+        metavar="NAME",
+        help="Kubernetes secrets that specs may use are in this namespace.",
+    ),
+    Option(name="kubernetes_api", metavar="URL", help="Kubernetes API for secrets.  [default: the pod's own]"),
+    Option(name="kubernetes_token_file", metavar="FILE", help="Token for it.  [default: the service account's]"),
+    Option(name="kubernetes_ca_file", metavar="FILE", help="Authorities for it.  [default: the service account's]"),
     Option(name="prune", metavar="true|false", help="Whether services may be removed at all.  [default: true]"),
     Option(name="prune_max_services", metavar="N", help="Services that a commit may remove.  [default: 10]"),
     Option(name="prune_max_fraction", metavar="N%", help="Share of services that it may remove.  [default: 50%]"),
@@ -116,6 +176,25 @@ def _parse_file(text: object) -> Path:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     return path
+
+
+def _parse_list(text: object) -> tuple[str, ...]:
+    parts = text if isinstance(text, list | tuple) else str(text).split(",")
+    return tuple(str(part).strip() for part in parts if str(part).strip())
+
+
+def _parse_folders(text: object) -> tuple[Path, ...]:
+    found = tuple(Path(part).expanduser() for part in _parse_list(text))
+    for folder in found:
+        if not folder.is_absolute() or folder == Path("/"):
+            raise ValueError(f"write the absolute path of a folder that holds nothing but secrets, not {folder}")
+    return found
+
+
+def _parse_url(text: object) -> str:
+    if not str(text).startswith(("https://", "http://")):
+        raise ValueError("write a URL such as https://10.0.0.1:443")
+    return str(text).rstrip("/")
 
 
 def _parse_force_push(text: object) -> ForcePush:
@@ -159,6 +238,12 @@ TRUST_PARSERS: Mapping[str, Callable[[object], Any]] = {
     "allowed_signers": _parse_file,
     "allowed_gpg_keys": _parse_file,
     "force_push": _parse_force_push,
+    "secret_folders": _parse_folders,
+    "secret_env_prefixes": _parse_list,
+    "secret_namespaces": _parse_list,
+    "kubernetes_api": _parse_url,
+    "kubernetes_token_file": _parse_file,
+    "kubernetes_ca_file": _parse_file,
     "prune": _parse_bool,
     "prune_max_services": _parse_count,
     "prune_max_fraction": _parse_share,

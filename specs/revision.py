@@ -85,7 +85,7 @@ def make_revision(
     listed = sorted(application.deployments or [], key=lambda deployment: deployment.name)
     template = _template(application, found, max_request_duration)
     return Revision(
-        id=_digest(template, max_request_duration),
+        id=digest(template, max_request_duration),
         template=canonical_json(template),
         packages=found,
         max_request_duration=max_request_duration,
@@ -117,7 +117,8 @@ def _restart_options(deployment: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _digest(template: Mapping[str, Any], max_request_duration: timedelta) -> str:
+def digest(template: Mapping[str, Any], max_request_duration: timedelta) -> str:
+    """Return the id of the revision with this template."""
     whole = {"application": restart_form(template), "maxRequestSeconds": max_request_duration.total_seconds()}
     return hashlib.sha256(canonical_json(whole).encode("ascii")).hexdigest()[:ID_LENGTH]
 

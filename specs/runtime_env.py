@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 
 from specs.desired import PackageRef
 from specs.problems import Problem, describe, did_you_mean
+from specs.secrets import env_from_problems
 from specs.yaml_marks import Path
 
 KNOWN_FIELDS = (
     *("working_dir", "py_modules", "py_executable", "java_jars", "pip", "uv", "conda", "container", "image_uri"),
-    *("env_vars", "config", "worker_process_setup_hook", "excludes"),
+    *("env_vars", "envFrom", "config", "worker_process_setup_hook", "excludes"),
 )
 """Ray's own fields (`ray/runtime_env/runtime_env.py`). Plug-ins may add others."""
 
@@ -138,6 +139,7 @@ def runtime_env_problems(env: Any, path: Path) -> Iterator[Problem]:
         return
     yield from _near_misses(env, path)
     yield from _variables(env.get("env_vars"), (*path, "env_vars"))
+    yield from env_from_problems(env, path)
     for tool in ("pip", "uv"):
         yield from _requirements(env.get(tool), tool, (*path, tool))
     conda = env.get("conda")

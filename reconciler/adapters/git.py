@@ -18,6 +18,7 @@ from reconciler.adapters.git_refs import LocalRefs
 from reconciler.adapters.git_specs import CommitReader
 from reconciler.adapters.git_trust import NO_QUESTIONS, Trust, Warden
 from reconciler.adapters.packaging import MAX_PACKAGE_BYTES
+from reconciler.adapters.secrets import Vault
 from reconciler.errors import Retry, Stalled
 from reconciler.ports import Clock, Reading
 from specs.commit_notes import CommitNote
@@ -48,6 +49,8 @@ class GitSettings:
     fetch_limit: timedelta = timedelta(minutes=10)
     max_package_bytes: int = MAX_PACKAGE_BYTES
     trust: Trust = NO_QUESTIONS
+    vault: Vault | None = None
+    """Seals the secrets that specs name; None leaves them unsealed."""
 
 
 def _ignore(_kind: str, _outcome: str) -> None:
@@ -149,7 +152,7 @@ class GitSource:
         """Return whether a local repository's branch moved since it was looked at, or trouble is due another try."""
         if self._refs is None or self._next_query is None:
             return True
-        if (self._problem or self._is_held) and self._clock.now() >= self._next_query:
+        if (self._problem or self._is_held or self._has_secrets) and self._clock.now() >= self._next_query:
             return True
         try:
             tip = await in_thread(self._refs.tip)
@@ -219,6 +222,8 @@ class GitSource:
         live = self._desired.commit.sha if self._desired is not None else None
         if tip == live:
             self._notes = tuple(note for note in self._notes if not note.is_refused)
+            if self._settings.vault is not None and await in_thread(self._settings.vault.has_changed):
+                self._desired = await self._parse_whole(tip)
             return
         if tip == self._refused[0]:
             raise GitFailed(Failure.OTHER, self._refused[1])
@@ -282,7 +287,15 @@ class GitSource:
         return answer
 
     def _parse(self, sha: str) -> Desired:
-        return self._reader.read(sha, self._settings.branch).desired
+        desired = self._reader.read(sha, self._settings.branch).desired
+        try:
+            return self._settings.vault.seal(desired) if self._settings.vault else desired
+        except Retry as error:
+            raise GitFailed(Failure.UNREACHABLE, f"commit {sha[:12]}: {error.reason}") from error
+
+    @property
+    def _has_secrets(self) -> bool:
+        return self._settings.vault is not None and self._settings.vault.is_used
 
     async def _confirm(self) -> None:
         """Note that the branch is at the commit that is served; now and then also for the next start."""

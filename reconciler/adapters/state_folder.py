@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from reconciler.errors import Stalled
 
+SEAL_KEY = "seal-key"
 TOKEN = "token"  # noqa: S105 (a file's name, not a secret)
 ADDRESS = "address"
 SERVERS = "servers"
@@ -49,6 +50,17 @@ def api_token(folder: Path) -> str:
     if len(token) < 16:
         raise Stalled(f"the API token in {path} is too short to be safe: delete the file and a new one is made")
     return token
+
+
+def seal_key(folder: Path) -> bytes:
+    """Return the key that seals are made with, made at the first start and kept from then on."""
+    path = folder / SEAL_KEY
+    try:
+        if not path.exists():
+            write_private(path, secrets.token_hex(32) + "\n")
+        return bytes.fromhex(path.read_text().strip())
+    except (OSError, ValueError) as error:
+        raise Stalled(f"cannot read or write the key {path}: {error}") from error
 
 
 def announce(folder: Path, server: str, default: Path) -> None:

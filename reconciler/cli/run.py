@@ -51,7 +51,7 @@ OPTIONS = (
     click.option("--log-format", type=_one_of(LogFormat), help="How log lines look.  [default: auto]"),
     click.option("--log-level", type=_one_of(LogLevel), help="The least that is told.  [default: info]"),
     *(
-        click.option(option.flag, option.name, metavar=option.metavar, help=option.help, multiple=option.multiple)
+        click.option(option.flag, option.name, metavar=option.metavar, help=option.help, multiple=bool(option.singular))
         for option in TRUST
     ),
     click.option("--config", metavar="FILE", help='TOML file with the same settings, such as `git_interval = "1m"`.'),

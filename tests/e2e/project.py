@@ -44,6 +44,7 @@ class Spec:
     rollout: Mapping[str, Any] = field(default_factory=dict)
     deployments: Sequence[Mapping[str, Any]] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
@@ -54,6 +55,8 @@ class Spec:
         runtime: dict[str, Any] = {"working_dir": "."}
         if self.environment:
             runtime["env_vars"] = dict(self.environment)
+        if self.secrets:
+            runtime["envFrom"] = dict(self.secrets)
         rollout = {"steps": list(self.steps), "minReady": "1s", "scaleDownDelay": "1s", "maxSurge": 1, **self.rollout}
         return {
             "apiVersion": API,

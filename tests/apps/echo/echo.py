@@ -2,10 +2,12 @@
 
 args: `revision` (text, answered everywhere), `start_seconds` (a slow start), `fail_build`, `fail_start`,
 `sick_file` (while that file exists, health checks fail), `with_backend` (a second deployment, `Backend`),
+`tell_secrets` (its start fails and tells these variables),
 `fail_every` and `slow_every` (so many plain GETs per one that is answered 500, or after `slow_seconds`).
 """
 
 import asyncio
+import hashlib
 import os
 import time
 from typing import Any
@@ -33,6 +35,8 @@ class Echo:
     def __init__(self, args: dict[str, Any], backend: Any = None) -> None:
         if args.get("fail_start"):
             raise RuntimeError(f"this revision cannot start: {args['fail_start']}")
+        if args.get("tell_secrets"):
+            raise RuntimeError(f"cannot log in with {[os.environ[name] for name in args['tell_secrets']]}")
         time.sleep(args.get("start_seconds", 0))
         self.revision = args.get("revision", "")
         self.sick_file = args.get("sick_file", "")
@@ -75,6 +79,11 @@ class Echo:
     @api.get("/backend")
     async def ask_backend(self, text: str = "hello") -> dict[str, Any]:
         return {"revision": self.revision, "answer": await self.backend.remote(text)}
+
+    @api.get("/digest")
+    async def digest(self, name: str) -> dict[str, Any]:
+        """Say what a variable holds without showing it."""
+        return {"sha256": hashlib.sha256(os.environ.get(name, "").encode()).hexdigest(), "all": len(os.environ)}
 
     @api.websocket("/socket")
     async def socket(self, websocket: WebSocket) -> None:

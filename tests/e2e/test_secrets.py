@@ -114,9 +114,7 @@ def test_a_secret_reaches_its_replica_and_nothing_else(
             daemon = stage.daemon
             blabs = stage.spec("v2", replicas=1, secrets=secrets, steps=[], args={"tell_secrets": ["KEY", "PASSWORD"]})
             stage.project.push(blabs)
-            wait_for(
-                lambda: stage.daemon.status("chat")["quarantined"], 90, "v2 is taken back", shows=stage.daemon.tail
-            )
+            wait_for(lambda: daemon.status("chat")["quarantined"], 90, "v2 is taken back", shows=stage.daemon.tail)
             history = told(stage)["/api/v1/services/chat/history"].decode()
             assert "cannot log in with ['********', '********']" in history, history
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from policies.counsel import aim
 from policies.traffic import heir
 from policies.view import Budget, ServiceView
 from specs.desired import AutoScale
@@ -56,7 +57,9 @@ def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> 
     weight = goal.get(candidate, 0)
     stable_needs = share_of(FULL - weight, budget.needed)
     most = max(budget.ceiling - stable_needs, share_of(weight, budget.needed))
-    counts[candidate] = max(1, min(share_of(weight, budget.target), most))
+    aimed = aim(view)
+    wished = aimed.replicas.get(deployment, 0) if aimed is not None else 0
+    counts[candidate] = max(1, min(max(share_of(weight, budget.target), wished), most))
     counts[stable] = max(budget.target - counts[candidate], stable_needs)
     return counts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from policies.counsel import aim, keeps, stands
 from policies.gates import hold_at_gate
 from policies.health import deadline_at
 from policies.metrics import silent_metric, unmeasured
@@ -50,8 +51,12 @@ def _frozen(view: ServiceView) -> Hold | None:
         return _hold(view, Reason.PAUSED_BY_OPERATOR, f"paused by {pause.by}{why}; resume goes on")
     for cell in view.cells_of(view.memory.candidate):
         if cell.memory.failure is not None:
-            text = f"{cell.memory.failure.reason}: {cell.memory.failure.message} (autoRollback is off: abort or push)"
-            return _hold(view, Reason.AUTO_ROLLBACK_DISABLED, text)
+            text = f"{cell.memory.failure.reason}: {cell.memory.failure.message}"
+            kept = keeps(view)
+            if kept is not None:
+                said = f"policy {view.spec.rollout.rollback_policy} keeps it: {kept.message or 'it gave no reason'}"
+                return _hold(view, Reason.POLICY_HOLDS, f"{text} ({said}; abort or push)")
+            return _hold(view, Reason.AUTO_ROLLBACK_DISABLED, f"{text} (autoRollback is off: abort or push)")
     return None
 
 
@@ -97,6 +102,9 @@ def _step(view: ServiceView, candidate: str) -> Hold:
     silent = silent_metric(view)
     if silent:
         return _hold(view, Reason.METRICS_UNREACHABLE, f"waits where it is: {silent}; promote goes on one step")
+    standing = stands(view)
+    if standing is not None:
+        return standing
     rollout, steps = view.memory.rollout, view.spec.rollout.steps
     weight = view.weights.get(candidate, 0)
     goal = goal_weight(view)
@@ -108,11 +116,19 @@ def _step(view: ServiceView, candidate: str) -> Hold:
         return _hold(view, Reason.PAUSING, f"pausing at {weight / 100:g}%{_asking(view)} {end}", until)
     if isinstance(step, Analysis) and not direct and weight == goal and rollout is not None and rollout.reached_at:
         return _analysing(view, weight)
-    text = f"{candidate} has {weight / 100:g}% on its way to {goal / 100:g}%"
+    text = f"{candidate} has {weight / 100:g}% on its way to {goal / 100:g}%{_aimed(view)}"
     share = ready_share(view, candidate)
     if weight < goal and share <= weight:
         return _hold(view, Reason.NOT_READY, f"{text}; its ready replicas carry {share / 100:g}%: {_room_text(view)}")
     return _hold(view, Reason.PROGRESSING, text)
+
+
+def _aimed(view: ServiceView) -> str:
+    """Return who wants that, and why, when another package's policy steers the rollout."""
+    aimed = aim(view)
+    if aimed is None:
+        return ""
+    return f", says policy {view.spec.rollout.policy}{': ' + aimed.message if aimed.message else ''}"
 
 
 def _analysing(view: ServiceView, weight: int) -> Hold:

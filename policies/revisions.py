@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from policies.counsel import keeps, wants_back
 from policies.health import deadline_failure, find_failure, is_pausing
+from policies.registry import ROLLBACK
 from policies.view import CellView, ServiceView
 from policies.way_back import skips_steps
 from specs.decisions import Decision, LatchFailure, RollBack, StartRollout
 from specs.memory import Failure, OutgoingCause
 from specs.reasons import Reason
+from specs.wishes import Stand
 
 
 def choose(view: ServiceView) -> Decision | None:
@@ -60,6 +63,17 @@ def judge(view: ServiceView) -> tuple[Decision, ...]:
     return ()
 
 
+def asked_back(view: ServiceView) -> tuple[Decision, ...]:
+    """Return the rollback of a candidate that the rollback policy of another package wants to be taken back."""
+    wish, cells = wants_back(view), view.cells_of(view.memory.candidate)
+    if wish is None or not cells or any(cell.memory.failure is not None for cell in cells):
+        return ()
+    text = f"policy {view.spec.rollout.rollback_policy}: {wish.message or 'it gave no reason'}"
+    failure = Failure(reason=Reason.POLICY_ROLLBACK, message=text, at=view.now)
+    latched = tuple(LatchFailure(service=view.name, cell=cell.memory.key, failure=failure) for cell in cells)
+    return (*latched, *rolled_back(view, failure))
+
+
 def _latched(view: ServiceView, cell: CellView, failure: Failure) -> tuple[Decision, ...]:
     if cell.memory.failure is not None:
         return ()
@@ -69,6 +83,8 @@ def _latched(view: ServiceView, cell: CellView, failure: Failure) -> tuple[Decis
 def rolled_back(view: ServiceView, failure: Failure) -> tuple[Decision, ...]:
     """Return the rollback that a failure of the candidate calls for; none when it is to be frozen instead."""
     candidate = view.memory.candidate
-    if candidate is None or not view.spec.rollout.auto_rollback or view.spec.suspend:
+    if candidate is None or view.spec.suspend or keeps(view) is not None:
+        return ()
+    if isinstance(ROLLBACK["failures"](view, failure), Stand):
         return ()
     return (RollBack(service=view.name, revision=candidate, reason=failure.reason, message=failure.message),)

@@ -7,15 +7,18 @@ from dataclasses import replace
 
 from policies.bounds import first_bounds, next_bounds
 from policies.capacity import Counts, next_counts
+from policies.counsel import aim, is_delegated
 from policies.drift import is_left
 from policies.gates import is_open
 from policies.metrics import silent_metric
+from policies.registry import ROLLOUT
+from policies.steps import weight_at
 from policies.traffic import heir, next_weights, ready_share
 from policies.verdicts import end_of_analysis
 from policies.view import CellView, ServiceView
 from specs.cells import CellKey
 from specs.decisions import Decision, EnterStep, Hold, Promote, ReachStep, SetCapacity, SetWeights, StartRevision
-from specs.desired import Analysis, FixedScale, Pause, SetHeaderRoute, SetWeight
+from specs.desired import Analysis, Delegated, FixedScale, Pause, SetHeaderRoute, SetWeight, Step
 from specs.reasons import Reason
 from specs.routes import FULL
 
@@ -25,20 +28,14 @@ def goal_weight(view: ServiceView) -> int:
     rollout = view.memory.rollout
     if rollout is None or rollout.is_fast or view.memory.stable is None:
         return FULL
-    goal = _weight_at(view, rollout.step)
+    carried = view.weights.get(view.memory.candidate or "", 0)
+    if is_delegated(view):
+        aimed = aim(view)
+        return carried if aimed is None or aimed.weight == FULL else aimed.weight
+    goal = ROLLOUT["steps"](view)
     if is_open(view):
         return goal
-    carried = view.weights.get(view.memory.candidate or "", 0)
-    return min(goal, max(carried, _weight_at(view, rollout.step - 1)))
-
-
-def _weight_at(view: ServiceView, number: int) -> int:
-    """Return the share that the step with this number stands for; the last one set counts until the next."""
-    steps = view.spec.rollout.steps
-    if number >= len(steps):
-        return FULL
-    passed = [step.weight for step in steps[: number + 1] if isinstance(step, SetWeight)]
-    return passed[-1] * FULL // 100 if passed else 0
+    return min(goal, max(carried, weight_at(view.spec.rollout.steps, rollout.step - 1)))
 
 
 def goal_weights(view: ServiceView) -> Mapping[str, int]:
@@ -67,20 +64,27 @@ def advance(view: ServiceView) -> Decision | None:
         done = carried == FULL and ready_share(view, candidate) == FULL
         return Promote(service=view.name, revision=candidate) if done else None
     step = view.spec.rollout.steps[rollout.step]
+    if isinstance(step, Pause | Analysis) and rollout.reached_at is None:
+        return ReachStep(service=view.name) if view.is_serving(candidate) else None
+    over = _end_of(view, step, goal)
+    return EnterStep(service=view.name, step=rollout.step + 1, message=over) if over is not None else None
+
+
+def _end_of(view: ServiceView, step: Step, goal: int) -> str | None:
+    """Return what a step came to when it is over ("" when there is nothing to say), else None."""
+    candidate, rollout = view.memory.candidate, view.memory.rollout
+    over = False
     match step:
         case SetWeight() | SetHeaderRoute():
-            reached = carried >= goal and view.is_serving(candidate)
-            return EnterStep(service=view.name, step=rollout.step + 1) if reached else None
-        case Pause(duration=duration):
-            if rollout.reached_at is None:
-                return ReachStep(service=view.name) if view.is_serving(candidate) else None
+            over = view.weights.get(candidate or "", 0) >= goal and view.is_serving(candidate)
+        case Pause(duration=duration) if rollout is not None and rollout.reached_at is not None:
             over = duration is not None and view.now - rollout.reached_at >= duration
-            return EnterStep(service=view.name, step=rollout.step + 1) if over else None
+        case Delegated():
+            aimed = aim(view)
+            over = aimed is not None and aimed.weight == FULL and view.is_serving(candidate)
         case Analysis():
-            if rollout.reached_at is None:
-                return ReachStep(service=view.name) if view.is_serving(candidate) else None
-            passed = end_of_analysis(view)
-            return EnterStep(service=view.name, step=rollout.step + 1, message=passed) if passed else None
+            return end_of_analysis(view) or None
+    return "" if over else None
 
 
 def _is_held(view: ServiceView) -> bool:

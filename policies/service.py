@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from policies.counsel import stands, troubles
 from policies.explain import explain
 from policies.gates import hear, is_held_at_gate, questions
 from policies.metrics import failed_metrics, silent_metric
 from policies.pacing import Veto
+from policies.registry import unknown_policies
 from policies.resources import shortages
 from policies.retirement import forget_gone, retire_outgoing, retire_removed
-from policies.revisions import choose, judge
+from policies.revisions import asked_back, choose, judge
 from policies.rollout import advance, keep, move, route_as_is
 from policies.verdicts import failed_analysis, lacks_requests
 from policies.view import ServiceView, view_of
 from policies.way_back import watch
-from specs.decisions import Decision, Hold, LimitSurge, Park, Proceed
+from specs.decisions import Decision, Hold, LimitSurge, Park, Proceed, StartRollout
 from specs.desired import Analysis, Pause
 from specs.reasons import Reason
 from specs.world import World
@@ -31,17 +33,25 @@ def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
         return (*retire_removed(view), _removing(view))
     if view.spec.suspend:
         return (*_parked(view), *route_as_is(view), explain(view))
-    heard = hear(view)
-    verdict = judge(view) or failed_analysis(view) or failed_metrics(view) or watch(view)
+    heard: tuple[Decision, ...] = (*hear(view), *troubles(view))
+    verdict = judge(view) or failed_analysis(view) or failed_metrics(view) or asked_back(view) or watch(view)
     if verdict:
         return (*heard, *verdict, explain(view))
     course = choose(view)
     if course is None:
         return (*heard, *_go_on(view, veto))
-    allowed = veto(course)
+    allowed = _unknown_policy(view, course) or veto(course)
     if isinstance(allowed, Hold):
         return (*heard, allowed, *_parked(view), *stand(view))
     return (*heard, allowed, explain(view))
+
+
+def _unknown_policy(view: ServiceView, course: Decision) -> Hold | None:
+    """Hold a rollout that nobody would steer: its policy is not there, or not enabled. A way back needs none."""
+    problems = unknown_policies(view.spec, view.world.observed.outward.policies)
+    if not problems or not isinstance(course, StartRollout) or course.is_fast:
+        return None
+    return Hold(service=view.name, reason=Reason.POLICY_UNKNOWN, message="; ".join(problems))
 
 
 def _go_on(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
@@ -49,7 +59,7 @@ def _go_on(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
     rollout = view.memory.rollout
     if view.memory.candidate is None or rollout is None:
         return carry_on(view)
-    if waits_for_a_person(view) or is_held_at_gate(view) or silent_metric(view):
+    if waits_for_a_person(view) or is_held_at_gate(view) or silent_metric(view) or stands(view):
         return (*_parked(view), *carry_on(view))
     pin = view.memory.pin
     is_way_back = rollout.is_fast or (pin is not None and pin.revision == view.memory.candidate)

@@ -7,7 +7,15 @@ from dataclasses import replace
 
 from specs.desired import SetHeaderRoute, SetWeight, Step
 from specs.memory import Rollout
-from specs.routes import HeaderMatch
+from specs.routes import FULL, HeaderMatch
+
+
+def weight_at(steps: Sequence[Step], number: int) -> int:
+    """Return the share that a step stands for, in basis points; the last one set counts until the next."""
+    if number >= len(steps):
+        return FULL
+    passed = [step.weight for step in steps[: number + 1] if isinstance(step, SetWeight)]
+    return passed[-1] * FULL // 100 if passed else 0
 
 
 def resettle(rollout: Rollout, before: Sequence[Step], after: Sequence[Step]) -> Rollout:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 
-from policies.analysis import judge
+from policies.counsel import advised
 from policies.metrics import unmeasured
+from policies.registry import ANALYSIS
 from policies.revisions import rolled_back
 from policies.view import ServiceView
 from policies.window import windows
@@ -17,6 +18,7 @@ from specs.desired import Analysis, OnInconclusive, Step
 from specs.evidence import Window
 from specs.memory import Failure
 from specs.reasons import Reason
+from specs.wishes import PolicyKind
 
 NOTHING_COMPARED = "the gateway has no requests of both revisions to compare yet"
 
@@ -24,13 +26,28 @@ NOTHING_COMPARED = "the gateway has no requests of both revisions to compare yet
 def judgement(view: ServiceView) -> Judgement | None:
     """Return what is to be said of the candidate now; None when nobody asks, or nothing is compared yet."""
     settings, seen = settings_now(view), windows(view)
-    return _judged(seen, settings) if settings is not None and seen else None
+    if settings is None or not seen:
+        return None
+    return _judged(seen, settings) if view.spec.analysis_policy in ANALYSIS else _advised(view, settings)
+
+
+def _advised(view: ServiceView, settings: AnalysisSettings) -> Judgement:
+    """Return what another package's policy says. Nothing is concluded from too few requests, whoever says it."""
+    wish = advised(view, PolicyKind.ANALYSIS)
+    if not isinstance(wish, Judgement):
+        return Judgement(outcome=Outcome.INCONCLUSIVE, message=getattr(wish, "message", "") or "it says nothing")
+    requests = sum(window.candidate.requests for window in windows(view))
+    missing = settings.min_requests - requests
+    if missing <= 0 or wish.outcome is Outcome.INCONCLUSIVE:
+        return wish
+    text = f"{requests} of {settings.min_requests} requests that it takes (the policy says {wish.outcome})"
+    return Judgement(outcome=Outcome.INCONCLUSIVE, message=text, needed=missing)
 
 
 @lru_cache(maxsize=256)
 def _judged(seen: tuple[Window, ...], settings: AnalysisSettings) -> Judgement:
     """A look asks up to four times: to decide, to go on, to explain and to report. Once is what a look can afford."""
-    return judge(seen, settings)
+    return ANALYSIS["sequential"](seen, settings)
 
 
 def settings_now(view: ServiceView) -> AnalysisSettings | None:

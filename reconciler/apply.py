@@ -11,6 +11,7 @@ from reconciler.errors import PortError, Retry
 from reconciler.patience import Patience
 from reconciler.ports import Ports
 from specs.effects import (
+    ConsultPolicy,
     Effect,
     MeasureMetric,
     PostQuestion,
@@ -50,12 +51,10 @@ async def apply(
     patience.keep(effect for effect in effects if not isinstance(effect, SaveMemory))
     for effect in effects:
         try:
-            if isinstance(effect, PostQuestion):
-                errands.post(effect)
+            if isinstance(effect, PostQuestion | MeasureMetric | ConsultPolicy):
+                _send(effect, errands)
             elif isinstance(effect, SaveMemory):
                 await ports.store.save(effect)
-            elif isinstance(effect, MeasureMetric):
-                errands.measure(effect)
             else:
                 patience.ask(effect, now)
                 await _do(ports, effect, deployed, results)
@@ -71,6 +70,17 @@ async def apply(
                 results.is_saved = False
                 return results
     return results
+
+
+def _send(effect: PostQuestion | MeasureMetric | ConsultPolicy, errands: Errands) -> None:
+    """Begin what others are asked beside the loop."""
+    match effect:
+        case PostQuestion():
+            errands.post(effect)
+        case MeasureMetric():
+            errands.measure(effect)
+        case ConsultPolicy():
+            errands.consult(effect)
 
 
 async def _do(ports: Ports, effect: Awaited, deployed: frozenset[str], results: Results) -> None:
@@ -106,6 +116,7 @@ def _without_missing_packages(change: PutServeConfig, deployed: frozenset[str], 
 
 def _blame(effect: Effect, error: PortError) -> tuple[str, Reason]:
     """Return whose problem a failed effect is, and what to call it."""
+    refused = Reason.SERVE_BUSY if isinstance(error, Retry) else Reason.INVALID_DOCUMENT
     match effect:
         case SaveMemory():
             return "", Reason.STORE_FAILED
@@ -113,13 +124,11 @@ def _blame(effect: Effect, error: PortError) -> tuple[str, Reason]:
             return service, Reason.PACKAGE_FAILED
         case SetRoutes():
             return "", Reason.GATEWAY_UNREACHABLE
-        case PostQuestion(service=service):
-            return service, Reason.GATE_UNANSWERED
-        case MeasureMetric(service=service):
-            return service, Reason.METRICS_UNREACHABLE
         case ScaleDeployment(service=service):
-            return service, Reason.SERVE_BUSY if isinstance(error, Retry) else Reason.INVALID_DOCUMENT
+            return service, refused
         case PutServeConfig():
-            return "", Reason.SERVE_BUSY if isinstance(error, Retry) else Reason.INVALID_DOCUMENT
+            return "", refused
+        case PostQuestion() | MeasureMetric() | ConsultPolicy():
+            return "", Reason.GATE_UNANSWERED  # Never: sending them cannot fail, only their outcome can.
         case _:
             assert_never(effect)

@@ -21,6 +21,7 @@ from reconciler.adapters.lease import FileLease
 from reconciler.adapters.nodes import RayNodes
 from reconciler.adapters.outbound import Outbound
 from reconciler.adapters.packages import RayPackages
+from reconciler.adapters.policies import PluginPolicies
 from reconciler.adapters.prometheus import Prometheus
 from reconciler.adapters.ray_rest import RayRest
 from reconciler.adapters.sealed_rest import SealedRest
@@ -59,6 +60,7 @@ class _Fittings:
     source: GitSource
     outbound: Outbound
     prometheus: Prometheus
+    policies: PluginPolicies
     metrics: Metrics
     desk: Desk
 
@@ -133,6 +135,7 @@ async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
         SealedRest(settings.ray, vault, token=token) as rest,
         Outbound(settings.allow_hosts) as outbound,
         Prometheus(settings.prometheus) as prometheus,
+        PluginPolicies(settings.policies, clock) as policies,
     ):
         store = SqliteStore(settings.state)
         git = GitSettings(
@@ -159,6 +162,7 @@ async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
                 source=GitSource(git, clock, metrics.count_git_request),
                 outbound=outbound,
                 prometheus=prometheus,
+                policies=policies,
                 metrics=metrics,
                 desk=Desk(store, settings.cluster, metrics.render),
             )
@@ -214,6 +218,7 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
                 store=fittings.store,
                 gates=HttpGates(fittings.outbound),
                 metrics=fittings.prometheus,
+                advisers=fittings.policies,
             ),
             Surroundings(gateway_url=settings.public_url, cluster=settings.cluster, prune=prune_limits(settings)),
             cluster=settings.cluster,

@@ -13,11 +13,13 @@ from functools import partial
 from typing import Any
 
 from reconciler.errors import PortError
-from reconciler.ports import Gates, MetricsServer
-from specs.effects import MeasureMetric, PostQuestion
+from reconciler.planning.outgoing import advice_slot
+from reconciler.ports import Ports
+from specs.effects import ConsultPolicy, MeasureMetric, PostQuestion
 from specs.gates import GateReply, GateVerdict
 from specs.metric_readings import MetricOutcome, MetricReading
 from specs.outward import Outward
+from specs.wishes import Advice, NoWish, PolicyKind, one_line, read_wish
 
 Errand = Callable[[], Coroutine[Any, Any, None]]
 
@@ -25,16 +27,18 @@ Errand = Callable[[], Coroutine[Any, Any, None]]
 class Errands:
     """What was sent out and what came back. `wake` is called at each return."""
 
-    def __init__(self, gates: Gates, metrics: MetricsServer, wake: Callable[[], None]) -> None:
+    def __init__(self, ports: Ports, wake: Callable[[], None]) -> None:
         """Nothing runs until `run` does."""
-        self._gates = gates
-        self._metrics = metrics
+        self._gates = ports.gates
+        self._metrics = ports.metrics
+        self._advisers = ports.advisers
         self._wake = wake
         self._waiting: list[Errand] = []
         self._begun = asyncio.Event()
         self._under_way: set[str] = set()
         self._replies: dict[str, GateReply] = {}
         self._readings: dict[str, MetricReading] = {}
+        self._advice: dict[tuple[str, str], Advice] = {}
 
     async def run(self) -> None:
         """Run errands until cancelled; those under way are given up then."""
@@ -58,18 +62,25 @@ class Errands:
         """Begin a measurement, unless the last one of this metric is still on its way."""
         self._begin(wanted.slot, partial(self._measured, wanted))
 
+    def consult(self, wanted: ConsultPolicy) -> None:
+        """Begin to ask a policy of another package, unless it is still at the last question."""
+        self._begin(wanted.policy, partial(self._consulted, wanted))
+
     def seen(self) -> Outward:
         """Return what is under way and what came back."""
         return Outward(
             under_way=frozenset(self._under_way),
             replies=tuple(self._replies.values()),
             readings=tuple(self._readings.values()),
+            policies=self._advisers.enabled,
+            advice=tuple(self._advice.values()),
         )
 
     def keep(self, slots: Set[str]) -> None:
         """Forget the outcomes of everything else."""
         self._replies = {key: reply for key, reply in self._replies.items() if key in slots}
         self._readings = {slot: reading for slot, reading in self._readings.items() if slot in slots}
+        self._advice = {key: said for key, said in self._advice.items() if advice_slot(said.service) in slots}
 
     def _begin(self, slot: str, errand: Errand) -> None:
         if slot not in self._under_way:
@@ -103,3 +114,27 @@ class Errands:
         except PortError as error:
             reading = replace(reading, message=error.reason)
         self._readings[wanted.slot] = reading
+
+    async def _consulted(self, wanted: ConsultPolicy) -> None:
+        """Take what a policy wishes for each service; what is no wish is that service's trouble alone."""
+        try:
+            answers = await self._advisers.consult(wanted.policy, tuple(wanted.candidates), wanted.world)
+            said = {name: _advice(wanted, name, answers.get(name)) for name in wanted.candidates}
+        except PortError as error:
+            said = {name: replace(_unsaid(wanted, name), problem=error.reason) for name in wanted.candidates}
+        self._advice |= {(wanted.policy, name): advice for name, advice in said.items()}
+
+
+def _unsaid(wanted: ConsultPolicy, service: str) -> Advice:
+    revision = wanted.candidates[service]
+    return Advice(policy=wanted.policy, service=service, revision=revision, at=wanted.world.now)
+
+
+def _advice(wanted: ConsultPolicy, service: str, answer: object) -> Advice:
+    kind = PolicyKind(wanted.policy.partition(".")[0])
+    if isinstance(answer, dict) and answer.keys() == {"problem"}:
+        return replace(_unsaid(wanted, service), problem=one_line(str(answer["problem"])))
+    try:
+        return replace(_unsaid(wanted, service), wish=read_wish(kind, answer))
+    except NoWish as error:
+        return replace(_unsaid(wanted, service), problem=str(error))

@@ -107,7 +107,7 @@ class Reconciler:
         self._reading = Reading(desired=None, read_at=None)
         self._requests: list[_Request] = []
         self._wake = asyncio.Event()
-        self.errands = Errands(ports.gates, ports.metrics, self.wake)
+        self.errands = Errands(ports, self.wake)
         self._kept: frozenset[str] = frozenset()
         self._told: frozenset[CommitNote] = frozenset()
         self._builds = BuildWatch()

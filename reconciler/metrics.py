@@ -30,6 +30,7 @@ from specs.effects import Effect, PutServeConfig, ScaleDeployment, UploadPackage
 from specs.observed import Node, Observed, ReplicaState
 from specs.reasons import Reason
 from specs.status import ClusterStatus, ServiceStatus
+from specs.wishes import Advice
 from specs.world import World
 
 PHASE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -137,6 +138,10 @@ class Metrics:
         self._rollouts = self._counter("rollouts", "Ended rollouts.", "service", "outcome")
         self._rollbacks = self._counter("rollbacks", "Rollbacks.", "service", "reason")
         self._drift = self._counter("drift", "Changes in Serve that somebody else made.", "service", "field")
+        self._advice = self._counter(
+            "policy_answers", "What policies of other packages said of services: wish or failed.", "policy", "outcome"
+        )
+        self._advised: dict[tuple[str, str], datetime] = {}
         self._last = _LastTick()
         self._registry.register(self._last)
         self._commit: str | None = None
@@ -151,9 +156,17 @@ class Metrics:
         self._ticks.labels(_outcome(tick)).inc()
         if tick.results.is_saved:
             self._count_decisions(tick.plan)
+        self._count_advice(tick.world.observed.outward.advice)
         since_seen = sum((duration for phase, duration in timings.items() if phase != "observe"), timedelta())
         self._measure_first_effect(tick, tick.world.now + since_seen)
         self._last.take(tick, gateway)
+
+    def _count_advice(self, advice: Iterable[Advice]) -> None:
+        """Count each answer once: it is seen until the next one comes."""
+        for said in advice:
+            if self._advised.get((said.policy, said.service)) != said.at:
+                self._advised[said.policy, said.service] = said.at
+                self._advice.labels(said.policy, "failed" if said.problem else "wish").inc()
 
     def count_git_request(self, kind: str, outcome: str) -> None:
         """Count one request to the repository (`kind`: query or fetch)."""

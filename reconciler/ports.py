@@ -16,6 +16,7 @@ from specs.effects import PostQuestion, PutServeConfig, SaveMemory
 from specs.memory import Event, HistoryEntry, Memory
 from specs.observed import CellSeen, Endpoint, GatewaySeen, Node
 from specs.routes import RouteTable
+from specs.world import World
 
 
 class Clock(Protocol):
@@ -169,6 +170,20 @@ class MetricsServer(Protocol):
         """
 
 
+class Advisers(Protocol):
+    """Policies of other packages, each in a process of its own."""
+
+    @property
+    def enabled(self) -> frozenset[str]:
+        """Return those that the settings enable, by kind and name, such as `rollout.ramp`."""
+
+    async def consult(self, policy: str, services: tuple[str, ...], world: World) -> Mapping[str, object]:
+        """Return what a policy answers for each service: documents that may be anything, `{"problem": TEXT}` for none.
+
+        Raises Retry when it raised, answered too late or ended; no service has an answer then.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ports:
     """Every seam of the daemon."""
@@ -182,3 +197,4 @@ class Ports:
     store: Store
     gates: Gates
     metrics: MetricsServer
+    advisers: Advisers

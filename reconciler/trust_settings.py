@@ -105,6 +105,8 @@ class TrustSettings:
     """How many of them one commit may remove at most, whatever the ClusterPolicy says."""
     prune_max_fraction: Amount = HALF
     """Which share of all services one commit may remove at most."""
+    policies: tuple[str, ...] = ()
+    """Policies of installed packages that specs may name, by kind and name, such as `rollout.ramp`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +153,12 @@ OPTIONS = (
     Option(name="prune", metavar="true|false", help="Whether services may be removed at all.  [default: true]"),
     Option(name="prune_max_services", metavar="N", help="Services that a commit may remove.  [default: 10]"),
     Option(name="prune_max_fraction", metavar="N%", help="Share of services that it may remove.  [default: 50%]"),
+    Option(
+        name="policies",
+        singular="policy",
+        metavar="KIND.NAME",
+        help="A policy of an installed package that specs may name; several times for several.",
+    ),
 )
 
 
@@ -247,5 +255,6 @@ TRUST_PARSERS: Mapping[str, Callable[[object], Any]] = {
     "prune": _parse_bool,
     "prune_max_services": _parse_count,
     "prune_max_fraction": _parse_share,
+    "policies": _parse_list,
 }
 """One reader per setting."""

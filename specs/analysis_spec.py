@@ -131,6 +131,11 @@ class AnalysisSpec(CamelModel):
         default=200, ge=1, le=MOST_REQUESTS, description="Nothing is said of a revision before it had so many."
     )
 
+    policy: str = Field(
+        default="sequential",
+        pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$",
+        description="Who judges the requests: sequential, or a policy that the daemon's settings enable.",
+    )
     metrics: tuple[MetricSpec, ...] = Field(
         default=(), strict=False, max_length=20, description="Besides: numbers from the daemon's Prometheus server."
     )

@@ -59,6 +59,7 @@ def rollout_problems(rollout: RolloutSpec, application: Any) -> Iterator[Problem
                 "as - setWeight: 10"
             )
             yield Problem(path=(*ROLLOUT, "steps", index), message=message)
+    yield from _policy_problems(rollout)
     yield from _blind_analyses(rollout.steps)
     yield from _client_problems(rollout)
     if rollout.min_ready >= rollout.progress_deadline:
@@ -67,6 +68,19 @@ def rollout_problems(rollout: RolloutSpec, application: Any) -> Iterator[Problem
     yield from _gate_problems(rollout)
     if rollout.max_surge.round_up(1) == 0:
         yield from _no_room(rollout, application)
+
+
+def _policy_problems(rollout: RolloutSpec) -> Iterator[Problem]:
+    """Yield what makes no sense beside a policy that decides about the weights itself."""
+    if rollout.policy == "steps":
+        return
+    if "steps" in rollout.model_fields_set:
+        message = f"steps are of no use beside the policy {rollout.policy}: write one of the two"
+        yield Problem(path=(*ROLLOUT, "steps"), message=message, at_key=True)
+    for index, gate in enumerate(rollout.gates):
+        if gate.at == "beforeStep":
+            message = f"there are no steps with the policy {rollout.policy}: write at: beforePromotion or afterRollback"
+            yield Problem(path=(*ROLLOUT, "gates", index, "at"), message=message)
 
 
 def _blind_analyses(steps: tuple[StepSpec, ...]) -> Iterator[Problem]:

@@ -287,6 +287,15 @@ class NoteDrift:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoteTrouble:
+    """A policy of another package fails: told once in a while, not at every look."""
+
+    service: str
+    policy: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ForgetCell:
     """A retired cell was seen gone."""
 
@@ -355,6 +364,7 @@ Decision = (
     | Drain
     | Retire
     | NoteDrift
+    | NoteTrouble
     | ForgetCell
     | EndOutgoing
     | Remove

@@ -73,7 +73,14 @@ class SetHeaderRoute:
     matches: tuple[HeaderMatch, ...]
 
 
-Step = SetWeight | Pause | Analysis | SetHeaderRoute
+@dataclass(frozen=True, kw_only=True)
+class Delegated:
+    """The step of a rollout whose weights a policy of another package decides. It ends when that wants everything."""
+
+    policy: str
+
+
+Step = SetWeight | Pause | Analysis | SetHeaderRoute | Delegated
 
 
 class OnInconclusive(StrEnum):
@@ -102,6 +109,10 @@ class RolloutSettings:
     sticky: Sticky | None = None
     """By what a client is known that stays on its version during the steps."""
     gates: tuple[Gate, ...] = ()
+    policy: str = "steps"
+    """Who decides how far a candidate goes; with another one `steps` is that one's `Delegated`."""
+    rollback_policy: str = "failures"
+    """Who decides whether a candidate is taken back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +203,8 @@ class DesiredService:
     """Services that must be healthy at their own wanted revision before a rollout of this one starts."""
     is_prunable: bool = True
     """False: it stays when it leaves the repository, whatever the ClusterPolicy says."""
+    analysis_policy: str = "sequential"
+    """Who judges a candidate's requests."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from specs.desired import PackageRef
 from specs.memory import Event, HistoryEntry, ServiceMemory
 from specs.routes import RouteTable
+from specs.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,4 +87,22 @@ class MeasureMetric:
     asked_at: datetime
 
 
-Effect = SaveMemory | UploadPackage | PutServeConfig | ScaleDeployment | SetRoutes | PostQuestion | MeasureMetric
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ConsultPolicy:
+    """Begin to ask a policy of another package about services with these candidates; its advice is seen later."""
+
+    policy: str
+    candidates: Mapping[str, str]
+    world: World = field(repr=False)
+
+
+Effect = (
+    SaveMemory
+    | UploadPackage
+    | PutServeConfig
+    | ScaleDeployment
+    | SetRoutes
+    | PostQuestion
+    | MeasureMetric
+    | ConsultPolicy
+)

@@ -247,6 +247,8 @@ class ServiceMemory:
     """Questions of the running rollout to its gates, and notices that are not delivered yet."""
     is_removed: bool = False
     """It left the repository and the prune guard let it go."""
+    troubles: Mapping[str, datetime] = field(default_factory=dict)
+    """When the failing of a policy of another package was last told, by policy."""
 
     def revision(self, revision_id: str) -> Revision | None:
         """Return the record of a revision, or None."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from specs.gates import GateReply
 from specs.metric_readings import MetricReading
+from specs.wishes import Advice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,10 @@ class Outward:
     under_way: frozenset[str] = frozenset()
     replies: tuple[GateReply, ...] = ()
     readings: tuple[MetricReading, ...] = ()
+    policies: frozenset[str] = frozenset()
+    """The policies of other packages that the daemon's settings enable, such as `rollout.ramp`."""
+    advice: tuple[Advice, ...] = ()
+    """What they said last."""
 
     def reply(self, key: str, failures: int) -> GateReply | None:
         """Return the outcome of one try of a question, or None while there is none."""
@@ -26,3 +31,7 @@ class Outward:
     def reading(self, slot: str) -> MetricReading | None:
         """Return the newest outcome of a measurement, or None."""
         return next((reading for reading in self.readings if reading.slot == slot), None)
+
+    def advice_of(self, policy: str, service: str) -> Advice | None:
+        """Return what a policy said last of a service, or None."""
+        return next((said for said in self.advice if (said.policy, said.service) == (policy, service)), None)

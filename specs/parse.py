@@ -14,6 +14,7 @@ from specs.desired import (
     Analysis,
     ClusterSettings,
     Commit,
+    Delegated,
     Desired,
     DesiredService,
     OnInconclusive,
@@ -354,12 +355,16 @@ def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef
         group=spec.group or "",
         depends_on=spec.depends_on,
         is_prunable=PRUNE not in model.metadata.annotations,
+        analysis_policy=spec.analysis.policy if spec.analysis is not None else "sequential",
     )
 
 
 def _rollout(rollout: RolloutSpec) -> RolloutSettings:
+    delegated = Delegated(policy=rollout.policy)
     return RolloutSettings(
-        steps=tuple(_step(step) for step in rollout.steps),
+        steps=tuple(_step(step) for step in rollout.steps) if rollout.policy == "steps" else (delegated,),
+        policy=rollout.policy,
+        rollback_policy=rollout.rollback_policy,
         max_surge=rollout.max_surge,
         max_unavailable=rollout.max_unavailable,
         min_ready=rollout.min_ready,

@@ -59,3 +59,7 @@ class Reason(StrEnum):
     GATE_REFUSED = "GateRefused"
     GATE_UNANSWERED = "GateUnanswered"
     DRIFTED = "Drifted"
+    POLICY_HOLDS = "PolicyHolds"
+    POLICY_FAILED = "PolicyFailed"
+    POLICY_UNKNOWN = "PolicyUnknown"
+    POLICY_ROLLBACK = "PolicyRollback"

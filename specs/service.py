@@ -119,6 +119,7 @@ def _names_once(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 ServiceName = Annotated[str, AfterValidator(_name)]
+PolicyName = Annotated[str, AfterValidator(_name)]
 
 
 class Metadata(CamelModel):
@@ -306,6 +307,16 @@ class RolloutSpec(CamelModel):
         strict=False,
         max_length=MAX_STEPS,
         description="Steps on the way to 100%. Default: 10, 25 and 50 percent with a minute after each.",
+    )
+    policy: PolicyName = Field(
+        default="steps",
+        description="Who decides how far a new revision goes: steps, or a policy that the daemon's settings enable.",
+        json_schema_extra={"pattern": NAME, "maxLength": MAX_NAME},
+    )
+    rollback_policy: PolicyName = Field(
+        default="failures",
+        description="Who decides whether a new revision is taken back: failures, or a policy that is enabled.",
+        json_schema_extra={"pattern": NAME, "maxLength": MAX_NAME},
     )
     max_surge: CountOrShare = Field(
         default=Amount(value=25, is_percent=True),

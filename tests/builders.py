@@ -17,6 +17,7 @@ from specs.desired import (
     AutoScale,
     ClusterSettings,
     Commit,
+    Delegated,
     Desired,
     DesiredDeployment,
     DesiredService,
@@ -90,7 +91,7 @@ def amount(text: int | str) -> Amount:
 def rollout_settings(**options: Any) -> RolloutSettings:
     """Return settings; names as in specs, durations in seconds."""
     return RolloutSettings(
-        steps=options.get("steps", steps(50)),
+        steps=(Delegated(policy=options["policy"]),) if "policy" in options else options.get("steps", steps(50)),
         max_surge=amount(options.get("surge", 1)),
         max_unavailable=amount(options.get("unavailable", 0)),
         min_ready=seconds(options.get("min_ready", 0)),
@@ -102,6 +103,8 @@ def rollout_settings(**options: Any) -> RolloutSettings:
         on_inconclusive=OnInconclusive(options.get("on_inconclusive", "hold")),
         sticky=options.get("sticky"),
         gates=options.get("gates", ()),
+        policy=options.get("policy", "steps"),
+        rollback_policy=options.get("rollback_policy", "failures"),
     )
 
 
@@ -178,6 +181,7 @@ def service(
     metrics: tuple[Metric, ...] = (),
     depends_on: Iterable[str] = (),
     group: str = "",
+    judge: str = "sequential",
     **rollout: Any,
 ) -> DesiredService:
     """Return a service of one or more deployments; `rollout` as in `rollout_settings`, `analysis` its settings."""
@@ -193,6 +197,7 @@ def service(
         metrics=metrics,
         depends_on=tuple(depends_on),
         group=group,
+        analysis_policy=judge,
     )
 
 

@@ -17,6 +17,7 @@ from specs.decisions import (
     LatchFailure,
     LimitSurge,
     NoteDrift,
+    NoteTrouble,
     Ordered,
     OverruleGates,
     PauseRollout,
@@ -37,6 +38,8 @@ from specs.decisions import (
 from specs.desired import Commit
 from specs.gates import GateCall, GateState
 from specs.memory import Event, HistoryEntry, Outcome, OutgoingCause, ServiceMemory
+
+WARNINGS = RollBack | FallBack | Quarantine | LatchFailure | NoteDrift | NoteTrouble
 
 
 def is_news(decision: Decision, before: ServiceMemory) -> bool:
@@ -65,7 +68,7 @@ def event_of(decision: Decision, at: datetime) -> Event | None:
     if told is None:
         return None
     kind, message, revision = told
-    warning = isinstance(decision, RollBack | FallBack | Quarantine | LatchFailure | NoteDrift) and kind != "Superseded"
+    warning = isinstance(decision, WARNINGS) and kind != "Superseded"
     by = getattr(decision, "by", "heliostat")
     return Event(
         at=at, service=decision.service, kind=kind, message=message, revision=revision, by=by, is_warning=warning
@@ -142,12 +145,14 @@ def _told_of_course(decision: Decision) -> tuple[str, str, str] | None:
 
 
 def _told_of_others(decision: Decision) -> tuple[str, str, str] | None:
-    """Tell what somebody else did in Serve, and what was done about it."""
+    """Tell what others did: somebody in Serve, and what was done about it; a policy that fails."""
     match decision:
         case RestoreCell(cell=cell):
             return "CellRestored", f"{cell.name} was missing in Serve", cell.revision
         case NoteDrift(cell=cell, text=text):
             return "Drifted", text, cell.revision
+        case NoteTrouble(problem=problem):
+            return "PolicyFailed", problem, ""
         case _:
             return None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 from policies import metrics
+from policies.counsel import consulted
 from policies.gates import is_due
 from policies.view import ServiceView, view_of
 from reconciler.planning.plan import Plan
-from specs.effects import MeasureMetric, PostQuestion
+from specs.effects import ConsultPolicy, MeasureMetric, PostQuestion
 from specs.gates import GateCall
 from specs.memory import Memory, ServiceMemory
 
@@ -59,6 +61,32 @@ def _measurements(view: ServiceView) -> Iterator[MeasureMetric]:
             yield MeasureMetric(service=view.name, slot=slot, query=query, asked_at=view.now)
 
 
+ASKED_AGAIN = timedelta(seconds=1)
+"""Advice is not asked for more often: nothing that a policy looks at changes faster."""
+
+
+def consultations_due(plan: Plan) -> tuple[ConsultPolicy, ...]:
+    """Return which policies of other packages are to be asked now, each about all its services at once."""
+    world, outward = replace(plan.world, memory=plan.memory), plan.world.observed.outward
+    asked: dict[str, dict[str, str]] = {}
+    for name in sorted(plan.memory.services):
+        view = view_of(world, name)
+        for policy in consulted(view):
+            asked.setdefault(policy, {})[name] = view.memory.candidate or ""
+    return tuple(
+        ConsultPolicy(policy=policy, candidates=candidates, world=world)
+        for policy, candidates in sorted(asked.items())
+        if policy not in outward.under_way and any(_is_old(plan, policy, name) for name in candidates)
+    )
+
+
+def _is_old(plan: Plan, policy: str, service: str) -> bool:
+    said = plan.world.observed.outward.advice_of(policy, service)
+    if said is None or said.revision != plan.memory.services[service].candidate:
+        return True
+    return not timedelta(0) <= plan.world.now - said.at < ASKED_AGAIN
+
+
 def errand_slots(memory: Memory) -> frozenset[str]:
     """Return what outcomes of calls to others are still waited for."""
     services = tuple(memory.services.values())
@@ -69,4 +97,9 @@ def errand_slots(memory: Memory) -> frozenset[str]:
         if service.rollout is not None
         for metric in service.wanted.metrics
     }
-    return frozenset(questions | measured)
+    return frozenset(questions | measured | {advice_slot(service.name) for service in services if service.rollout})
+
+
+def advice_slot(service: str) -> str:
+    """Return what names the advice about a service."""
+    return f"advice {service}"

@@ -30,6 +30,7 @@ from specs.decisions import (
     LatchFailure,
     LimitSurge,
     NoteDrift,
+    NoteTrouble,
     Ordered,
     OverruleGates,
     Park,
@@ -160,6 +161,7 @@ def _start_rollout(memory: ServiceMemory, decision: StartRollout, moment: Moment
         surge=dict(decision.surge),
         queued_at=None,
         peak=0,
+        troubles={},
     )
 
 
@@ -374,6 +376,10 @@ def _note_drift(memory: ServiceMemory, decision: NoteDrift, moment: Moment) -> S
     return _with_cell(memory, decision.cell, changed)
 
 
+def _note_trouble(memory: ServiceMemory, decision: NoteTrouble, moment: Moment) -> ServiceMemory:
+    return replace(memory, troubles={**memory.troubles, decision.policy: moment.now})
+
+
 def _forget_cell(memory: ServiceMemory, decision: ForgetCell, moment: Moment) -> ServiceMemory:
     name = decision.cell.name
     return replace(
@@ -424,6 +430,7 @@ _CHANGES: dict[type, Callable[[ServiceMemory, Any, Moment], ServiceMemory]] = {
     Retire: _retire,
     RestoreCell: _restore,
     NoteDrift: _note_drift,
+    NoteTrouble: _note_trouble,
     ForgetCell: _forget_cell,
     EndOutgoing: _end_outgoing,
     Remove: _remove,

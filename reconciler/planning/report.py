@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from policies.registry import unknown_policies
 from policies.verdicts import judgement
 from policies.view import ServiceView, view_of
 from reconciler.planning.drift import standing
 from reconciler.planning.plan import Plan
 from specs.decisions import Hold
-from specs.desired import Analysis, Pause, SetHeaderRoute, SetWeight, Step
+from specs.desired import Analysis, Delegated, Pause, SetHeaderRoute, SetWeight, Step
 from specs.memory import Memory, OutgoingCause
 from specs.observed import ReplicaState, TrafficSeen
 from specs.reasons import Reason
@@ -34,7 +35,13 @@ from specs.status import (
 BLIND = frozenset({Reason.RAY_UNREACHABLE, Reason.GATEWAY_UNREACHABLE})
 
 HELD = frozenset(
-    {Reason.DEPENDENCY_NOT_READY, Reason.OUTSIDE_WINDOW, Reason.SERVICES_MOVING, Reason.INSUFFICIENT_RESOURCES}
+    {
+        Reason.DEPENDENCY_NOT_READY,
+        Reason.OUTSIDE_WINDOW,
+        Reason.SERVICES_MOVING,
+        Reason.INSUFFICIENT_RESOURCES,
+        Reason.POLICY_UNKNOWN,
+    }
 )
 """What else may keep a rollout from starting or going on: others, the hour, or full nodes."""
 
@@ -45,6 +52,7 @@ BLOCKING = frozenset(
         Reason.GATE_REFUSED,
         Reason.GATE_UNANSWERED,
         Reason.METRICS_UNREACHABLE,
+        Reason.POLICY_FAILED,
     }
 )
 """What a rollout waits for somebody to do something about."""
@@ -212,6 +220,8 @@ def step_text(step: Step) -> str:
             return "pause"
         case Analysis(at_least=at_least):
             return f"analysis {at_least.total_seconds():g}s"
+        case Delegated(policy=policy):
+            return f"policy {policy}"
 
 
 def _step(view: ServiceView, hold: Hold) -> StepStatus | None:
@@ -296,6 +306,8 @@ def _conditions(
     spec_errors = view.world.desired.errors if view.world.desired else ()
     mine = [str(error) for error in spec_errors if error.path == view.spec.source.path]
     refused = [(note.reason.value, note.message) for note in view.world.notes if note.is_refused]
+    wrong = [*mine, *unknown_policies(view.spec, view.world.observed.outward.policies)]
+    invalid = Reason.INVALID_SPEC.value if mine else Reason.POLICY_UNKNOWN.value
     rolling_back = status.phase is Phase.ROLLING_BACK
     quarantine = view.memory.quarantine[-1] if view.memory.quarantine else None
     told = (status.reason.value, status.message)
@@ -309,7 +321,7 @@ def _conditions(
         "Drifted": (bool(drift), *((Reason.DRIFTED.value, drift) if drift else told)),
         "Suspended": (view.spec.suspend, *told),
         "CommitTrusted": (not refused, *(refused[0] if refused else told)),
-        "SpecValid": (not mine, *((Reason.INVALID_SPEC.value, "; ".join(mine)) if mine else told)),
+        "SpecValid": (not wrong, *((invalid, "; ".join(wrong)) if wrong else told)),
     }
     known = {condition.type: condition for condition in last.conditions} if last else {}
     blind_to = ("Ready", "Synced", "Drifted")

@@ -20,6 +20,7 @@ from specs.observed import Endpoint
 from specs.status import ServiceStatus
 from tests.builders import GATEWAY_URL
 from tests.sim.codebook import CodeBook
+from tests.sim.fake_advisers import FakeAdvisers
 from tests.sim.fake_clock import DaemonClock, FakeClock, settle
 from tests.sim.fake_gates import FakeGates
 from tests.sim.fake_gateway import FakeGateway
@@ -63,6 +64,7 @@ class Simulation:
         self.packages = FakePackages(clock=self.clock)
         self.gates = FakeGates(self.clock)
         self.metrics = FakeMetrics()
+        self.advisers = FakeAdvisers()
         self.crash = CrashPoint()
         self.watch = Watch(self)
         self.signals = Signals(self)
@@ -91,6 +93,7 @@ class Simulation:
             store=WatchedStore(self.store, self.watch, self.crash),
             gates=self.gates,
             metrics=self.metrics,
+            advisers=self.advisers,
         )
         daemon = Reconciler(ports, Surroundings(gateway_url=GATEWAY_URL), cluster="sim", is_direct=self.is_direct)
         await daemon.load()

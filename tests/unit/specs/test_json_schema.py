@@ -94,6 +94,8 @@ def test_defaults_are_written_as_in_a_spec() -> None:
     rollout = json_schema("service")["$defs"]["RolloutSpec"]["properties"]
     assert {name: field.get("default") for name, field in rollout.items()} == {
         "steps": None,
+        "policy": "steps",
+        "rollbackPolicy": "failures",
         "maxSurge": "25%",
         "maxUnavailable": 0,
         "minReady": "10s",

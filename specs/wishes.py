@@ -1,0 +1,178 @@
+"""What a policy may ask for. A wish is small on purpose: what the engine makes of it stays within the invariants.
+
+Policies of other packages run in processes of their own and answer with documents; `read_wish` reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from specs.analysis import Judgement, Outcome
+from specs.routes import FULL
+
+LONGEST_MESSAGE = 500
+"""Wishes are told in status and events: a policy must not fill them."""
+
+MOST_REPLICAS = 100_000
+MOST_DEPLOYMENTS = 100
+
+
+class PolicyKind(StrEnum):
+    """What a policy decides about."""
+
+    ROLLOUT = "rollout"
+    """How far a new revision is to go now."""
+    ANALYSIS = "analysis"
+    """What the requests say about a new revision."""
+    ROLLBACK = "rollback"
+    """Whether a new revision is to be taken back."""
+    PLACEMENT = "placement"
+    """Where replicas are to be."""
+    COMPACTION = "compaction"
+    """Which nodes are to be emptied."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """Rollout: the share of requests that the candidate is to be on its way to.
+
+    `weight` is in basis points (10000 is everything, and ends the policy's part). `replicas` are how many the
+    candidate is to have at least, by deployment, beyond what the weight needs. Both are reached only as far as
+    ready replicas and the budget allow.
+    """
+
+    weight: int
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stand:
+    """Any kind: nothing is to change now, and why."""
+
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoBack:
+    """Rollback: the candidate is to be taken back and quarantined."""
+
+    message: str
+
+
+Wish = Aim | Stand | GoBack | Judgement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What a policy of another package said about one service's candidate, or why it said nothing."""
+
+    policy: str
+    """Kind and name, such as `rollout.ramp`."""
+    service: str
+    revision: str
+    at: datetime
+    """The time of the world that it looked at."""
+    wish: Wish | None = None
+    problem: str = ""
+
+
+def policy_id(kind: PolicyKind, name: str) -> str:
+    """Return what a policy is called in settings, entry points, status and metrics."""
+    return f"{kind.value}.{name}"
+
+
+def write_wish(wish: object) -> dict[str, Any]:
+    """Return a wish as a document. Raises TypeError for what is none."""
+    match wish:
+        case Aim():
+            return {"aim": {"weight": wish.weight, "replicas": dict(wish.replicas), "message": wish.message}}
+        case Stand():
+            return {"stand": {"message": wish.message}}
+        case GoBack():
+            return {"goBack": {"message": wish.message}}
+        case Judgement():
+            return {"judgement": {"outcome": str(wish.outcome), "message": wish.message, "needed": wish.needed}}
+        case _:
+            raise TypeError(f"it answered with a {type(wish).__name__}, which is no wish")
+
+
+ALLOWED = {
+    PolicyKind.ROLLOUT: ("aim", "stand"),
+    PolicyKind.ANALYSIS: ("judgement", "stand"),
+    PolicyKind.ROLLBACK: ("goBack", "stand"),
+    PolicyKind.PLACEMENT: ("stand",),
+    PolicyKind.COMPACTION: ("stand",),
+}
+"""Which wishes make sense where."""
+
+
+class NoWish(ValueError):
+    """A document that is no wish; the text says why."""
+
+
+def read_wish(kind: PolicyKind, document: object) -> Wish:
+    """Return the wish that a document stands for. Raises NoWish for anything else, whatever it is."""
+    if not isinstance(document, dict) or len(document) != 1:
+        raise NoWish("its answer is no wish")
+    [(name, fields)] = document.items()
+    if name not in ALLOWED[kind]:
+        raise NoWish(f"a {kind.value} policy may answer with {' or '.join(ALLOWED[kind])}, not with {_short(name)}")
+    if not isinstance(fields, dict):
+        raise NoWish(f"its {name} is {_short(fields)}")
+    message = fields.get("message", "")
+    if not isinstance(message, str):
+        raise NoWish(f"its message is {_short(message)}, not a text")
+    return _made(str(name), fields, one_line(message))
+
+
+def _made(name: str, fields: Mapping[Any, Any], message: str) -> Wish:
+    match name:
+        case "aim":
+            weight = _whole("weight", fields.get("weight"), FULL)
+            return Aim(weight=weight, replicas=_replicas(fields.get("replicas", {})), message=message)
+        case "goBack":
+            return GoBack(message=message)
+        case "judgement":
+            needed = _whole("needed", fields.get("needed", 0), 10**9)
+            return Judgement(outcome=_outcome(fields.get("outcome")), message=message, needed=needed)
+        case _:
+            return Stand(message=message)
+
+
+def _outcome(value: object) -> Outcome:
+    try:
+        return Outcome(value)  # type: ignore[arg-type]  # Anything may stand there: that is what is found out.
+    except ValueError:
+        raise NoWish(f"its outcome is {_short(value)}, not one of {', '.join(Outcome)}") from None
+
+
+def _replicas(value: object) -> Mapping[str, int]:
+    if not isinstance(value, dict) or len(value) > MOST_DEPLOYMENTS or not all(isinstance(name, str) for name in value):
+        raise NoWish(f"its replicas are {_short(value)}, not counts by deployment")
+    return {name: _whole(f"replicas of {_short(name)}", count, MOST_REPLICAS) for name, count in sorted(value.items())}
+
+
+def _whole(what: str, value: object, most: int) -> int:
+    """Return a whole number from 0 to `most`; True is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise NoWish(f"its {what} is {_short(value)}, not a whole number from 0 to {most}")
+    return value
+
+
+def one_line(text: str) -> str:
+    """Return a text that is safe to show in one line."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * LONGEST_MESSAGE])
+    return " ".join(printable.split())[:LONGEST_MESSAGE]
+
+
+def _short(value: object) -> str:
+    try:
+        text = one_line(repr(value))
+    except Exception:
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."

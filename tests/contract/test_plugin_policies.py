@@ -1,0 +1,151 @@
+"""Policies of another package, built and installed for real, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import reconciler.adapters.policies as adapter
+from reconciler.adapters.clock import SystemClock
+from reconciler.adapters.policies import PluginPolicies, installed, problem_of
+from reconciler.errors import Retry, Stalled
+from specs.memory import Memory
+from specs.wishes import Aim, PolicyKind, read_wish
+from specs.world import World
+from tests.builders import NOW, cell, service, world
+
+PACKAGE = Path(__file__).parents[1] / "apps" / "ramp_policy"
+NAMES = ("ramp", "hangs", "raises", "exits", "chatty", "forger", "absent")
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build and install the package, as its users would, into a folder of its own."""
+    folder, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source") / "ramp"
+    source.mkdir()
+    for file in PACKAGE.iterdir():
+        if file.is_file():
+            (source / file.name).write_bytes(file.read_bytes())
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", str(folder), str(source)], check=True, timeout=120)
+    return folder
+
+
+@pytest.fixture
+def there(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(target))
+    monkeypatch.setenv("PYTHONPATH", str(target))
+    monkeypatch.setenv("HELIOSTAT_RAY_TOKEN", "secret")
+
+
+@pytest.fixture
+async def policies(there: None) -> AsyncIterator[PluginPolicies]:
+    async with PluginPolicies([f"rollout.{name}" for name in NAMES], SystemClock()) as found:
+        yield found
+
+
+def moving(**fields: object) -> World:
+    """Return a world in which v2 of chat has been on its way for a minute."""
+    labels = {"ramp.example.com/percent-per-minute": "30"}
+    started = {"started_at": NOW - timedelta(minutes=1)}
+    wanted = replace(service(version="v2", policy="ramp"), labels=labels)
+    cells = (cell("v1", ready=3, weight=10_000), cell("v2", ready=1))
+    return world(wanted, *cells, stable="v1", candidate="v2", rollout=started)
+
+
+async def test_a_policy_of_another_package_sees_the_world_and_says_what_it_wants(policies: PluginPolicies) -> None:
+    answers = await policies.consult("rollout.ramp", ("chat",), moving())
+    wish = read_wish(PolicyKind.ROLLOUT, answers["chat"])
+    assert wish == Aim(weight=3000, message="30% a minute")
+
+
+async def test_what_one_service_makes_it_raise_is_that_services_alone(policies: PluginPolicies) -> None:
+    seen = moving()
+    both = replace(seen, memory=Memory(services={**seen.memory.services, "b": seen.memory.services["chat"]}))
+    answers = await policies.consult("rollout.raises", ("chat", "b"), both)
+    assert answers["b"] == {"stand": {"message": "fine"}}
+    assert "it raised KeyError: 'no such thing" in str(answers["chat"])
+    assert "ramp_policy.py:" in str(answers["chat"])
+
+
+async def test_one_that_hangs_is_ended_and_left_alone_for_a_while(
+    policies: PluginPolicies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "FIRST_ANSWER", timedelta(seconds=2))
+    with pytest.raises(Retry, match="no answer within 2 s"):
+        await policies.consult("rollout.hangs", ("chat",), moving())
+    with pytest.raises(Retry, match="it is started again 2 s after that"):
+        await policies.consult("rollout.hangs", ("chat",), moving())
+    assert not _workers("rollout.hangs")
+
+
+async def test_one_that_ends_its_process_ends_nothing_else(policies: PluginPolicies) -> None:
+    with pytest.raises(Retry, match=r"its process ended \(7\)"):
+        await policies.consult("rollout.exits", ("chat",), moving())
+    assert await policies.consult("rollout.ramp", ("chat",), moving())
+
+
+async def test_what_it_prints_or_spoils_reaches_nobody(policies: PluginPolicies) -> None:
+    seen = moving()
+    answers = await policies.consult("rollout.chatty", ("chat",), seen)
+    assert answers["chat"] == {"aim": {"weight": 100, "replicas": {}, "message": "[]"}}, "it sees the daemon's secrets"
+    assert seen.now == NOW
+    assert "chat" in seen.memory.services
+
+
+async def test_what_it_forges_is_no_answer(policies: PluginPolicies) -> None:
+    with pytest.raises(Retry):
+        await policies.consult("rollout.forger", ("chat",), moving())
+
+
+async def test_what_cannot_be_imported_says_so(policies: PluginPolicies) -> None:
+    answers = await policies.consult("rollout.absent", ("chat",), moving())
+    assert "it cannot be loaded: AttributeError: module 'ramp_policy' has no attribute 'absent'" in str(answers["chat"])
+
+
+async def test_no_process_outlives_its_daemon(there: None) -> None:
+    async with PluginPolicies(["rollout.ramp"], SystemClock()) as found:
+        await found.consult("rollout.ramp", ("chat",), moving())
+        assert _workers("rollout.ramp")
+    assert not _workers("rollout.ramp")
+
+
+def _workers(policy: str) -> list[int]:
+    mine = []
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = status.read_text().split("\0")
+            parent = int(status.with_name("stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if policy in words and "reconciler.adapters.policy_worker" in words and parent == os.getpid():
+            mine.append(int(status.parent.name))
+    return mine
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        ("rollout.rmap", "no installed package has the policy rollout.rmap"),
+        ("ramp", "the policy 'ramp' has no kind: write one of rollout.NAME"),
+        ("weather.ramp", "has no kind"),
+        ("rollout.steps", "is Heliostat's own and always there"),
+    ],
+)
+def test_what_cannot_be_enabled_is_told_at_the_start(there: None, policy: str, says: str) -> None:
+    assert says in (problem_of(policy) or "")
+    with pytest.raises(Stalled, match=r".*"):
+        PluginPolicies([policy], SystemClock())
+
+
+def test_what_is_installed_is_named_beside_a_name_that_is_not(there: None) -> None:
+    assert "rollout.ramp" in installed()
+    assert "rollout.ramp" in (problem_of("rollout.rmap") or "")
+    assert problem_of("rollout.ramp") is None

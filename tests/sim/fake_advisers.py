@@ -1,0 +1,76 @@
+"""Policies of other packages in virtual time: functions of a World that answer with documents, sound or hostile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+
+from reconciler.errors import Retry
+from specs.wishes import write_wish
+from specs.world import World
+
+Policy = Callable[[World, str], object]
+"""Returns a wish, or any document; raises Retry for a process that ended or was too late."""
+
+
+class FakeAdvisers:
+    """Implements `reconciler.ports.Advisers`. `policies` are those that are enabled."""
+
+    def __init__(self) -> None:
+        self.policies: dict[str, Policy] = {}
+        self.asked: list[tuple[str, str]] = []
+
+    @property
+    def enabled(self) -> frozenset[str]:
+        return frozenset(self.policies)
+
+    async def consult(self, policy: str, services: tuple[str, ...], world: World) -> Mapping[str, object]:
+        self.asked += [(policy, service) for service in services]
+        return {service: _document(self.policies[policy](world, service)) for service in services}
+
+
+def _document(answer: object) -> object:
+    try:
+        return write_wish(answer)
+    except TypeError:
+        return answer
+
+
+GARBAGE: tuple[Any, ...] = (
+    None,
+    [],
+    "all",
+    {"aim": None},
+    {"aim": {"weight": -1}},
+    {"aim": {"weight": 10001}},
+    {"aim": {"weight": True}},
+    {"aim": {"weight": 1e9}},
+    {"aim": {"weight": float("nan")}},
+    {"aim": {"weight": 100, "replicas": {"Echo": -5}}},
+    {"aim": {"weight": 100, "replicas": [1]}},
+    {"judgement": {"outcome": "splendid"}},
+    {"goBack": {"message": 7}},
+    {"setWeights": {"v1": 10000}},
+    {"problem": "ValueError: no"},
+    {"stand": {"message": "\x1b[2J" * 400}},
+)
+
+
+def hostile(seed: int, kind: str) -> Policy:
+    """Return a policy that asks for whatever could do harm: too much, back and forth, garbage, silence."""
+    dice = Random(seed)
+
+    def ask(world: World, service: str) -> object:
+        if dice.random() < 0.25:
+            return dice.choice(GARBAGE)
+        if dice.random() < 0.1:
+            raise Retry("no answer within 5 s")
+        if kind == "analysis":
+            return {"judgement": {"outcome": dice.choice(["passing", "failing", "inconclusive"]), "message": "so"}}
+        if kind == "rollback":
+            return {"goBack": {"message": "because"}} if dice.random() < 0.02 else {"stand": {"message": "let it be"}}
+        counts = {name: dice.choice([0, 1, 7, 99_999]) for name in ("Echo", "Backend", "Nobody")}
+        return {"aim": {"weight": dice.choice([0, 1, 500, 5000, 9999, 9999]), "replicas": counts}}
+
+    return ask

@@ -23,6 +23,10 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 50
 """Levels of nesting; deeper values would exhaust the stack of whoever walks them."""
 
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels: make it flatter"
+_LIBYAML_GIVES_UP = "exceeded maximum nesting depth"
+"""A limit of newer PyYAML's own, far beyond ours; it reads ahead and may meet it first."""
+
 Path = tuple[str | int, ...]
 Mark = tuple[int, int]
 """Line and column, counted from 1."""
@@ -172,6 +176,8 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> YamlProblem:
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     said = (error.problem or error.context or "cannot be read").strip()
+    if said == _LIBYAML_GIVES_UP:
+        return YamlProblem(line=line, column=column, message=_TOO_DEEP)
     lines = lines_of(text)
     rest = lines[line - 1][column - 1 :] if line <= len(lines) else ""
     if rest.startswith("\t"):
@@ -248,7 +254,7 @@ class _Builder:
         if not is_container_tag(event.tag):
             self.problem(mark, f"{event.tag} is not allowed: only plain lists and mappings are; leave the tag out")
         if len(self.open) >= MAX_DEPTH:
-            self.stop(mark, f"nested deeper than {MAX_DEPTH} levels: make it flatter")
+            self.stop(mark, _TOO_DEEP)
         node = Node(mark, {} if isinstance(event, yaml.MappingStartEvent) else [])
         if event.anchor is not None:
             self.anchors[event.anchor] = None
@@ -271,7 +277,7 @@ class _Builder:
         if node is None:
             self.stop(mark, f"the alias *{name} stands inside the value that it names")
         if len(self.open) + node.height > MAX_DEPTH:
-            self.stop(mark, f"nested deeper than {MAX_DEPTH} levels: make it flatter")
+            self.stop(mark, _TOO_DEEP)
         self.values += node.values - 1
         self._place(node, None)
 

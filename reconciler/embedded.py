@@ -147,14 +147,20 @@ class EmbeddedCluster:
         self.started_in = timedelta(seconds=time.monotonic() - began)
 
     def add_node(
-        self, zone: str, *, labels: Mapping[str, str] | None = None, resources: Mapping[str, float] | None = None
+        self,
+        zone: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        resources: Mapping[str, float] | None = None,
+        gpus: float = 0,
     ) -> EmbeddedNode:
-        """Add one worker node in `zone`."""
+        """Add one worker node in `zone`. Ray believes in its `gpus`, whether they are there or not."""
         ip = self._next_ip()
         request = {
             "do": "add",
             "ip": ip,
             "cpus": self.cpus_per_node,
+            "gpus": gpus,
             "labels": {ZONE_LABEL: zone, **(labels or {})},
             "resources": dict(resources or {}),
         }

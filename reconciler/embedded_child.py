@@ -66,6 +66,7 @@ class Host:
         node = self.cluster.add_node(
             node_ip_address=request["ip"],
             num_cpus=request["cpus"],
+            num_gpus=request["gpus"],
             labels=request["labels"],
             resources=request["resources"],
             object_store_memory=OBJECT_STORE_BYTES,

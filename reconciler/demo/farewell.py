@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.demo.guest_book import Executions
 from reconciler.demo.options import HOST
 from reconciler.demo.repository import APP, MISSING_FILE, SERVICE, SPEC
 from reconciler.demo.screen import BOLD, GREEN, RED, Screen
+from reconciler.demo.traffic import Tally
 
 DEFAULT_SERVER = f"http://{HOST}:8484"
 
@@ -83,6 +85,12 @@ def next_steps(places: Places, screen: Screen) -> tuple[str, ...]:
     for text, typed in commands:
         lines += [f"  {text}", *(f"    {command}" for command in typed)]
     return (*lines, "")
+
+
+def sums(tally: Tally, executions: Executions) -> str:
+    """Return what became of all requests, those after the story included."""
+    failed = f"{tally.failed} failed" + (f" ({'; '.join(tally.examples)})" if tally.failed else "")
+    return f"All in all {tally.sent} requests: {failed}, {len(executions.twice)} executed twice."
 
 
 def command_name() -> str:

@@ -39,6 +39,11 @@ class Options:
     """Stay up after the story, for the user to push to."""
     rate: float = REQUESTS_PER_SECOND
 
+    @property
+    def is_folder_temporary(self) -> bool:
+        """Return whether the folder goes with the demo."""
+        return self.folder is None and not self.keep
+
 
 def claim(ports: Ports) -> Ports:
     """Return the ports with a free one for Ray's dashboard if its usual one is taken. Raises Stalled.

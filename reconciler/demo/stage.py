@@ -20,6 +20,7 @@ from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.serve_put import ServeStart
 from reconciler.demo import farewell
 from reconciler.demo.background import Daemon
+from reconciler.demo.guest_book import VARIABLE
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.options import HOST, Options, Ports, claim, free_port
 from reconciler.demo.repository import ROUTE, SERVICE, SampleRepository
@@ -66,15 +67,26 @@ class Demo:
             log=self.folder / "daemon.log",
         )
 
+    @property
+    def guest_book(self) -> Path:
+        """Return the file in which the service counts what it executes."""
+        return self.folder / "guests.txt"
+
     async def run(self) -> None:
         """Set the stage, play, and stay if asked to. Raises Stalled when the stage cannot be set."""
         places = self.places
         repository = SampleRepository(places.repository)
         repository.create()
-        daemon = Daemon(repository=places.repository, state=self.folder / "state", log=places.log, ports=self.ports)
+        daemon = Daemon(
+            repository=places.repository,
+            state=self.folder / "state",
+            log=places.log,
+            ports=self.ports,
+            remove=self.folder if self.options.is_folder_temporary else None,
+        )
         self.screen.title("Setting the stage")
         self.screen.say("Starting a Ray cluster on this machine: a head and three workers in zones a, b and c.")
-        async with _cluster(self.ports) as cluster:
+        async with _cluster(self.ports, self.guest_book) as cluster:
             self.screen.say(f"Ray is up after {cluster.started_in.total_seconds():.0f} s; starting Serve on it.")
             await _start_serve(cluster.dashboard_url)
             with daemon:
@@ -87,7 +99,7 @@ class Demo:
     async def _play(self, repository: SampleRepository, daemon: Daemon) -> None:
         places = self.places
         witness = Witness(page_url=places.page, ray_url=places.ray, service=SERVICE)
-        load = Load(places.service, self.options.rate)
+        load = Load(places.service, self.options.rate, self.guest_book)
         narrator = Narrator(screen=self.screen, names=self.names, tally=load.tally)
         witness.on_sight, witness.on_event = narrator.saw, narrator.heard
         try:
@@ -109,7 +121,7 @@ class Demo:
                 )
                 await self._tell(story, loads)
                 if self.options.stay:
-                    await self._stay(narrator)
+                    await self._stay(narrator, load)
                 for task in (guard, watching, *loads):
                     task.cancel()
         except* (StoryBroke, Stalled) as broke:
@@ -128,18 +140,21 @@ class Demo:
         story.look_back()
         self.differences += story.differences
         self.screen.end_live()
-        table = render(story.stages, story.load.tally, story.witness, total)
+        table = render(story.stages, story.load.tally, story.load.executions(), story.witness, total)
         print(f"\n{table}\n", flush=True)
         if broke is not None:
             raise broke
         self.is_told = True
         print(farewell.verdict(self.differences, self.screen), flush=True)
 
-    async def _stay(self, narrator: Narrator) -> None:
+    async def _stay(self, narrator: Narrator, load: Load) -> None:
         narrator.is_open = True
         for line in farewell.next_steps(self.places, self.screen):
             self.screen.plain(line)
-        await asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.screen.say(farewell.sums(load.tally, load.executions()))
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
@@ -154,8 +169,14 @@ async def _guard(daemon: Daemon) -> None:
 
 
 @asynccontextmanager
-async def _cluster(ports: Ports) -> AsyncIterator[EmbeddedCluster]:
-    async with EmbeddedCluster(zones=ZONES, cpus_per_node=CPUS_PER_NODE, dashboard_port=ports.ray) as cluster:
+async def _cluster(ports: Ports, guest_book: Path) -> AsyncIterator[EmbeddedCluster]:
+    """Lend a cluster whose replicas know where the guest book is: the spec has no paths of this machine."""
+    async with EmbeddedCluster(
+        zones=ZONES,
+        cpus_per_node=CPUS_PER_NODE,
+        dashboard_port=ports.ray,
+        environment={VARIABLE: str(guest_book)},
+    ) as cluster:
         yield cluster
 
 
@@ -202,7 +223,7 @@ def _working_folder(options: Options) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if not options.keep:
+        if options.is_folder_temporary:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -29,6 +29,7 @@ ROLLBACK_WITHIN = timedelta(seconds=120)
 ANSWERS_WITHIN = timedelta(seconds=15)
 
 BUDGET = TARGET + SURGE
+MOST_NAMED = 5
 
 FRAME = re.compile(r"  File ")
 FOREIGN_FRAME = re.compile(r"/site-packages/|/lib/python3")
@@ -186,6 +187,13 @@ class Story:
         greetings = {f"Hello from {version}" for version in ("v1", SECOND.version)}
         if tally.failed:
             self.differences.append(f"{tally.failed} of {tally.sent} requests failed: {'; '.join(tally.examples)}")
+        executions = self.load.executions()
+        if executions.twice:
+            self.differences.append(f"executed twice: {some(executions.twice)}")
+        if executions.lost:
+            self.differences.append(f"answered, but never executed: {some(executions.lost)}")
+        if not executions.answered:
+            self.differences.append("no POST was answered")
         missing = sorted(greetings - set(tally.answers))
         strange = sorted(set(tally.answers) - greetings)
         if missing:
@@ -195,6 +203,11 @@ class Story:
         if self.witness.peak > BUDGET:
             states = self.witness.peak_states
             self.differences.append(f"{self.witness.peak} replicas at once ({states}), the budget is {BUDGET}")
+
+
+def some(guests: Sequence[str]) -> str:
+    """Name a few of many."""
+    return ", ".join(guests[:MOST_NAMED]) + (f" and {len(guests) - MOST_NAMED} more" if guests[MOST_NAMED:] else "")
 
 
 def is_settled(sight: Sight) -> bool:

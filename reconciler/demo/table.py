@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+from reconciler.demo.guest_book import Executions
 from reconciler.demo.repository import SURGE, TARGET
 from reconciler.demo.story import BUDGET, Stage
 from reconciler.demo.traffic import Tally
@@ -13,7 +14,7 @@ from reconciler.demo.witness import Witness
 COLUMNS = ("stage", "seconds", "requests", "failed", "answered by", "first action")
 
 
-def render(stages: Sequence[Stage], tally: Tally, witness: Witness, total: timedelta) -> str:
+def render(stages: Sequence[Stage], tally: Tally, executions: Executions, witness: Witness, total: timedelta) -> str:
     """Return the table and the sums below it."""
     rows = [COLUMNS, *(_row(stage) for stage in stages)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
@@ -24,6 +25,7 @@ def render(stages: Sequence[Stage], tally: Tally, witness: Witness, total: timed
     sums = (
         ("requests sent", str(tally.sent)),
         ("requests failed", str(tally.failed)),
+        ("executed twice", f"{len(executions.twice)} of {executions.answered} POSTs, counted by the service itself"),
         ("answers per version", _answers(tally) or "none"),
         ("slowest answer", f"{tally.slowest * 1000:.0f} ms"),
         (

@@ -6,8 +6,11 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
+
+from reconciler.demo.guest_book import Executions, read_executions
 
 PATIENCE_SECONDS = 10.0
 """A request without an answer for this long has failed."""
@@ -16,6 +19,9 @@ MOST_KEPT = 5
 """Failures that are told in words; their number is always exact."""
 
 LONGEST_ANSWER = 60
+
+POST_EVERY = 3
+"""Every third request is a POST, which must not be executed twice whatever happens to the first try."""
 
 
 @dataclass(kw_only=True)
@@ -57,13 +63,20 @@ class Tally:
 
 
 class Load:
-    """Sends GET requests at a steady rate until cancelled."""
+    """Sends GET and POST requests at a steady rate until cancelled. The service writes each POST into `book`."""
 
-    def __init__(self, url: str, rate: float) -> None:
+    def __init__(self, url: str, rate: float, book: Path) -> None:
         """`rate` is in requests per second; requests do not wait for one another."""
         self._url = url
         self._period = 1.0 / rate
+        self._book = book
+        self._number = 0
+        self._welcomed: set[str] = set()
         self.tally = Tally()
+
+    def executions(self) -> Executions:
+        """Return what became of the POSTs that were answered so far."""
+        return read_executions(self._book, self._welcomed)
 
     async def run(self) -> None:
         """Send until cancelled. Cancelling waits for the requests under way: none is cut by us."""
@@ -88,8 +101,13 @@ class Load:
 
     async def _one(self, client: httpx.AsyncClient) -> None:
         began = time.monotonic()
+        self._number += 1
+        guest = f"guest {self._number}" if self._number % POST_EVERY == 0 else ""
         try:
-            response = await client.get(self._url)
+            if guest:
+                response = await client.post(f"{self._url}guests", content=guest)
+            else:
+                response = await client.get(self._url)
         except httpx.HTTPError as error:
             self._fail(type(error).__name__, str(error))
             return
@@ -97,6 +115,8 @@ class Load:
         text = response.text.strip().partition("\n")[0][:LONGEST_ANSWER]
         if response.status_code == httpx.codes.OK:
             self.tally.answers[text] += 1
+            if guest:
+                self._welcomed.add(guest)
         else:
             self._fail(f"status {response.status_code}", text)
 

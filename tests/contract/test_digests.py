@@ -12,7 +12,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.embedded import EmbeddedCluster
 from reconciler.errors import Retry
 from reconciler.planning.compose import compose_config
 from reconciler.ports import ServeSeen
@@ -29,7 +30,7 @@ from specs.effects import PutServeConfig, ServeApplication
 from specs.observed import CellSeen, CellStatus, ReplicaState
 from specs.parse import read_desired
 from specs.revision import in_place_differs
-from tests.ray_cluster import RayAdapters
+from tests.ray_cluster import RayAdapters, empty_serve
 from tests.unit.specs.commits import COMMIT
 
 pytestmark = pytest.mark.ray
@@ -37,6 +38,8 @@ pytestmark = pytest.mark.ray
 FIELDS = Path(__file__).parent.parent / "apps" / "fields" / "fields.py"
 SETTLED_WITHIN = 150.0
 Change = Mapping[str, Any]
+
+ACCELERATOR = "T4"
 
 IN_PLACE: Change = {
     "user_config": {"threshold": 2},
@@ -55,6 +58,7 @@ AUTOSCALING_IN_PLACE: Change = {
     "min_replicas": 2,
     "max_replicas": 3,
     "target_ongoing_requests": 5,
+    "metrics_interval_s": 5,
     "look_back_period_s": 60,
     "upscaling_factor": 0.5,
     "downscaling_factor": 0.5,
@@ -68,6 +72,8 @@ RESTARTING: Mapping[str, Change] = {
     "Resources": {"ray_actor_options": {"num_cpus": 0.01, "resources": {"node:__internal_head__": 0}}},
     "Memory": {"ray_actor_options": {"num_cpus": 0.01, "memory": 1000000}},
     "Selector": {"ray_actor_options": {"num_cpus": 0.01, "label_selector": {"ray.io/availability-zone": "a"}}},
+    "Gpus": {"ray_actor_options": {"num_cpus": 0.01, "num_gpus": 0.1}},
+    "Accelerator": {"ray_actor_options": {"num_cpus": 0.01, "accelerator_type": ACCELERATOR}},
     "Variables": {"ray_actor_options": {"num_cpus": 0.01, "runtime_env": {"env_vars": {"COLOUR": "blue"}}}},
     "PerNode": {"max_replicas_per_node": 5},
     "Bundles": {"placement_group_bundles": [{"CPU": 0.01}]},
@@ -82,6 +88,9 @@ RESTARTING: Mapping[str, Change] = {
 }
 """By deployment: what makes Serve restart that deployment and no other."""
 
+BOUNDS = {"max_replicas": 2}
+OWN_POLICY = {**BOUNDS, "policy": {"policy_function": "fields:stay"}}
+
 REBUILDING: Mapping[str, Change] = {
     "import-path": {"import_path": "fields:build_elsewhere"},
     "args": {"args": {"parts": ["Front"], "colour": "blue"}},
@@ -93,6 +102,7 @@ REBUILDING: Mapping[str, Change] = {
         "deployments": [{"name": "Front", "deployment_actors": [{"name": "s", "actor_class": "fields:Shared"}]}]
     },
     "scaling": {"deployments": [{"name": "Front", "autoscaling_config": {}}]},
+    "policy": {"deployments": [{"name": "Front", "autoscaling_config": OWN_POLICY}]},
 }
 """By service: what makes Serve build the whole application again."""
 
@@ -230,6 +240,15 @@ def cluster(ray_adapters: RayAdapters) -> Cluster:
     return Cluster(adapters=ray_adapters, names={})
 
 
+@pytest.fixture
+def node_with_gpus(ray_cluster: EmbeddedCluster) -> Iterator[None]:
+    """Add a node that offers what Ray counts and nobody here uses; what ran on it ends before it does."""
+    node = ray_cluster.add_node("a", gpus=1, resources={f"accelerator_type:{ACCELERATOR}": 1})
+    yield
+    empty_serve(ray_cluster.dashboard_url)
+    ray_cluster.kill_node(node.ip)
+
+
 async def test_the_same_id_keeps_every_replica(cluster: Cluster) -> None:
     specs = {
         "options": application(deployments=[{"name": "Front", "user_config": {"threshold": 1}}]),
@@ -279,6 +298,7 @@ async def test_the_same_id_keeps_every_replica(cluster: Cluster) -> None:
     assert len(after["bounds"]["Front"]) == 2
 
 
+@pytest.mark.usefixtures("node_with_gpus")
 async def test_another_id_restarts_just_what_the_field_is_about(cluster: Cluster) -> None:
     parts = ("Front", *RESTARTING)
     specs = {
@@ -286,6 +306,7 @@ async def test_another_id_restarts_just_what_the_field_is_about(cluster: Cluster
             *parts, deployments=[{"name": name, "ray_actor_options": {"num_cpus": 0.01}} for name in parts]
         ),
         **{name: application() for name in REBUILDING},
+        "policy": application(deployments=[{"name": "Front", "autoscaling_config": BOUNDS}]),
     }
     first = desired(specs)
     await cluster.put(first)

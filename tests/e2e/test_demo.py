@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,10 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.e2e.waiting import wait_for
+from tests.typed import printed_commands
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
@@ -140,7 +144,8 @@ def processes(running: Running) -> list[tuple[int, int, str]]:
 
 
 def assert_nothing_is_left(running: Running) -> None:
-    wait_for(lambda: not processes(running), 10, "all processes end", shows=lambda: processes(running))
+    # Of a demo that was killed, others clear everything up: they are processes, too.
+    wait_for(lambda: not processes(running), GONE_WITHIN, "all processes end", shows=lambda: processes(running))
     assert list(running.temporary.iterdir()) == []
     for port in range(running.base, running.base + PORTS):
         with socket.socket() as probe:
@@ -169,6 +174,7 @@ def test_the_story_goes_as_told_and_leaves_nothing(start: Start) -> None:
     assert time.monotonic() - began < STORY_WITHIN
     told = figures(printed)
     assert told["requests failed"] == "0"
+    assert re.fullmatch(r"0 of \d{3,} POSTs, counted by the service itself", told["executed twice"])
     assert int(told["requests sent"]) > 500
     assert re.fullmatch(r"v1 \d+, v2 \d+", told["answers per version"])
     peak = re.match(r"(\d) of at most 4 ", told["peak replicas"])
@@ -181,14 +187,117 @@ def test_the_story_goes_as_told_and_leaves_nothing(start: Start) -> None:
     assert_nothing_is_left(running)
 
 
+class User:
+    """Somebody at a second terminal who types what the demo printed, line by line."""
+
+    def __init__(self, running: Running) -> None:
+        self._api = f"http://127.0.0.1:{running.base + 1}/api/v1"
+        self._service = f"http://127.0.0.1:{running.base}/greeter/"
+        self._running = running
+        self.watch, folder, *self.lines = printed_commands(running.narration)
+        self.folder = shlex.split(folder)[1]
+
+    def type(self, *beginnings: str) -> str:
+        """Type the next lines, which begin like this; return what the last one printed."""
+        printed = ""
+        for beginning in beginnings:
+            line = self.lines.pop(0)
+            assert line.startswith(beginning) or f" {beginning}" in line, line
+            done = subprocess.run(
+                ["bash", "-ec", line], check=False, cwd=self.folder, capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+            printed = done.stdout
+        return printed
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self._api}/services/greeter", timeout=10, trust_env=False).json()
+        return found
+
+    def see(self, within: float, what: str, **fields: Any) -> dict[str, Any]:
+        """Wait until the service's status has these fields."""
+
+        def reached() -> dict[str, Any]:
+            found = self.status()
+            return found if all(found.get(key) == value for key, value in fields.items()) else {}
+
+        return wait_for(reached, within, what, shows=lambda: f"{self.status()}\n{self._running.narration[-3000:]}")
+
+    def see_promoted(self, before: str) -> str:
+        """Wait until another revision than the one before has everything; return it."""
+        self.see(30, "the new revision is on its way", phase="Progressing")
+        status = self.see(120, "it has everything", sync="Synced", health="Healthy", candidate=None)
+        assert status["stable"] != before
+        assert status["weights"] == {status["stable"]: 100}
+        return str(status["stable"])
+
+    def answer(self) -> str:
+        return httpx.get(self._service, timeout=10, trust_env=False).raise_for_status().text.strip()
+
+    def rollouts(self) -> int:
+        events = httpx.get(f"{self._api}/services/greeter/events", timeout=10, trust_env=False).json()["events"]
+        return [event["kind"] for event in events].count("RolloutStarted")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_user_who_types_what_the_demo_printed_sees_what_it_says(start: Start) -> None:
+    """A unit test holds the README to the same commands."""
+    running = start("--stay")
+    running.await_told("One more replica", STORY_WITHIN)
+    user = User(running)
+    v2 = user.status()["stable"]
+    with subprocess.Popen(["bash", "-c", f"exec {user.watch}"], stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert "greeter" in watching.stdout.readline() + watching.stdout.readline()
+
+        user.type("echo Hello", "git add")
+        v3 = user.see_promoted(v2)
+        assert user.answer() == "Hello from v3"
+
+        user.type("sed", "git commit")
+        v4 = user.see_promoted(v3)
+        assert user.answer() == "Hello from v4"
+
+        user.type("sed", "git commit")
+        wait_for(lambda: user.status()["quarantined"], 120, "it is quarantined", shows=user.status)
+        status = user.see(60, "nothing of it is left", candidate=None)
+        assert (status["stable"], status["weights"]) == (v4, {v4: 100})
+        assert "ZeroDivisionError" in user.type("history")
+        assert user.answer() == "Hello from v4"
+        rollouts = user.rollouts()
+
+        user.type("git revert")
+        user.see(60, "back to what runs already", sync="Synced", health="Healthy", stable=v4, candidate=None)
+
+        user.type("sed", "git commit")
+        wait_for(lambda: user.status()["replicas"]["ready"] == 4, 60, "four replicas", shows=user.status)
+        assert user.status()["stable"] == v4
+        assert user.rollouts() == rollouts
+        assert user.lines == []
+        assert watching.poll() is None
+        watching.terminate()
+    running.child.send_signal(signal.SIGINT)
+    status_code, printed = running.finish(GONE_WITHIN)
+    assert status_code == 0, printed
+    assert re.search(r"All in all \d{4,} requests: 0 failed, 0 executed twice", running.narration)
+    assert_nothing_is_left(running)
+
+
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
         (signal.SIGINT, "Starting a Ray cluster"),
         (signal.SIGTERM, "starting Serve on it"),
         (signal.SIGINT, "Heliostat has seen the commit: v1"),
+        (signal.SIGKILL, "Heliostat has seen the commit: v1"),
     ],
-    ids=["Ctrl-C while Ray starts", "SIGTERM while Serve starts", "Ctrl-C in the middle of a deployment"],
+    ids=[
+        "Ctrl-C while Ray starts",
+        "SIGTERM while Serve starts",
+        "Ctrl-C in the middle of a deployment",
+        "kill -9 in the middle of a deployment",
+    ],
 )
 def test_an_interrupt_at_any_moment_leaves_nothing(start: Start, number: signal.Signals, moment: str) -> None:
     running = start()
@@ -197,7 +306,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing(start: Start, number: signal.
     running.child.send_signal(number)
     status, printed = running.finish(GONE_WITHIN)
 
-    assert status == 128 + number
+    assert status == (-number if number is signal.SIGKILL else 128 + number)
     assert "The story" not in printed
     assert_nothing_is_left(running)
 

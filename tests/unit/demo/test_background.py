@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from reconciler.demo import background
-from reconciler.demo.background import Daemon, end_gateways, gateways
+from reconciler.demo.background import Daemon
 from reconciler.demo.options import Ports
+from reconciler.demo.warden import end_gateways, gateways
+from tests.e2e.waiting import wait_for
 
 PORTS = Ports(gateway=9000, page=9001, ray=9002)
 
@@ -64,8 +68,8 @@ def test_the_users_own_settings_do_not_leak_into_the_demos_daemon(
     monkeypatch.setattr(background, "ENTRY", (sys.executable, "-c", program))
 
     with daemon(tmp_path) as started:
-        assert started._child is not None
-        started._child.wait(10)
+        assert started._warden is not None
+        started._warden.wait(10)
 
     assert started.tail() == "set() yes"
 
@@ -84,20 +88,89 @@ def test_the_note_of_where_the_token_is_goes_with_the_demo(tmp_path: Path, monke
     assert [note.name for note in notes.iterdir()] == ["http_127.0.0.1_8484"]
 
 
+SLEEPER = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
+
+
+def told_pid(started: Daemon) -> int:
+    """Return the process that said so in the log."""
+    return int(wait_for(started.tail, 10, "it says its number"))
+
+
 def test_a_daemon_that_does_not_end_when_asked_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-    )
-    monkeypatch.setattr(background, "ENTRY", (sys.executable, "-c", program))
-    monkeypatch.setattr(background, "STOP_SECONDS", 0.2)
+    quick = "import sys; from reconciler.demo import warden; warden.STOP_SECONDS = 0.2; sys.exit(warden.main())"
+    monkeypatch.setattr(background, "WARDEN", (sys.executable, "-c", quick))
+    monkeypatch.setattr(background, "ENTRY", (sys.executable, "-c", DEAF))
 
     with daemon(tmp_path) as started:
-        child = started._child
-        assert child is not None
-        while "deaf" not in started.tail():
-            assert child.poll() is None
+        pid = told_pid(started)
 
-    assert child.returncode == -9
+    assert started._warden is not None
+    assert started._warden.returncode == 128 + signal.SIGKILL
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_of_its_session_does_not_lose_the_warden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(
+        background, "ENTRY", (sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)")
+    )
+
+    with daemon(tmp_path) as started:
+        told_pid(started)
+        assert started._warden is not None
+        os.kill(started._warden.pid, number)
+        assert started._warden.poll() is None
+
+    assert started._warden.returncode == 128 + signal.SIGTERM
+
+
+def test_a_daemon_of_a_demo_that_was_killed_ends_with_its_gateway_and_folder(tmp_path: Path, haproxy: Path) -> None:
+    """The demo is a process of its own here, and gets no chance to clear anything up."""
+    folder = tmp_path / "demo"
+    gateway = folder / "state" / "gateway"
+    gateway.mkdir(parents=True)
+    command = (
+        f"import subprocess, time; subprocess.Popen([{str(haproxy)!r}, '60'], cwd={str(gateway)!r}, "
+        "start_new_session=True); time.sleep(60)"
+    )
+    program = f"""
+import sys, time
+from pathlib import Path
+from reconciler.demo import background
+from reconciler.demo.options import Ports
+background.ENTRY = (sys.executable, "-c", {command!r})
+folder = Path({str(folder)!r})
+with background.Daemon(
+    repository=folder, state=folder / "state", log=folder / "log", ports=Ports(), remove=folder
+) as started:
+    print(started._warden.pid, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        warden = int(demo.stdout.readline())
+        wait_for(lambda: gateways(gateway), 10, "the gateway runs")
+
+        demo.kill()
+        demo.wait()
+
+    wait_for(lambda: not Path(f"/proc/{warden}").exists(), 20, "the warden ends")
+    assert gateways(gateway) == frozenset()
+    assert not folder.exists()
+
+
+def test_a_folder_that_the_demo_clears_up_itself_is_not_the_wardens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "ENTRY", (sys.executable, "-c", SLEEPER))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    with Daemon(repository=mine, state=mine / "state", log=mine / "log", ports=PORTS, remove=mine):
+        pass
+    assert mine.exists()
 
 
 def test_the_command_line_is_one_that_a_user_could_type(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from reconciler.demo.farewell import verdict
+from reconciler.demo.guest_book import Executions
 from reconciler.demo.screen import Names, Screen
 from reconciler.demo.story import Stage, Story, telling_lines
 from reconciler.demo.table import render
@@ -35,8 +37,32 @@ class Terminal(io.StringIO):
         return True
 
 
-def story(*, answers: dict[str, int], failures: dict[str, int] | None = None, peak: int = 4) -> Story:
-    load = Load("http://127.0.0.1:9/", 1.0)
+class Counted(Load):
+    """A load whose service wrote these guests down; all of `answered` were answered."""
+
+    def __init__(self, executions: Executions) -> None:
+        super().__init__("http://127.0.0.1:9/", 1.0, Path("/nonexistent"))
+        self._executions = executions
+
+    def executions(self) -> Executions:
+        return self._executions
+
+
+def counted(*, answered: int = 3, twice: tuple[str, ...] = (), lost: tuple[str, ...] = ()) -> Executions:
+    return Executions(answered=answered, twice=twice, lost=lost)
+
+
+ONCE = counted()
+
+
+def story(
+    *,
+    answers: dict[str, int],
+    failures: dict[str, int] | None = None,
+    peak: int = 4,
+    executions: Executions = ONCE,
+) -> Story:
+    load = Counted(executions)
     load.tally = Tally(answers=Counter(answers), failures=Counter(failures or {}))
     witness = Witness(page_url="", ray_url="", service="greeter", peak=peak)
     screen = Screen(out=io.StringIO())
@@ -64,11 +90,18 @@ def test_a_message_without_a_traceback_stays_whole() -> None:
     assert telling_lines("no node has 8 GPUs") == "no node has 8 GPUs"
 
 
+BOTH = {"Hello from v1": 9, "Hello from v2": 1}
+MANY = ("a", "b", "c", "d", "e", "f")
+
+
 @pytest.mark.parametrize(
     ("told", "differs"),
     [
         ({"answers": {"Hello from v1": 9, "Hello from v2": 1}}, None),
         ({"answers": {"Hello from v1": 9, "Hello from v2": 1}, "failures": {"status 503": 1}}, "1 of 11 requests"),
+        ({"answers": BOTH, "executions": counted(twice=("guest 3",))}, "executed twice: guest 3"),
+        ({"answers": BOTH, "executions": counted(lost=MANY)}, "never executed: a, b, c, d, e and 1 more"),
+        ({"answers": BOTH, "executions": counted(answered=0)}, "no POST was answered"),
         ({"answers": {"Hello from v1": 9}}, "nobody was ever answered 'Hello from v2'"),
         ({"answers": {"Hello from v1": 1, "Hello from v2": 1, "Hello from v3": 1}}, "unexpected answers"),
         ({"answers": {"Hello from v1": 1, "Hello from v2": 1}, "peak": 5}, "5 replicas at once (), the budget is 4"),
@@ -93,15 +126,15 @@ def test_the_table_counts_each_stage_and_the_whole() -> None:
     )
     whole = Tally(answers=Counter({"Hello from v1": 8, "Hello from v2": 2}), failures=Counter({"ReadError": 1}))
 
-    lines = render(
-        stages, whole, Witness(page_url="", ray_url="", service="greeter", peak=4), timedelta(seconds=80)
-    ).splitlines()
+    witness = Witness(page_url="", ray_url="", service="greeter", peak=4)
+    lines = render(stages, whole, counted(answered=7, twice=("guest 3",)), witness, timedelta(seconds=80)).splitlines()
 
     assert lines[0].split() == ["stage", "seconds", "requests", "failed", "answered", "by", "first", "action"]
     assert lines[2].split() == ["v1", "deployed", "9.7", "-", "-", "-", "after", "0.23", "s"]
     assert lines[3].split() == ["v2", "at", "20%", "10.0", "10", "0", "v1", "8,", "v2", "2", "-"]
     assert "requests sent           11" in lines
     assert "requests failed         1" in lines
+    assert "executed twice          1 of 7 POSTs, counted by the service itself" in lines
     assert "peak replicas           4 of at most 4 (3 + surge 1), counted at Ray" in lines
 
 

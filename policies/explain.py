@@ -65,7 +65,9 @@ def _overcommitted(view: ServiceView) -> Hold | None:
     stable = view.memory.stable
     if stable is None or view.weights.get(stable, 0) == 0 or view.is_serving(stable):
         return None
-    return _hold(view, Reason.OVERCOMMITTED, f"no replica of the stable revision {stable} answers")
+    gateway = view.world.observed.gateway
+    way = "" if gateway is None or gateway.is_direct else " through Serve's proxies; does the gateway reach their port?"
+    return _hold(view, Reason.OVERCOMMITTED, f"no replica of the stable revision {stable} answers{way}")
 
 
 def _candidate(view: ServiceView) -> Hold | None:

@@ -48,15 +48,20 @@ class CellView:
         return self.seen.deployment(name) if self.seen else None
 
     def serving(self, deployment: str) -> tuple[str, ...]:
-        """Return the ids of replicas that answer now; the gateway's checks count at the ingress."""
+        """Return the ids of replicas that answer now; the gateway's checks count at the ingress.
+
+        Through Serve's proxies it cannot tell replicas apart: they answer as long as some proxy does.
+        """
         seen = self.deployment(deployment)
         if seen is None:
             return ()
-        running = [replica.id for replica in seen.replicas if replica.state is ReplicaState.RUNNING]
-        if seen.is_ingress and self.is_direct:
-            up = self.lane.up if self.lane else frozenset()
+        running = tuple(replica.id for replica in seen.replicas if replica.state is ReplicaState.RUNNING)
+        if not seen.is_ingress:
+            return running
+        up = self.lane.up if self.lane else frozenset()
+        if self.is_direct:
             return tuple(replica for replica in running if replica in up)
-        return tuple(running)
+        return running if up else ()
 
     def commanded(self, deployment: str) -> int:
         """Return the count that Serve is working towards on our word.

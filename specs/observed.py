@@ -127,7 +127,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class LaneSeen:
-    """What the gateway knows of one cell. `up` are replica ids that pass the gateway's own checks."""
+    """What the gateway knows of one cell. `up` are replicas, or Serve's proxies, that pass the gateway's own checks."""
 
     cell: str
     weight: int

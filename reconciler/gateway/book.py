@@ -143,7 +143,7 @@ class Book:
             LaneSeen(
                 cell=lease.cell,
                 weight=weights.get(lease.lane, 0),
-                up=self._up(lease) if is_direct else frozenset(),
+                up=self._up(lease),
                 in_flight=self.stats[lease.lane].in_flight if lease.lane in self.stats else 0,
             )
             for lease in held

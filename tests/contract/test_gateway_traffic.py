@@ -433,7 +433,7 @@ async def test_without_direct_ingress_every_cell_is_reached_through_serve_s_prox
         await eventually(served)
         seen = await gate.gateway.observe()
         assert seen.is_direct is False
-        assert [lane.up for lane in seen.lanes] == [frozenset(), frozenset()]
+        assert [lane.up for lane in seen.lanes] == [frozenset({"proxy"}), frozenset({"proxy"})]
         paths = {(await gate.get("/chat/x"))[1]["path"] for _ in range(40)}
         assert paths == {f"/_/{CHAT}/x", f"/_/{NEXT}/x"}
 

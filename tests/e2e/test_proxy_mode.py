@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from reconciler.embedded import EmbeddedCluster
@@ -46,3 +49,24 @@ def test_a_cluster_without_direct_ingress_rolls_out_through_the_proxies_of_serve
     assert load.failures() == []
     assert executed_twice(stage.count_file) == []
     assert watch.peak("chat") <= 2 + 1
+
+
+def test_a_service_whose_proxies_cannot_be_reached_is_not_called_healthy(plain_stage: Stage) -> None:
+    stage, daemon = plain_stage, plain_stage.daemon
+    stage.deploy(stage.spec(), within=120)
+    (proxy,) = proxies(stage)
+    os.kill(proxy, signal.SIGSTOP)
+    try:
+        status = daemon.wait("chat", 40, "the way to it is lost", health="Degraded", reason="Overcommitted")
+        assert "does the gateway reach their port?" in status["message"]
+        assert status["replicas"]["ready"] == 0
+    finally:
+        os.kill(proxy, signal.SIGCONT)
+    daemon.wait_settled("chat", "v1", 60)
+
+
+def proxies(stage: Stage) -> list[int]:
+    """Return the processes of Serve's proxies."""
+    url = f"{stage.cluster.dashboard_url}/api/v0/actors?limit=1000&detail=true"
+    actors = httpx.get(url, timeout=30, trust_env=False).json()["data"]["result"]["result"]
+    return [actor["pid"] for actor in actors if actor["class_name"] == "ProxyActor" and actor["state"] == "ALIVE"]

@@ -170,6 +170,24 @@ def test_the_status_sums_it_up(made: World, sync: Sync, health: Health, phase: P
     assert (status.sync, status.health, status.phase, status.reason) == (sync, health, phase, reason)
 
 
+def through_proxies(up: frozenset[str]) -> World:
+    """Return a settled world behind Serve's proxies, of which the gateway reaches these."""
+    made = steady()
+    gateway = made.observed.gateway
+    assert gateway is not None
+    lanes = tuple(replace(lane, up=up) for lane in gateway.lanes)
+    return replace(made, observed=replace(made.observed, gateway=replace(gateway, is_direct=False, lanes=lanes)))
+
+
+def test_behind_serve_s_proxies_a_service_is_as_healthy_as_the_way_to_them() -> None:
+    reached = told(through_proxies(frozenset({"SERVE_PROXY_ACTOR-1"})))
+    assert (reached.health, reached.reason, reached.replicas.ready) == (Health.HEALTHY, Reason.STEADY, 3)
+
+    lost = told(through_proxies(frozenset()))
+    assert (lost.health, lost.reason, lost.replicas.ready) == (Health.DEGRADED, Reason.OVERCOMMITTED, 0)
+    assert "does the gateway reach their port?" in lost.message
+
+
 def test_a_pause_says_until_when() -> None:
     status = told(pausing())
     assert status.step is not None

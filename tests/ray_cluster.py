@@ -8,6 +8,7 @@ import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from reconciler.embedded import EmbeddedCluster
 ZONES = ("a", "b", "c")
 
 ECHO = Path(__file__).parent / "apps" / "echo" / "echo.py"
+
+DRAIN = timedelta(seconds=3)
+"""How long a stopping replica goes on serving; the simulation plays the same. HAProxy leaves one within 1.25 s."""
 
 EMPTY_WITHIN = 60.0
 """Draining replicas take their drain period, a long request of a failed test longer."""
@@ -64,7 +68,7 @@ def echo_application(name: str, *, replicas: int | None = 1, **args: Any) -> dic
 @pytest.fixture(scope="session")
 def started_ray() -> Iterator[EmbeddedCluster]:
     """Start the cluster once for the whole run."""
-    with EmbeddedCluster(zones=ZONES, cpus_per_node=4.0) as cluster:
+    with EmbeddedCluster(zones=ZONES, cpus_per_node=4.0, drain=DRAIN) as cluster:
         yield cluster
 
 

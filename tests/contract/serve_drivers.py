@@ -13,14 +13,11 @@ from reconciler.ports import Nodes, Packages, Serve, ServeSeen
 from specs.canonical import canonical_json
 from specs.effects import PutServeConfig, ServeApplication
 from specs.observed import CellSeen, ReplicaState
-from tests.ray_cluster import RayAdapters
+from tests.ray_cluster import DRAIN, RayAdapters
 from tests.sim.fake_clock import START, FakeClock
 from tests.sim.fake_nodes import FakeNodes, FakePackages
 from tests.sim.fake_serve import FakeServe
 from tests.sim.serve_model import Timing
-
-DRAIN = timedelta(seconds=5)
-"""What the test cluster is started with; the simulation plays the same."""
 
 PAUSE = timedelta(milliseconds=200)
 

@@ -92,6 +92,7 @@ async def test_nodes_carry_their_zones_come_and_go_and_answer_only_who_shows_the
     assert not Path(folder).exists()
 
 
+@pytest.mark.slow  # The demo's own tests end it in the same ways.
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_is_left_when_the_owner_ends(how: signal.Signals) -> None:
     owner = own()

@@ -12,8 +12,8 @@ from reconciler.ports import ServeSeen
 from specs.canonical import canonical_json
 from specs.observed import CellStatus, ReplicaState
 from specs.serve_document import same_application
-from tests.contract.serve_drivers import DRAIN, Driver, cell, fake_driver, real_driver, running
-from tests.ray_cluster import echo_application, echo_package
+from tests.contract.serve_drivers import Driver, cell, fake_driver, real_driver, running
+from tests.ray_cluster import DRAIN, echo_application, echo_package
 
 A = "chat.aaaaaaaaaaaa.-.-.1"
 B = "chat.bbbbbbbbbbbb.-.-.1"
@@ -25,10 +25,17 @@ def driver(request: pytest.FixtureRequest) -> Driver:
     return fake_driver() if request.param == "simulated" else real_driver(request.getfixturevalue("ray_adapters"))
 
 
+facts_of_ray = pytest.mark.parametrize(
+    "driver", ["simulated", pytest.param("real", marks=[pytest.mark.ray, pytest.mark.slow])], indirect=True
+)
+"""What only another version of Ray can change, and end-to-end tests meet anyway: `make test-full` asks the real one."""
+
+
 def only_names(seen: ServeSeen) -> list[str]:
     return [found.name for found in seen.cells]
 
 
+@facts_of_ray
 async def test_an_application_builds_without_deployments_and_then_runs_at_its_endpoints(driver: Driver) -> None:
     application = echo_application(A, replicas=2)
     await driver.put(application)
@@ -53,6 +60,7 @@ async def test_an_application_builds_without_deployments_and_then_runs_at_its_en
     assert (await driver.until(lambda now: cell(now, A).status is CellStatus.RUNNING)).running
 
 
+@facts_of_ray
 async def test_a_put_that_changes_nothing_is_not_sent(driver: Driver) -> None:
     await driver.put(echo_application(A))
     before = cell(await driver.until(running(A, "Echo", 1)), A).last_deployed_at
@@ -73,6 +81,7 @@ async def test_a_build_is_not_cut_unless_that_is_asked_for(driver: Driver) -> No
     await driver.until(running(B, "Echo", 1))
 
 
+@facts_of_ray
 async def test_a_put_starts_a_build_in_progress_again(driver: Driver) -> None:
     slow = echo_application(A, build_seconds=6)
     await driver.put(slow)
@@ -114,6 +123,7 @@ async def test_a_stopping_replica_leaves_the_endpoints_at_once_and_holds_its_pla
     await driver.until(lambda now: cell(now, A).status is CellStatus.RUNNING, within=timedelta(seconds=5))
 
 
+@facts_of_ray
 async def test_a_removed_application_goes_and_foreign_ones_stay(driver: Driver) -> None:
     foreign = echo_application("theirs", revision="theirs")
     await driver.put_by_somebody_else(foreign)
@@ -133,6 +143,7 @@ async def test_a_removed_application_goes_and_foreign_ones_stay(driver: Driver) 
     assert same_application(canonical_json(foreign), config)
 
 
+@facts_of_ray
 async def test_an_application_that_is_put_again_while_it_goes_is_built_anew(driver: Driver) -> None:
     """What somebody took away and we put back at once does not keep its replicas: they drain beside the new ones."""
     await driver.put(echo_application(A, replicas=1))
@@ -154,6 +165,7 @@ def _has(seen: ServeSeen, replica: str) -> bool:
     return any(found.id == replica for one in seen.cells for part in one.deployments for found in part.replicas)
 
 
+@facts_of_ray
 async def test_a_failed_build_says_why_has_no_deployments_and_is_tried_again_by_any_put(driver: Driver) -> None:
     bad = echo_application(A, fail_build="no such layer")
     await driver.put(bad)
@@ -165,6 +177,7 @@ async def test_a_failed_build_says_why_has_no_deployments_and_is_tried_again_by_
     assert cell(await driver.serve.read(), A).status is CellStatus.DEPLOYING
 
 
+@facts_of_ray
 async def test_a_failed_start_is_given_up_and_a_larger_count_revives_it(driver: Driver) -> None:
     await driver.put(echo_application(A, fail_start="no such file"))
     seen = await driver.until(lambda now: cell(now, A).status is CellStatus.DEPLOY_FAILED)
@@ -180,6 +193,7 @@ async def test_a_failed_start_is_given_up_and_a_larger_count_revives_it(driver: 
     )
 
 
+@facts_of_ray
 async def test_an_application_that_fits_no_node_builds_for_ever_and_says_nothing(driver: Driver) -> None:
     lost = echo_application(A)
     lost["deployments"][0]["ray_actor_options"] = {
@@ -196,6 +210,7 @@ async def test_an_application_that_fits_no_node_builds_for_ever_and_says_nothing
     await driver.until(lambda now: only_names(now) == [])
 
 
+@facts_of_ray
 async def test_a_selector_keeps_replicas_in_their_zone(driver: Driver) -> None:
     pinned = echo_application(A, replicas=3)
     pinned["deployments"][0]["ray_actor_options"] = {
@@ -207,6 +222,7 @@ async def test_a_selector_keeps_replicas_in_their_zone(driver: Driver) -> None:
     assert {endpoint.zone for endpoint in cell(seen, A).endpoints} == {"b"}
 
 
+@facts_of_ray
 async def test_a_replica_without_room_waits_without_a_node(driver: Driver) -> None:
     large = echo_application(A)
     large["deployments"][0] |= {"ray_actor_options": {"num_cpus": 64}, "graceful_shutdown_timeout_s": 15}
@@ -224,6 +240,7 @@ async def test_a_replica_without_room_waits_without_a_node(driver: Driver) -> No
     assert only_names(await driver.serve.read()) == [A]
 
 
+@facts_of_ray
 async def test_deployments_that_are_not_listed_start_at_their_codes_count_and_can_be_scaled(driver: Driver) -> None:
     await driver.put(echo_application(A, replicas=1, with_backend=True))
     seen = await driver.until(running(A, "Backend", 2))
@@ -235,6 +252,7 @@ async def test_deployments_that_are_not_listed_start_at_their_codes_count_and_ca
     await driver.until(running(A, "Backend", 3))
 
 
+@facts_of_ray
 async def test_scaling_what_is_not_there_or_scales_itself_is_refused(driver: Driver) -> None:
     await driver.put({**echo_application(A), "external_scaler_enabled": False})
     await driver.until(running(A, "Echo", 1))
@@ -258,6 +276,7 @@ def autoscaled(low: int, high: int) -> dict[str, Any]:
     }
 
 
+@facts_of_ray
 async def test_bounds_move_an_autoscaled_deployment_without_restarting_it(driver: Driver) -> None:
     await driver.put(autoscaled(1, 2))
     seen = await driver.until(running(A, "Echo", 1))
@@ -286,6 +305,7 @@ async def test_an_invalid_application_is_refused_before_anything_happens(driver:
     assert (after.last_deployed_at, after.status) == (before.last_deployed_at, before.status)
 
 
+@facts_of_ray
 async def test_another_writers_put_takes_our_applications_away(driver: Driver) -> None:
     await driver.put(echo_application(A))
     await driver.until(running(A, "Echo", 1))
@@ -293,6 +313,7 @@ async def test_another_writers_put_takes_our_applications_away(driver: Driver) -
     await driver.until(lambda seen: only_names(seen) == [] or cell(seen, A).status is CellStatus.DELETING)
 
 
+@facts_of_ray
 async def test_new_code_under_a_live_name_hides_and_restarts_every_replica(driver: Driver) -> None:
     await driver.put(echo_application(A, revision="one"))
     old = cell(await driver.until(running(A, "Echo", 1)), A).deployment("Echo")

@@ -287,8 +287,8 @@ def test_a_user_who_types_what_the_demo_printed_sees_what_it_says(start: Start) 
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        (signal.SIGINT, "Starting a Ray cluster"),
-        (signal.SIGTERM, "starting Serve on it"),
+        pytest.param(signal.SIGINT, "Starting a Ray cluster", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "starting Serve on it", marks=pytest.mark.slow),
         (signal.SIGINT, "Heliostat has seen the commit: v1"),
         (signal.SIGKILL, "Heliostat has seen the commit: v1"),
     ],

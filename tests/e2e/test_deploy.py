@@ -22,30 +22,32 @@ def test_a_first_deployment_goes_straight_to_all_requests_and_a_second_service_j
     assert [event["kind"] for event in stage.daemon.events("chat")].count("Promoted") == 1
 
     pid = stage.daemon.haproxy()
+    search = stage.spec("other", name="search", replicas=1, extra={"route": "/v1/search"})
     with sending(stage.load(rate=40)) as load:
-        stage.deploy(stage.spec(replicas=2), stage.spec("other", name="search", replicas=1))
+        stage.deploy(stage.spec(replicas=2), search)
     assert load.failures() == []
     assert stage.daemon.revision_at("/chat") == "v1"
-    assert stage.daemon.revision_at("/search") == "other"
-    assert stage.daemon.ask("/nobody").status_code == 404
-    assert stage.daemon.ask("/chatter").status_code == 404
+    assert stage.daemon.revision_at("/v1/search") == "other"
+    for nobodys in ("/nobody", "/chatter", "/v1", "/search"):
+        assert stage.daemon.ask(nobodys).status_code == 404
     assert (stage.daemon.haproxy(), stage.daemon.reloads()) == (pid, 0)
+    status_is_the_documented_json(stage)
 
 
-def test_status_is_the_documented_json(stage: Stage) -> None:
-    stage.deploy(stage.spec(replicas=1, extra={"route": "/v1/chat"}))
-    assert stage.daemon.revision_at("/v1/chat") == "v1"
+def status_is_the_documented_json(stage: Stage) -> None:
+    """Compare what the API says of `search` with its documentation."""
     cluster = stage.daemon.get("/api/v1/status")
     assert {"cluster", "commit", "observedAt", "complete", "leader", "services"} <= cluster.keys()
     assert cluster["complete"] is True
     assert cluster["leader"] is True
 
-    (service,) = cluster["services"]
+    chat, service = cluster["services"]
+    assert chat["name"] == "chat"
     revision = service["stable"]
     assert service["commit"].startswith("main@sha1:")
     expected = {
-        "name": "chat",
-        "route": "/v1/chat",
+        "name": "search",
+        "route": "/v1/search",
         "sync": "Synced",
         "health": "Healthy",
         "phase": "Steady",
@@ -58,7 +60,7 @@ def test_status_is_the_documented_json(stage: Stage) -> None:
     assert {"target": 1, "live": 1, "ready": 1, "serveSurplus": 0}.items() <= service["replicas"].items()
     (cell,) = service["cells"]
     assert cell == {
-        "name": f"chat.{revision}.-.-.0",
+        "name": f"search.{revision}.-.-.0",
         "revision": revision,
         "zone": None,
         "market": None,
@@ -68,7 +70,7 @@ def test_status_is_the_documented_json(stage: Stage) -> None:
     }
     assert cell["status"] in ("RUNNING", "DEPLOYING")
     assert {"requests", "errors", "aborted", "unrouted", "p50", "p99"} == service["traffic"][revision].keys()
-    assert wait_for(lambda: stage.daemon.status("chat")["traffic"][revision]["requests"] >= 1, 10, "requests count")
+    assert wait_for(lambda: stage.daemon.status("search")["traffic"][revision]["requests"] >= 1, 10, "requests count")
     conditions = {entry["type"]: entry["status"] for entry in service["conditions"]}
     assert conditions["Ready"] == "True"
     assert conditions["Synced"] == "True"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -133,8 +134,11 @@ def held_at(records: list[Record], moment: float) -> list[Record]:
     return [record for record in records if record.start <= moment + 0.05 and record.end >= moment]
 
 
-def check(story: Story, killed: list[float]) -> None:
-    """Nothing failed but what a killed HAProxy held in its hands, and nothing was executed twice."""
+def check(story: Story, killed: list[float]) -> Counter[str]:
+    """Nothing failed but what a killed HAProxy held in its hands, and nothing was executed twice.
+
+    Return how many that HAProxy held, by kind.
+    """
     load, watch, daemon = story.load, story.watch, story.stage.daemon
     held = [record for moment in killed for record in held_at(load.failures(), moment)]
     lost = [record for record in load.failures() if record not in held]
@@ -148,6 +152,10 @@ def check(story: Story, killed: list[float]) -> None:
     assert daemon.reloads() == 0
     took = max(record.end for record in load.requests()) - min(record.start for record in load.requests())
     assert len(load.requests()) / took >= 100
+    counts = Counter("stream" if record.kind == "stream" else "request" for record in held)
+    print(f"{len(load.requests())} requests, {len(load.records('stream'))} streams, none failed; held: {dict(counts)}")
+    assert counts["request"] <= MOST_IN_HAND * len(killed)
+    return counts
 
 
 def tell(stage: Stage, *, stream_seconds: float) -> Story:
@@ -178,8 +186,10 @@ def test_minute_long_streams_survive_everything_that_heliostat_does(stage: Stage
         story.restart_daemon()
         story.scale(REPLICAS)
         killed = story.kill_haproxy()
-    check(story, [killed])
-    whole = [stream for stream in story.load.records("stream") if not stream.failed]
+    held = check(story, [killed])
+    streams = story.load.records("stream")
+    assert held["stream"] == len([stream for stream in streams if stream.start <= killed <= stream.end])
+    whole = [stream for stream in streams if not stream.failed]
     assert len(whole) >= len(WEIGHTS) + 4
     assert all(stream.end - stream.start >= 59 for stream in whole)
 
@@ -190,4 +200,3 @@ def test_a_killed_haproxy_costs_nothing_but_the_connections_it_held(stage: Stage
     with sending(story.load), story.watch:
         killed = [story.kill_haproxy() for _ in range(5)]
     check(story, killed)
-    assert len([record for record in story.load.failures() if record.kind != "stream"]) <= 5 * MOST_IN_HAND

@@ -298,6 +298,7 @@ async def test_the_same_id_keeps_every_replica(cluster: Cluster) -> None:
     assert len(after["bounds"]["Front"]) == 2
 
 
+@pytest.mark.slow  # The other direction, a rollout that nobody needs, is the lesser evil.
 @pytest.mark.usefixtures("node_with_gpus")
 async def test_another_id_restarts_just_what_the_field_is_about(cluster: Cluster) -> None:
     parts = ("Front", *RESTARTING)

@@ -15,6 +15,7 @@ from reconciler.adapters import state_folder
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.gates import HttpGates
 from reconciler.adapters.git import GitSettings, GitSource
+from reconciler.adapters.git_access import GitAccess
 from reconciler.adapters.git_trust import Trust
 from reconciler.adapters.kubernetes_secrets import KubernetesApi, KubernetesApiSecrets
 from reconciler.adapters.lease import FileLease
@@ -145,6 +146,13 @@ async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
             path=settings.path,
             interval=settings.git_interval,
             vault=vault,
+            access=GitAccess(
+                ssh_key=settings.git_ssh_key,
+                known_hosts=settings.git_known_hosts,
+                token_file=settings.git_token_file,
+                username=settings.git_username,
+                helper=settings.git_credential_helper,
+            ),
             trust=Trust(
                 signers=settings.allowed_signers,
                 gpg_keys=settings.allowed_gpg_keys,

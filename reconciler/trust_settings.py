@@ -87,6 +87,16 @@ class TrustSettings:
     """The public GPG keys that commits may be signed with; with it only signed ones are followed."""
     force_push: ForcePush = ForcePush.HOLD
     """What happens when the branch is rewritten."""
+    git_ssh_key: Path | None = None
+    """The private key that the repository is opened with over SSH; None: what ssh finds by itself."""
+    git_known_hosts: Path | None = None
+    """The host keys that are accepted, and no others; None: those that ssh knows by itself."""
+    git_token_file: Path | None = None
+    """A file with the token that opens the repository over HTTP; read at each request."""
+    git_username: str = "git"
+    """The name that goes with the token."""
+    git_credential_helper: str = ""
+    """A program that knows name and password, as in git's `credential.helper`."""
     secret_folders: tuple[Path, ...] = ()
     """Folders with files that specs may name as secrets."""
     secret_env_prefixes: tuple[str, ...] = ()
@@ -132,6 +142,11 @@ OPTIONS = (
     Option(name="allowed_signers", metavar="FILE", help="Follow only commits that these SSH keys signed."),
     Option(name="allowed_gpg_keys", metavar="FILE", help="Follow only commits that these GPG keys signed."),
     Option(name="force_push", metavar="hold|allow", help="What to do about a rewritten branch.  [default: hold]"),
+    Option(name="git_ssh_key", metavar="FILE", help="SSH key that opens the repository."),
+    Option(name="git_known_hosts", metavar="FILE", help="Host keys that are accepted, and no others."),
+    Option(name="git_token_file", metavar="FILE", help="File with a token that opens the repository over HTTPS."),
+    Option(name="git_username", metavar="NAME", help="Name that goes with the token.  [default: git]"),
+    Option(name="git_credential_helper", metavar="PROGRAM", help="Program that knows name and password."),
     Option(
         name="secret_folders", singular="secret_folder", metavar="FOLDER", help="Specs may use files here as secrets."
     ),
@@ -246,6 +261,11 @@ TRUST_PARSERS: Mapping[str, Callable[[object], Any]] = {
     "allowed_signers": _parse_file,
     "allowed_gpg_keys": _parse_file,
     "force_push": _parse_force_push,
+    "git_ssh_key": _parse_file,
+    "git_known_hosts": _parse_file,
+    "git_token_file": _parse_file,
+    "git_username": str,
+    "git_credential_helper": str,
     "secret_folders": _parse_folders,
     "secret_env_prefixes": _parse_list,
     "secret_namespaces": _parse_list,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from reconciler.adapters.git_access import OPEN, GitAccess
 from reconciler.adapters.git_command import Failure, GitFailed, in_thread
 from reconciler.adapters.git_location import check_branch, locate
 from reconciler.adapters.git_mirror import Mirror
@@ -48,6 +49,7 @@ class GitSettings:
     query_limit: timedelta = timedelta(seconds=20)
     fetch_limit: timedelta = timedelta(minutes=10)
     max_package_bytes: int = MAX_PACKAGE_BYTES
+    access: GitAccess = OPEN
     trust: Trust = NO_QUESTIONS
     vault: Vault | None = None
     """Seals the secrets that specs name; None leaves them unsealed."""
@@ -68,7 +70,7 @@ class GitSource:
         self._count = count
         self._shown = location.shown
         self._path = clean_path(settings.path)
-        self._mirror = Mirror(settings.state / "git", location, check_branch(settings.branch))
+        self._mirror = Mirror(settings.state / "git", location, check_branch(settings.branch), settings.access)
         self._reader = CommitReader(self._mirror.objects, self._path, settings.max_package_bytes)
         self._warden = Warden(self._mirror.command, settings.trust, settings.state)
         self._refs = LocalRefs(location.folder, settings.branch) if location.folder else None

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from enum import StrEnum
@@ -19,10 +18,15 @@ from typing import ParamSpec, TypeVar, cast
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # else importing GitPython fails where git is not installed
 import git
 
-from reconciler.adapters.git_location import Location, mask
+from reconciler.adapters.git_access import OPEN, GitAccess
+from reconciler.adapters.git_location import Location, Login, mask
+from reconciler.adapters.git_output import TooMuch, end, listen
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+MOST_OUTPUT = 256 << 20
+"""Of one command. Packages are at most 100 MiB, specs 64; a listing of a million files is 100."""
 
 LOCAL_LIMIT = timedelta(seconds=60)
 """For calls that only read or write the mirror."""
@@ -127,10 +131,11 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
 class GitCommand:
     """git on one bare repository, on behalf of one `Location`."""
 
-    def __init__(self, repository: Path, location: Location) -> None:
+    def __init__(self, repository: Path, location: Location, access: GitAccess = OPEN) -> None:
         """`repository` need not exist yet."""
         self.repository = repository
         self._location = location
+        self._access = access
 
     def run(
         self,
@@ -139,7 +144,7 @@ class GitCommand:
         limit: timedelta = LOCAL_LIMIT,
         environment: Mapping[str, str] | None = None,
     ) -> bytes:
-        """Return what the command prints. Raises GitFailed when it fails or takes longer than `limit`."""
+        """Return what the command prints. Raises GitFailed when it fails, takes too long or says too much."""
         status, out, errors = self.attempt(*arguments, stdin=stdin, limit=limit, environment=environment)
         if status != 0:
             raise self._explain(errors.decode(errors="replace"), status)
@@ -156,11 +161,12 @@ class GitCommand:
         process = self._start(arguments, {**self._environment(), **(environment or {})})
         with (_CALL.get() or _Call()).holding(process):
             try:
-                out, errors = process.communicate(stdin, timeout=limit.total_seconds())
-            except subprocess.TimeoutExpired:
-                end(process)
-                process.communicate()
+                out, errors = listen(process, stdin, limit, MOST_OUTPUT)
+            except TimeoutError:
                 raise GitFailed(Failure.TIMEOUT, f"no answer within {limit.total_seconds():g} s") from None
+            except TooMuch:
+                text = f"git lists more than {MOST_OUTPUT >> 20} MiB: this is no repository of specs"
+                raise GitFailed(Failure.OTHER, text) from None
         return process.returncode, out, errors
 
     def _start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -193,13 +199,31 @@ class GitCommand:
             "GIT_TRACE_REDACT": "1",
             "SSH_ASKPASS_REQUIRE": "never",
         }
-        if not os.environ.get("GIT_SSH_COMMAND") and not os.environ.get("GIT_SSH"):
-            environment["GIT_SSH_COMMAND"] = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10"
-        return environment | self._login_environment()
+        own = self._access.ssh_options
+        if own or (not os.environ.get("GIT_SSH_COMMAND") and not os.environ.get("GIT_SSH")):
+            patience = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10"
+            environment["GIT_SSH_COMMAND"] = " ".join(filter(None, ("ssh", patience, own)))
+        return environment | self._login_environment() | self._helper_environment()
+
+    def _helper_environment(self) -> dict[str, str]:
+        """Return the credential helper of the settings, asked before those of the user."""
+        if not self._access.helper:
+            return {}
+        count = int(os.environ.get("GIT_CONFIG_COUNT") or 0) + (1 if self._login else 0)
+        return {
+            "GIT_CONFIG_COUNT": str(count + 1),
+            f"GIT_CONFIG_KEY_{count}": "credential.helper",
+            f"GIT_CONFIG_VALUE_{count}": self._access.helper,
+        }
+
+    @property
+    def _login(self) -> Login | None:
+        """Return the name and password for the repository's host: from the token's file, else from the URL."""
+        return self._access.login(self._location)
 
     def _login_environment(self) -> dict[str, str]:
-        """Return a credential helper that reads the URL's password from the environment, not from arguments."""
-        login = self._location.login
+        """Return a credential helper that reads the password from the environment, not from arguments."""
+        login = self._login
         if login is None:
             return {}
         count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
@@ -214,19 +238,13 @@ class GitCommand:
         }
 
     def _explain(self, errors: str, status: int) -> GitFailed:
-        secrets = (self._location.login.password,) if self._location.login else ()
+        secrets = (self._login.password,) if self._login else ()
         text = mask(errors, *secrets)
         failure, hint = next(
             ((failure, hint) for pattern, failure, hint in _HINTS if re.search(pattern, text)), (Failure.OTHER, "")
         )
         said = _essence(text) or f"git ended with status {status}"
         return GitFailed(failure, f"{said} ({hint})" if hint else said)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a git process with its own children (ssh, remote helpers, index-pack)."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _essence(errors: str) -> str:
@@ -249,10 +267,16 @@ _HINTS = (
         "the SSH host key is unknown: connect once by hand, or add it to known_hosts with ssh-keyscan",
     ),
     (
+        r"UNPROTECTED PRIVATE KEY FILE|bad permissions",
+        Failure.DENIED,
+        "the SSH key may be readable by the daemon's user only: chmod 600 it",
+    ),
+    (
         r"Permission denied \(|Authentication failed|could not read Username|could not read Password|"
         r"terminal prompts disabled|The requested URL returned error: 40[13]",
         Failure.DENIED,
-        "give the daemon an SSH key or a git credential helper that may read this repository",
+        "give the daemon an SSH key (--git-ssh-key), a token (--git-token-file) or a git credential helper that may "
+        "read this repository",
     ),
     (r"[Cc]ouldn't find remote ref|[Rr]emote branch .* not found", Failure.NO_BRANCH, ""),
     (

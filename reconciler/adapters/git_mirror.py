@@ -9,6 +9,7 @@ import threading
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from reconciler.adapters.git_access import OPEN, GitAccess
 from reconciler.adapters.git_command import Failure, GitCommand, GitFailed
 from reconciler.adapters.git_location import Location
 from reconciler.adapters.git_objects import Objects
@@ -24,9 +25,9 @@ _CLEANING_LIMIT = timedelta(minutes=5)
 class Mirror:
     """One branch of one repository, and every commit that is to be kept. Blocking: call it in a thread."""
 
-    def __init__(self, folder: Path, location: Location, branch: str) -> None:
+    def __init__(self, folder: Path, location: Location, branch: str, access: GitAccess = OPEN) -> None:
         """`folder` is made when first needed; it may hold mirrors of other branches too."""
-        self.command = GitCommand(folder, location)
+        self.command = GitCommand(folder, location, access)
         self.objects = Objects(self.command)
         self._folder = folder
         self._location = location

@@ -12,6 +12,8 @@ from pathlib import Path
 from reconciler.adapters.git_command import Failure, GitCommand, GitFailed
 from specs.desired import Commit
 
+LONGEST_WORDS = 500
+"""Of an author's name and a subject: they are shown in a line."""
 TREE = "040000"
 LINK = "120000"
 SUBMODULE = "160000"
@@ -57,6 +59,14 @@ class Listing:
         return found.oid if found is not None and found.mode != SUBMODULE else None
 
 
+def _time(seconds: str) -> datetime:
+    """Return a commit's time; whoever wrote it may have written anything."""
+    try:
+        return datetime.fromtimestamp(int(seconds), tz=UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, tz=UTC)
+
+
 def _path(entry: Entry) -> str:
     return entry.path
 
@@ -73,8 +83,13 @@ class Objects:
         """Return a commit's own words. Raises GitFailed when it is not there."""
         out = self._command.run("log", "-1", "--no-show-signature", "--format=%H%x00%an%x00%s%x00%ct", sha, "--")
         full, author, subject, seconds = out.decode(errors="replace").rstrip("\n").split("\0")
-        at = datetime.fromtimestamp(int(seconds), tz=UTC)
-        return Commit(sha=full, branch=branch, author=author, subject=subject, committed_at=at)
+        return Commit(
+            sha=full,
+            branch=branch,
+            author=author[:LONGEST_WORDS],
+            subject=subject[:LONGEST_WORDS],
+            committed_at=_time(seconds),
+        )
 
     def has(self, sha: str) -> bool:
         """Return whether the commit is there, with its root tree."""

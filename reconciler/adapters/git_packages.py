@@ -16,6 +16,8 @@ from specs.desired import PackageRef
 
 IsSpecFile = Callable[[bytes], bool]
 
+LARGEST_SPEC = 4 << 20
+"""A larger YAML file is data, packed like any other: a few kilobytes in Git can be gigabytes as a file."""
 _CACHED_FOLDERS = 4096
 """Fewer than a repository has services would mean to list all their folders again at each commit."""
 
@@ -84,7 +86,11 @@ class Packer:
     def _list(self, listed: _Listed, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         ignored = self._ignored(listed, entries)
         kept = [entry for entry in entries if not _is_within(entry.path, ignored)] if ignored else entries
-        yaml = [entry for entry in kept if entry.is_file and entry.path.endswith(_SPEC_SUFFIXES)]
+        yaml = [
+            entry
+            for entry in kept
+            if entry.is_file and entry.path.endswith(_SPEC_SUFFIXES) and (entry.size or 0) <= LARGEST_SPEC
+        ]
         unread = self._objects.blobs(entry.oid for entry in yaml if entry.oid not in self._contents)
         specs = {
             entry.path

@@ -19,6 +19,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time that a zip can hold; real times would make equal packages differ."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LFS_POINTER_BYTES = 1024
+_LONGEST_PATH = 4096
+_MOST_FILES = 200_000
+"""A few links to folders can stand for any number of files."""
 _MAX_LINKS = 40
 """As many links in a row as Linux follows: more are a loop."""
 
@@ -54,8 +57,12 @@ def check(folder: Folder, max_bytes: int = MAX_PACKAGE_BYTES) -> tuple[Entry, ..
 
 
 def link_targets(entries: Iterable[Entry]) -> frozenset[str]:
-    """Return the blob ids that hold where the links of a folder point to."""
-    return frozenset(entry.oid for entry in entries if entry.mode == LINK)
+    """Return the blob ids that hold where the links of a folder point to. Raises Stalled when that is no path."""
+    links = [entry for entry in entries if entry.mode == LINK]
+    for link in links:
+        if (link.size or 0) > _LONGEST_PATH:
+            raise Stalled(f"{link.path!r} is a link with a target of {link.size} bytes, which is no path: remove it")
+    return frozenset(link.oid for link in links)
 
 
 def with_targets(folder: Folder, contents: Mapping[str, bytes]) -> Folder:
@@ -102,6 +109,8 @@ def _follow_links(folder: Folder) -> tuple[Entry, ...]:
     files = [entry for entry in folder.entries if entry.mode != LINK]
     for link in (entry for entry in folder.entries if isinstance(entry, _Link)):
         files += _copies(folder, by_path, link)
+        if len(files) > _MOST_FILES:
+            raise Stalled(f"{folder.shown!r} has more than {_MOST_FILES} files once its links are followed")
     return tuple(sorted(files))
 
 

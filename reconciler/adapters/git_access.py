@@ -1,0 +1,53 @@
+"""How a private repository is opened: an SSH key, a token in a file, or a program. Never on a command line."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from reconciler.adapters.git_location import Location, Login
+
+
+@dataclass(frozen=True, kw_only=True)
+class GitAccess:
+    """What the settings give the daemon to open its repository with."""
+
+    ssh_key: Path | None = None
+    known_hosts: Path | None = None
+    token_file: Path | None = None
+    """Read at each command: tokens of applications are exchanged hourly."""
+    username: str = "git"
+    helper: str = ""
+    """As in git's `credential.helper`."""
+
+    @property
+    def ssh_options(self) -> str:
+        """Return what ssh is given, quoted for a shell; "" without any."""
+        options = []
+        if self.ssh_key is not None:
+            # No other key is tried: a host that knows another one of them would answer for another account.
+            options += ["-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-i", str(self.ssh_key)]
+        if self.known_hosts is not None:
+            options += ["-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes"]
+            options += ["-o", "GlobalKnownHostsFile=/dev/null"]
+        return shlex.join(options)
+
+    def login(self, location: Location) -> Login | None:
+        """Return name and password for the repository's own host; None for one that is not asked over HTTP."""
+        if self.token_file is None:
+            return location.login
+        parts = urlsplit(location.address)
+        if parts.scheme not in ("http", "https"):
+            return None
+        try:
+            token = self.token_file.read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            return location.login  # the host's refusal then says what is missing
+        host = parts.netloc.rpartition("@")[2]
+        return Login(scope=f"{parts.scheme}://{host}", username=parts.username or self.username, password=token)
+
+
+OPEN = GitAccess()
+"""Whatever git finds by itself."""

@@ -40,6 +40,7 @@ from reconciler.gateway import GatewaySettings, HAProxyGateway
 from reconciler.journal import Journal
 from reconciler.loop import Reconciler, Tick, WrongMode
 from reconciler.observe import is_direct
+from reconciler.planner import Planner
 from reconciler.planning.moment import Surroundings
 from reconciler.ports import Ports
 from reconciler.settings import GatewayMode, Secret, Settings
@@ -214,6 +215,7 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
         fittings.metrics.observe_tick(tick, gateway)
         tracer(tick)
 
+    surroundings = Surroundings(gateway_url=settings.public_url, cluster=settings.cluster, prune=prune_limits(settings))
     async with gateway.running():
         reconciler = Reconciler(
             Ports(
@@ -228,13 +230,14 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
                 metrics=fittings.prometheus,
                 advisers=fittings.policies,
             ),
-            Surroundings(gateway_url=settings.public_url, cluster=settings.cluster, prune=prune_limits(settings)),
+            surroundings,
             cluster=settings.cluster,
             is_direct=direct,
             ticked=ticked,
         )
         await reconciler.load()
         fittings.desk.serve(reconciler)
+        fittings.desk.plans(Planner(commits=fittings.source, store=fittings.store, surroundings=surroundings))
         await reconciler.run()
 
 

@@ -11,11 +11,14 @@ from datetime import timedelta
 from pydantic import TypeAdapter
 
 from reconciler.api.backend import Refused, UnknownServiceError
+from reconciler.errors import PortError
 from reconciler.loop import CommandRefused, Reconciler, Tick, UnknownService
+from reconciler.planner import Planner, Proposal
 from reconciler.ports import Store
 from specs.commands import Command
 from specs.memory import Event, HistoryEntry
 from specs.observed import Node
+from specs.planned import PlannedChange
 from specs.routes import RouteTable
 from specs.status import ClusterStatus
 
@@ -31,6 +34,7 @@ class Desk:
         self._cluster = cluster
         self._metrics = metrics
         self._reconciler: Reconciler | None = None
+        self._planner: Planner | None = None
         self._tag, self._table = "", RouteTable()
         self._ready = False
         self._news: set[asyncio.Event] = set()
@@ -42,6 +46,8 @@ class Desk:
 
     def ticked(self, tick: Tick) -> None:
         """Take in a turn, and wake those who wait for news."""
+        if self._planner is not None:
+            self._planner.world = tick.world
         self._ready = self._ready or (tick.world.desired is not None and tick.world.observed.complete)
         if self._reconciler is not None:
             self._note(self._reconciler.table)
@@ -128,6 +134,20 @@ class Desk:
             raise Refused(str(refusal)) from refusal
         except UnknownService as unknown:
             raise UnknownServiceError(str(unknown)) from unknown
+
+    async def plan(self, proposal: Proposal | None) -> PlannedChange:
+        """Return what a proposal would do, or what is about to be done anyway."""
+        try:
+            found = await self._planner.plan(proposal) if self._planner is not None else None
+        except PortError as error:
+            raise Refused(error.reason) from error
+        if found is None:
+            raise Refused("nothing was seen of the cluster or of Git yet; try again in a moment")
+        return found
+
+    def plans(self, planner: Planner) -> None:
+        """Answer plans with this planner from now on."""
+        self._planner = planner
 
     def is_ready(self) -> bool:
         """Return whether a first commit was read and a first complete observation made."""

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from specs.desired import SpecError
+from specs.predicted import Prediction
 from specs.reasons import Reason
 
 FORMAT = 1
@@ -132,6 +133,8 @@ class PlannedChange:
     """Fields of the ClusterPolicy that differ."""
     errors: tuple[SpecError, ...] = ()
     """What is wrong with the files of the head."""
+    prediction: Prediction | None = None
+    """How it would go on the live cluster; None when no daemon was asked."""
 
     @property
     def counts(self) -> Counts:

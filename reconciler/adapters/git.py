@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +24,7 @@ from reconciler.errors import Retry, Stalled
 from reconciler.ports import Clock, Reading
 from specs.commit_notes import CommitNote
 from specs.desired import Desired, PackageRef
+from specs.parse import Specs
 
 _FIRST_RETRY = timedelta(seconds=1)
 _STAMP_EVERY = timedelta(minutes=1)
@@ -72,6 +73,8 @@ class GitSource:
         self._path = clean_path(settings.path)
         self._mirror = Mirror(settings.state / "git", location, check_branch(settings.branch), settings.access)
         self._reader = CommitReader(self._mirror.objects, self._path, settings.max_package_bytes)
+        self._proposals = CommitReader(self._mirror.objects, self._path, settings.max_package_bytes)
+        self._proposing = asyncio.Lock()
         self._warden = Warden(self._mirror.command, settings.trust, settings.state)
         self._refs = LocalRefs(location.folder, settings.branch) if location.folder else None
         self._lock = asyncio.Lock()
@@ -135,6 +138,26 @@ class GitSource:
         if missing:
             names = ", ".join(sha[:12] for sha in sorted(missing))
             raise Stalled(f"commits {names} are neither in the mirror nor in {self._shown} any more: push them again")
+
+    async def specs_at(self, commit: str) -> Specs:
+        """Return what any commit of the repository wants, its secrets not looked at. Only text is read, nothing runs.
+
+        Raises Stalled when the repository has no such commit or it cannot be read, Retry when Git does not answer.
+        """
+        async with self._proposing:
+            try:
+                await in_thread(self._mirror.prepare)
+                if not await in_thread(self._mirror.obtain, commit, self._settings.query_limit):
+                    raise Stalled(f"{self._shown} has no commit {commit[:40]!r} that can be fetched: push it first")
+                return await in_thread(self._proposals.read, commit, self._settings.branch)
+            except GitFailed as error:
+                if error.failure is Failure.TIMEOUT:
+                    raise Retry(error.text, timedelta(seconds=5)) from error
+                raise Stalled(error.text) from error
+
+    def packaged(self, ref: PackageRef) -> Mapping[str, str]:
+        """Return the files of a package of a commit that `specs_at` read. Blocking."""
+        return self._proposals.packaged(ref)
 
     def age(self) -> timedelta | None:
         """Return how long ago the branch was last known to be at the commit that is served."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from reconciler.adapters.git_command import Failure, GitCommand, GitFailed
 from reconciler.adapters.git_location import Location
@@ -28,7 +29,8 @@ class Checkout:
         location = Location(address=str(found), shown=str(found), folder=found)
         self._command = GitCommand(_git_folder(found), location)
         self._scratch = tempfile.TemporaryDirectory(prefix="heliostat-plan-")
-        self._reader = CommitReader(Objects(self._command, Path(self._scratch.name)), path)
+        self._objects = Objects(self._command, Path(self._scratch.name))
+        self._reader = CommitReader(self._objects, path)
 
     def close(self) -> None:
         """Remove what was written for git's own use."""
@@ -70,6 +72,27 @@ class Checkout:
             return self._reader.packaged(ref)
         except GitFailed as error:
             raise Stalled(error.text) from error
+
+    def has(self, sha: str) -> bool:
+        """Return whether a commit is here."""
+        return self._objects.has(sha)
+
+    def proposal(self, sha: str) -> dict[str, Any]:
+        """Return a commit's specs and the ids of the folders that they package, for a daemon to plan."""
+        specs = self.specs(sha)
+        packages = {
+            (package.path, package.keep_folder): package.tree
+            for service in specs.desired.services
+            for package in service.revision.packages
+        }
+        return {
+            "commit": specs.desired.commit.sha,
+            "subject": specs.desired.commit.subject,
+            "files": {path: content.decode(errors="replace") for path, content in self._reader.files(sha).items()},
+            "folders": [
+                {"path": path, "keepFolder": keep, "tree": tree} for (path, keep), tree in sorted(packages.items())
+            ],
+        }
 
     def _resolve(self, revision: str) -> str | None:
         if revision.startswith("-"):

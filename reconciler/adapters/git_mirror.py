@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 import threading
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -162,6 +163,16 @@ class Mirror:
             self._fetch(f"+{sha}:{KEEP}{sha}", limit)
         except GitFailed:
             return False
+        return self.objects.has(sha)
+
+    def obtain(self, sha: str, limit: timedelta) -> bool:
+        """Return whether a commit can be read, asking the repository for it by its id; it is not kept for long."""
+        if not _SHA.fullmatch(sha):
+            return False
+        if self.objects.has(sha):
+            return True
+        with self._writing, suppress(GitFailed):
+            self._fetch(sha, limit)
         return self.objects.has(sha)
 
     def clean(self) -> None:

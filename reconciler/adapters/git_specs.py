@@ -33,12 +33,15 @@ class CommitReader:
     def read(self, sha: str, branch: str) -> Specs:
         """Return what a commit wants. Raises GitFailed when it cannot be read, or holds nothing to read."""
         commit = self._objects.commit(sha, branch)
+        return self._reader.read(commit, self.files(commit.sha), self.packer.at(commit.sha))
+
+    def files(self, sha: str) -> Mapping[str, bytes]:
+        """Return a commit's YAML files by their path."""
         entries = self._spec_files(sha)
         known = {entry.oid: self._contents[entry.oid] for entry in entries if entry.oid in self._contents}
         self._contents = known | self._objects.blobs(entry.oid for entry in entries if entry.oid not in known)
         self.packer.know(self._contents)
-        files = {_printable(entry.path): self._contents[entry.oid] for entry in entries}
-        return self._reader.read(commit, files, self.packer.at(commit.sha))
+        return {_printable(entry.path): self._contents[entry.oid] for entry in entries}
 
     def packaged(self, ref: PackageRef) -> Mapping[str, str]:
         """Return the files of a package, each with what tells its contents apart."""

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from reconciler.api import acts, page, reads, streams, webhooks
+from reconciler.api import acts, page, plans, reads, streams, webhooks
 from reconciler.api.backend import Backend
 from reconciler.api.guard import Access, Guard
 from reconciler.api.problems import HANDLERS
@@ -61,6 +61,7 @@ def _reads() -> list[BaseRoute]:
         Route(f"{SERVICE}/history", reads.history),
         Route(f"{SERVICE}/events", reads.events),
         Route(f"{V1}/nodes", reads.nodes),
+        Route(f"{V1}/plan", plans.answer, methods=["GET", "POST"]),
         Route(f"{V1}/events", reads.events),
         Route(f"{V1}/events/stream", streams.stream),
         Route(f"{V1}/routes", reads.routes),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Protocol
 
+from reconciler.planner import Proposal
 from specs.commands import Command
 from specs.memory import Event, HistoryEntry
 from specs.observed import Node
+from specs.planned import PlannedChange
 from specs.routes import RouteTable
 from specs.status import ClusterStatus
 
@@ -46,6 +48,9 @@ class Backend(Protocol):
 
     async def command(self, command: Command) -> int:
         """Accept a command and return the id of its event. Raises `Refused` or `UnknownServiceError`."""
+
+    async def plan(self, proposal: Proposal | None) -> PlannedChange:
+        """Return what a proposal would do; without one, what is about to be done anyway. Raises `Refused`."""
 
     def is_ready(self) -> bool:
         """Return whether a first commit was read and a first observation made."""

@@ -45,15 +45,17 @@ class Daemon:
         """Return the JSON at `path`, below `/api/v1`."""
         return self._answer("GET", path, params=params).json()
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Send a command with the daemon's token."""
+    def post(self, path: str, body: dict[str, Any], patience: float | None = None) -> Any:
+        """Send a command with the daemon's token; `patience` is how many seconds its answer may take."""
         token = self.token or _found_token(self.server)
         if token is None:
             raise DaemonError(
                 f"no token for {self.server}: it is in the file `token` of the daemon's state folder. Give it with "
                 "HELIOSTAT_TOKEN or --token, or name the folder with HELIOSTAT_STATE"
             )
-        return self._answer("POST", path, json=body, headers={"Authorization": f"Bearer {token}"}).json()
+        headers = {"Authorization": f"Bearer {token}"}
+        waits = {"timeout": httpx.Timeout(patience, connect=3.0)} if patience is not None else {}
+        return self._answer("POST", path, json=body, headers=headers, **waits).json()
 
     def stream(self, path: str, *, since: int | None = None) -> Iterator[tuple[int, str, Any]]:
         """Yield (id, name, data) of server-sent events until the connection ends."""
@@ -71,10 +73,9 @@ class Daemon:
             raise self._unreachable(error) from error
 
     def _answer(self, method: str, path: str, **rest: Any) -> httpx.Response:
+        rest = {"timeout": PATIENCE, **rest}
         try:
-            response = httpx.request(
-                method, self._url(path), timeout=PATIENCE, trust_env=False, verify=self._has_tls, **rest
-            )
+            response = httpx.request(method, self._url(path), trust_env=False, verify=self._has_tls, **rest)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
         if response.is_error:
@@ -118,7 +119,7 @@ def connection(function: Function) -> Function:
     """Give a verb --server and --token, handed over as `daemon`."""
 
     def connected(*args: Any, server: str, token: str | None, **kwargs: Any) -> Any:
-        return function(*args, daemon=Daemon(server=_checked(server), token=token), **kwargs)
+        return function(*args, daemon=Daemon(server=checked_server(server), token=token), **kwargs)
 
     connected.__name__, connected.__doc__ = function.__name__, function.__doc__
     connected.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
@@ -141,7 +142,8 @@ output_option = click.option(
 )
 
 
-def _checked(server: str) -> str:
+def checked_server(server: str) -> str:
+    """Return a daemon's address as it is called. Raises UsageError."""
     text = server if "://" in server else f"http://{server}"
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname:

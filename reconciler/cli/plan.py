@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,17 @@ import click
 
 from reconciler.adapters.git import clean_path
 from reconciler.adapters.git_checkout import Checkout
-from reconciler.cli.client import as_json
-from reconciler.cli.plan_document import plan_document
+from reconciler.api.plans import plan_document
+from reconciler.cli.client import Daemon, as_json, checked_server
 from reconciler.cli.plan_markdown import markdown
 from reconciler.cli.plan_text import text
+from reconciler.cli.replies import read
 from reconciler.errors import PortError
 from reconciler.planning.changes import changes
 from specs.planned import PlannedChange
+
+PATIENCE = 120.0
+"""Seconds: a daemon looks thousands of turns ahead."""
 
 CHANGES = 2
 """The exit code of --detailed-exitcode when there is something to do."""
@@ -35,6 +39,8 @@ class Options:
     out: Path | None
     title: str
     detailed_exitcode: bool
+    server: str | None
+    token: str | None
 
 
 @click.command()
@@ -57,6 +63,8 @@ class Options:
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the JSON form to this file too.")
 @click.option("--title", default="", help="What tells this plan from others in one pull request, such as a cluster.")
+@click.option("--server", metavar="URL", help="Ask this daemon how it would go on the live cluster.")
+@click.option("--token", envvar="HELIOSTAT_TOKEN", help="The daemon's token; found by itself on its machine.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 when there is something to do.")
 def plan(**chosen: Any) -> None:
     """Say what merging HEAD into BASE would do: nothing but commits is read, and nothing is changed.
@@ -67,7 +75,7 @@ def plan(**chosen: Any) -> None:
     that there is something to do.
     """
     options = Options(**chosen)
-    change = offline(options)
+    change = offline(options) if options.server is None else live(options, options.server)
     document = as_json(plan_document(change))
     if options.out is not None:
         options.out.write_text(document + "\n")
@@ -94,3 +102,27 @@ def offline(options: Options) -> PlannedChange:
             return changes(before, after, checkout.packaged)
     except PortError as error:
         raise click.ClickException(error.reason) from error
+
+
+def live(options: Options, server: str) -> PlannedChange:
+    """Return what a daemon says of the head: compared with the commit that it holds to, and how it would go."""
+    if options.base is not None:
+        raise click.UsageError("--server compares with the commit that the daemon has: leave out --base")
+    daemon = Daemon(server=checked_server(server), token=options.token)
+    try:
+        with closing(Checkout(options.repo, clean_path(options.path))) as checkout:
+            head = checkout.commit(options.head)
+            change = read(PlannedChange, daemon.post("/plan", checkout.proposal(head), PATIENCE))
+            return _with_files(change, checkout, head)
+    except PortError as error:
+        raise click.ClickException(error.reason) from error
+
+
+def _with_files(change: PlannedChange, checkout: Checkout, head: str) -> PlannedChange:
+    """Return the change with the files of packages that differ, where this checkout has the daemon's commit."""
+    if not checkout.has(change.base.sha):
+        return change
+    here = changes(checkout.specs(change.base.sha), checkout.specs(head), checkout.packaged)
+    files = {service.name: service.files for service in here.services}
+    services = tuple(replace(service, files=files.get(service.name, ())) for service in change.services)
+    return replace(change, services=services)

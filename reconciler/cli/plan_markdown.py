@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from reconciler.cli.plan_forecast import outline, steps, summary
 from reconciler.cli.plan_text import SIGNS, files, headline, line
 from reconciler.cli.terminal import clean
 from specs.planned import PlannedChange, PlannedService
@@ -34,7 +35,14 @@ def marker(title: str) -> str:
 
 def markdown(change: PlannedChange, title: str = "") -> str:
     """Return the comment: at most `MAX_LENGTH` bytes, the least important parts left out first."""
-    blocks = [_head(change, title), _problems(change), _held(change), _warnings(change), _overview(change)]
+    blocks = [
+        _head(change, title),
+        _problems(change),
+        _held(change),
+        _warnings(change),
+        _overview(change),
+        *_forecast(change),
+    ]
     whole = [*blocks, *_details(change, MAX_FILES)]
     if _size(whole) > MAX_LENGTH:
         whole = [*blocks, *_details(change, 0)]
@@ -112,6 +120,21 @@ def _overview(change: PlannedChange) -> str:
     lines += ["  ~ ClusterPolicy"] if change.policy else []
     more = len(lines) - 300
     return _block(lines[:300] + ([f"and {more} more"] if more > 0 else []), "text")
+
+
+def _forecast(change: PlannedChange) -> list[str]:
+    """Return how it would go: the whole in sight, each service's steps folded."""
+    prediction = change.prediction
+    if prediction is None:
+        return []
+    lines = summary(prediction)
+    for service in prediction.services:
+        lines += [f"{service.name}: {text}" for text in outline(service)]
+    blocks = [_block(lines[:200], "text")]
+    blocks += [_folded(f"{service.name}, step by step", steps(service)) for service in prediction.services]
+    if prediction.assumptions:
+        blocks.append(_folded("What this assumes", list(prediction.assumptions)))
+    return blocks
 
 
 def _details(change: PlannedChange, most_files: int) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from reconciler.cli.plan_forecast import outline, steps, summary
 from reconciler.cli.terminal import clean, indented, toned
 from specs.planned import Action, Consequence, FieldChange, FileChange, FileFate, PlannedChange, PlannedService
+from specs.predicted import Prediction
 
 SIGNS = {
     Action.ADD: "+",
@@ -43,7 +45,19 @@ def text(change: PlannedChange) -> str:
         parts.append(clean("\n".join(lines)))
     if change.is_empty and not change.errors:
         parts.append("Nothing changes.")
+    if change.prediction is not None:
+        parts.append("\n".join(_forecast(change.prediction)))
     return "\n\n".join([*parts, str(change.counts)])
+
+
+def _forecast(prediction: Prediction) -> list[str]:
+    lines = summary(prediction)
+    for service in prediction.services:
+        lines += ["", f"  {toned(service.name, '', bold=True)}"]
+        lines += [f"      {text}" for text in (*outline(service), *steps(service))]
+    if prediction.assumptions:
+        lines += ["", "  assumed:", *(f"      {clean(text)}" for text in prediction.assumptions)]
+    return lines
 
 
 def _commit(sha: str, subject: str) -> str:

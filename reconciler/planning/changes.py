@@ -70,7 +70,7 @@ def _planned(name: str, base: Specs, head: Specs, packaged: Packaged) -> Planned
         broken = {error.path for error in head.desired.errors}
         action = Action.KEEP if old.source.path in broken else Action.DESTROY
         return _described(old, action, revision_before=old.revision.id)
-    if old is None or new is None or _without_place(old) == _without_place(new):
+    if old is None or new is None or is_same_service(old, new):
         return None
     fields = fields_of((old, base.written[name]), (new, head.written[name]))
     if not fields and old.revision.id == new.revision.id:
@@ -90,6 +90,11 @@ def _described(service: DesiredService, action: Action, **rest: object) -> Plann
         name=service.name, action=action, path=service.source.path, line=service.source.line, route=service.route
     )
     return replace(planned, **rest)  # type: ignore[arg-type]
+
+
+def is_same_service(one: DesiredService, other: DesiredService) -> bool:
+    """Return whether two specs ask for the same, wherever they are written."""
+    return one == other or _without_place(one) == _without_place(other)
 
 
 def _without_place(service: DesiredService) -> DesiredService:
@@ -124,6 +129,7 @@ def _fates(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, Fil
 def _kept(base: Specs, head: Specs) -> Mapping[str, tuple[PlannedHold, ...]]:
     """Return why services that left the repository stay, by the rules that the daemon goes by."""
     services = {service.name: ServiceMemory(name=service.name, wanted=service) for service in base.desired.services}
+    needed = {need for service in head.desired.services for need in service.depends_on}
     world = World(
         now=_EPOCH,
         desired=head.desired,
@@ -133,7 +139,7 @@ def _kept(base: Specs, head: Specs) -> Mapping[str, tuple[PlannedHold, ...]]:
     return {
         name: (PlannedHold(reason=decision.reason, message=decision.message),)
         for name, decision in prune(world).items()
-        if isinstance(decision, Hold)
+        if isinstance(decision, Hold) and (decision.reason is not Reason.STILL_NEEDED or name in needed)
     }
 
 

@@ -51,7 +51,7 @@ def make_plan(
 
     Orders are carried out alone: the next look, a moment later, goes on from there.
     """
-    draft = _Draft(world=perceive(_limited(world, surroundings)), surroundings=surroundings)
+    draft = _Draft(world=perceive(limited(world, surroundings)), surroundings=surroundings)
     for name in sorted(draft.services):
         draft.note(name, notice(world, name))
     draft.adopt()
@@ -66,7 +66,7 @@ def make_plan(
     return draft.finished()
 
 
-def _limited(world: World, surroundings: Surroundings) -> World:
+def limited(world: World, surroundings: Surroundings) -> World:
     """Return the world with the daemon's own limits on what its commit's ClusterPolicy allows."""
     if world.desired is None:
         return world

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import analysis, fleet, gateway_cost, loading_serve, pace, throughput, webhook
+from tests.bench import analysis, fleet, gateway_cost, loading_serve, pace, repository, throughput, webhook
 
 BENCHMARKS = {
     "throughput": throughput.run,
     "pace": pace.run,
     "webhook": webhook.run,
+    "repository": repository.run,
     "fleet": fleet.run,
     "gateway": gateway_cost.run,
     "analysis": analysis.run,

@@ -8,10 +8,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from reconciler.api.backend import Refused, UnknownServiceError
+from reconciler.planner import Proposal
 from specs import analysis
 from specs.commands import Command, Verb
 from specs.memory import Event, HistoryEntry, Outcome
 from specs.observed import Node
+from specs.planned import PlannedChange
 from specs.reasons import Reason
 from specs.routes import CellWeight, RouteTable, ServiceRoute
 from specs.status import (
@@ -45,6 +47,8 @@ class MemoryBackend:
 
     def __init__(self, status: ClusterStatus | None = None) -> None:
         self.cluster = status or cluster(chat())
+        self.proposals: list[Proposal | None] = []
+        self.planned: PlannedChange | Refused = Refused("nothing was seen yet")
         self.commands: list[Command] = []
         self.refusals: dict[Verb, str] = {}
         self.ready = True
@@ -93,6 +97,12 @@ class MemoryBackend:
             raise Refused(self.refusals[command.verb])
         self.commands.append(command)
         return await self.log("Commanded", command.verb.value, service=command.service, by=command.by)
+
+    async def plan(self, proposal: Proposal | None) -> PlannedChange:
+        self.proposals.append(proposal)
+        if isinstance(self.planned, Refused):
+            raise self.planned
+        return self.planned
 
     def is_ready(self) -> bool:
         return self.ready

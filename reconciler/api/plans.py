@@ -1,0 +1,109 @@
+"""Plans over HTTP: what is about to be done (GET), and what a proposal would do (POST). Nothing is changed by asking.
+
+A POST needs the token as a command does: it costs a daemon's time, and may make it fetch a commit. Files of a
+proposal are read as text; nothing in them is run, imported or resolved, secrets that they name least of all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from reconciler.api.documents import document
+from reconciler.api.guard import Access, check_mutation
+from reconciler.api.problems import Problem
+from reconciler.api.reads import backend_of
+from reconciler.planner import Folder, Proposal
+from specs.planned import FORMAT, PlannedChange
+
+LARGEST_BODY = 16 * 1024 * 1024
+"""Specs of thousands of services; more is something else."""
+
+MOST_ENTRIES = 20_000
+FIELDS = frozenset({"commit", "subject", "files", "folders"})
+
+_SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_TREE = re.compile(r"[0-9a-f]{40}")
+
+
+def plan_document(change: PlannedChange) -> dict[str, Any]:
+    """Return the JSON form: the same change gives the same document."""
+    plain = document(change)
+    assert isinstance(plain, dict)
+    if change.prediction is None:
+        del plain["prediction"]
+    return {"kind": "Plan", "version": FORMAT, "counts": document(change.counts), **plain}
+
+
+async def answer(request: Request) -> Response:
+    """Answer with a plan."""
+    proposal = None
+    if request.method == "POST":
+        access: Access = request.app.state.access
+        check_mutation(request, access)
+        proposal = read_proposal(await _body(request))
+    return JSONResponse(plan_document(await backend_of(request).plan(proposal)))
+
+
+async def _body(request: Request) -> bytes:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise Problem(415, "send JSON, with Content-Type: application/json")
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > LARGEST_BODY:
+            raise Problem(413, f"the body is larger than {LARGEST_BODY >> 20} MiB", {"Connection": "close"})
+    return b"".join(chunks)
+
+
+def read_proposal(body: bytes) -> Proposal:
+    """Return what a body proposes. Raises Problem saying what is wrong with it."""
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, f"the body is not JSON: {error}") from error
+    if not isinstance(given, dict) or not given.keys() <= FIELDS:
+        raise Problem(400, f"send an object with {', '.join(sorted(FIELDS))}")
+    commit = given.get("commit")
+    if not isinstance(commit, str) or not _SHA.fullmatch(commit):
+        raise Problem(400, '"commit" is the full id of a commit: 40 hex digits')
+    files = given.get("files")
+    return Proposal(
+        commit=commit,
+        subject=_text(given.get("subject", ""), "subject")[:200],
+        files=_files(files) if files is not None else None,
+        folders=tuple(_folder(entry) for entry in _entries(given.get("folders", []), "folders")),
+    )
+
+
+def _files(given: object) -> dict[str, bytes]:
+    if not isinstance(given, dict) or len(given) > MOST_ENTRIES:
+        raise Problem(400, f'"files" is an object of at most {MOST_ENTRIES} paths with their texts')
+    return {path: _text(text, "files").encode(errors="replace") for path, text in given.items()}
+
+
+def _entries(given: object, name: str) -> list[Any]:
+    if not isinstance(given, list) or len(given) > MOST_ENTRIES:
+        raise Problem(400, f'"{name}" is a list of at most {MOST_ENTRIES} entries')
+    return given
+
+
+def _folder(given: object) -> Folder:
+    if not isinstance(given, dict) or given.keys() != {"path", "keepFolder", "tree"}:
+        raise Problem(400, "a folder is an object with path, keepFolder and tree")
+    tree, keep = _text(given["tree"], "tree"), given["keepFolder"]
+    if not _TREE.fullmatch(tree) or not isinstance(keep, bool):
+        raise Problem(400, "a folder's tree is 40 hex digits, and keepFolder true or false")
+    return Folder(path=_text(given["path"], "path"), keep_folder=keep, tree=tree)
+
+
+def _text(given: object, name: str) -> str:
+    if not isinstance(given, str):
+        raise Problem(400, f'"{name}" must be text')
+    return given

@@ -1,0 +1,181 @@
+"""Plans on the live state: what a proposed commit would do, and how it would go. Nothing is changed by asking."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from reconciler.planning.changes import changes, is_same_service
+from reconciler.planning.moment import Surroundings
+from reconciler.planning.preview import Question, predict
+from reconciler.planning.virtual import Pace
+from reconciler.ports import Store
+from specs.desired import Commit, Desired, DesiredService, PackageRef
+from specs.memory import Event
+from specs.parse import SpecReader, Specs
+from specs.planned import PlannedChange, PlannedHold, PlannedService
+from specs.predicted import Ending, PredictedService, Prediction
+from specs.world import World
+
+LONGEST_BUILD = timedelta(seconds=5)
+"""Of the time from creating a cell to its first request, at most this much is taken for building it."""
+
+REMEMBERED = 200
+"""Events of a service that are looked through for how long its replicas took to start."""
+
+
+class Commits(Protocol):
+    """Commits of the daemon's repository, as they are written."""
+
+    async def specs_at(self, commit: str) -> Specs:
+        """Return what a commit wants. Raises Retry or Stalled."""
+
+    def packaged(self, ref: PackageRef) -> Mapping[str, str]:
+        """Return the files of a package, each with what tells its contents apart."""
+
+
+class Packaged(Protocol):
+    """Tells the files of a package."""
+
+    def __call__(self, ref: PackageRef, /) -> Mapping[str, str]:
+        """Return them, each with what tells its contents apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A packaged folder of a proposal: its content's id as Heliostat computes it."""
+
+    path: str
+    keep_folder: bool
+    tree: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What is asked about: a commit that the repository has, or files of one that only the asker has."""
+
+    commit: str
+    subject: str = ""
+    files: Mapping[str, bytes] | None = None
+    folders: tuple[Folder, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """The folders of a proposal, for `specs.parse.PackageIndex`."""
+
+    known: Mapping[tuple[str, bool], str]
+
+    def package_id(self, path: str, *, keep_folder: bool) -> str | None:
+        return self.known.get((path, keep_folder))
+
+
+@dataclass(kw_only=True)
+class Planner:
+    """One plan at a time: each costs as much as thousands of looks."""
+
+    commits: Commits
+    store: Store
+    surroundings: Surroundings
+    world: World | None = None
+    """As the loop saw it last."""
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def plan(self, proposal: Proposal | None) -> PlannedChange | None:
+        """Return what a proposal would do; None while nothing was seen yet. Raises Retry or Stalled.
+
+        None asks what the daemon itself is about to do with the commit that it has.
+        """
+        async with self._lock:
+            world = self.world
+            if world is None or world.desired is None:
+                return None
+            base = await self.commits.specs_at(world.desired.commit.sha)
+            head = base if proposal is None else await self._specs(proposal)
+            change = await asyncio.to_thread(changes, base, head, self._packaged(proposal))
+            wanted = world.desired if proposal is None else _as_live(head.desired, base.desired, world)
+            question = await self._question(world, wanted)
+            return _together(change, await asyncio.to_thread(predict, question))
+
+    async def _specs(self, proposal: Proposal) -> Specs:
+        if proposal.files is None:
+            return await self.commits.specs_at(proposal.commit)
+        epoch = datetime(1970, 1, 1, tzinfo=UTC)
+        commit = Commit(sha=proposal.commit, branch="", author="", subject=proposal.subject, committed_at=epoch)
+        folders = _Folders({(folder.path, folder.keep_folder): folder.tree for folder in proposal.folders})
+        return await asyncio.to_thread(SpecReader().read, commit, proposal.files, folders)
+
+    def _packaged(self, proposal: Proposal | None) -> Packaged:
+        has_files = proposal is None or proposal.files is None
+        return self.commits.packaged if has_files else _no_files
+
+    async def _question(self, world: World, desired: Desired) -> Question:
+        paces, assumed = {}, []
+        known = world.memory.services
+        changed = [one for one in desired.services if one.name not in known or known[one.name].wanted != one]
+        for service in changed:
+            pace, text = pace_of(service, await self.store.events(service=service.name, limit=REMEMBERED))
+            paces[service.name] = pace
+            if known.get(service.name) is None or not is_same_service(known[service.name].wanted, service):
+                assumed.append(text)
+        return Question(
+            world=world, desired=desired, surroundings=self.surroundings, paces=paces, assumed=tuple(assumed)
+        )
+
+
+def _no_files(_ref: PackageRef) -> Mapping[str, str]:
+    return {}
+
+
+def _as_live(head: Desired, base: Desired, world: World) -> Desired:
+    """Return the proposal with what it leaves as it is in the form that is live: there, secrets are sealed.
+
+    The secrets that a proposal names are not read for it: who proposes is not who may use them.
+    """
+    live = {service.name: service for service in world.desired.services} if world.desired else {}
+
+    def taken(service: DesiredService) -> DesiredService:
+        was = base.service(service.name)
+        return live.get(service.name, service) if was is not None and is_same_service(was, service) else service
+
+    return replace(head, services=tuple(taken(service) for service in head.services))
+
+
+def pace_of(service: DesiredService, events: Iterable[Event]) -> tuple[Pace, str]:
+    """Return how long things take, from the service's last rollouts where there were any, and that in words."""
+    created: dict[str, datetime] = {}
+    took: list[timedelta] = []
+    for event in events:
+        if event.kind == "CellCreated":
+            created[event.revision] = event.at
+        elif event.kind == "WeightsChanged":
+            for revision in [one for one in created if one in event.message]:
+                took.append(event.at - created.pop(revision))
+    if not took:
+        pace = Pace()
+        total = (pace.build + pace.start).total_seconds()
+        return pace, f"{service.name}: {total:g} s to build and start, as no rollout of it is remembered"
+    median = timedelta(seconds=statistics.median(one.total_seconds() for one in took[-5:]))
+    whole = max(timedelta(seconds=1), median - service.rollout.min_ready)
+    build = min(LONGEST_BUILD, whole / 2)
+    text = f"{service.name}: {whole.total_seconds():.0f} s to build and start, as in its last rollouts"
+    return Pace(build=build, start=whole - build), text
+
+
+def _together(change: PlannedChange, prediction: Prediction) -> PlannedChange:
+    """Return the change with its prediction; what the prediction finds held is on hold."""
+    held = {one.name: one for one in prediction.services if one.ending is Ending.HELD}
+    services = tuple(_with_holds(service, held.get(service.name)) for service in change.services)
+    return replace(change, services=services, prediction=prediction)
+
+
+def _with_holds(service: PlannedService, found: PredictedService | None) -> PlannedService:
+    if found is None or service.holds:
+        return service
+    lasting = (hold for hold in found.holds if hold.lasts is None)
+    holds = tuple(PlannedHold(reason=hold.reason, message=hold.message) for hold in lasting)
+    return replace(service, holds=holds)

@@ -1,0 +1,36 @@
+"""What a plan rests on: a name for the live state, which changes when a plan made for it may be wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from specs.canonical import canonical_json
+from specs.memory import Memory, ServiceMemory
+
+
+def live_state(memory: Memory) -> str:
+    """Return the name of the state of all services: which revisions they have, at which step, and who is kept out.
+
+    Replicas that come and go, traffic and the time change nothing: a plan survives them.
+    """
+    services = {name: _state(service) for name, service in sorted(memory.services.items())}
+    return hashlib.sha256(canonical_json(services).encode()).hexdigest()[:16]
+
+
+def _state(service: ServiceMemory) -> dict[str, Any]:
+    rollout, wanted = service.rollout, service.wanted
+    return {
+        "wanted": wanted.revision.id,
+        "form": hashlib.sha256(wanted.revision.template.encode()).hexdigest(),
+        "scale": [repr(deployment) for deployment in wanted.revision.deployments],
+        "settings": repr((wanted.route, wanted.suspend, wanted.rollout, wanted.group, wanted.depends_on)),
+        "stable": service.stable,
+        "candidate": service.candidate,
+        "step": [rollout.step, rollout.is_fast] if rollout is not None else None,
+        "outgoing": sorted(outgoing.revision for outgoing in service.outgoing),
+        "quarantine": sorted(entry.revision for entry in service.quarantine),
+        "pin": [service.pin.revision, service.pin.against] if service.pin is not None else None,
+        "paused": service.pause is not None,
+        "removed": service.is_removed,
+    }

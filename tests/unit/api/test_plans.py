@@ -1,0 +1,185 @@
+"""Plans over HTTP, and `heliostat plan --server` against them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from reconciler.api.backend import Refused
+from reconciler.api.plans import plan_document
+from reconciler.cli.main import heliostat
+from reconciler.cli.replies import read
+from reconciler.planner import Folder
+from specs.planned import Action, PlannedChange, PlannedCommit, PlannedHold, PlannedService
+from specs.predicted import Ending, Moment, PredictedHold, PredictedService, Prediction, Resource, Unplaced
+from specs.reasons import Reason
+from tests.origin import Origin
+from tests.unit.api.backends import NOW, MemoryBackend
+from tests.unit.api.serving import TOKEN, Serving, serving
+
+COMMIT = "a" * 40
+BODY: dict[str, Any] = {"commit": COMMIT}
+AUTH = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def planned() -> PlannedChange:
+    second = timedelta(seconds=1)
+    chat = PredictedService(
+        name="chat",
+        ending=Ending.HELD,
+        duration=None,
+        moments=(Moment(after=second, kind="RolloutStarted", message="b: a new revision"),),
+        holds=(PredictedHold(reason=Reason.OUTSIDE_WINDOW, message="closed", after=second),),
+        peak={"Chat": 3},
+        before={"Chat": 2},
+        restarts=("r1", "r2"),
+        started={"Chat": 2},
+        nodes={"n1": 2},
+        zones={"a": 2},
+    )
+    needs = Unplaced(service="chat", deployment="Chat", count=1, needs={"GPU": 1.0}, after=3 * second)
+    prediction = Prediction(
+        at=NOW,
+        live="0123456789abcdef",
+        services=(chat,),
+        resources=(Resource(name="memory", now=2.0**30, peak=2.0**31, total=2.0**33),),
+        peak=3,
+        unplaced=(needs,),
+        assumptions=("chat: its gates say yes at once",),
+    )
+    service = PlannedService(
+        name="chat",
+        action=Action.ROLL,
+        path="chat.yaml",
+        line=1,
+        route="/chat",
+        revision_before="a",
+        revision_after="b",
+        holds=(PlannedHold(reason=Reason.OUTSIDE_WINDOW, message="closed"),),
+    )
+    commit = PlannedCommit(sha=COMMIT, subject="One", committed_at=NOW)
+    return PlannedChange(base=commit, head=commit, services=(service,), prediction=prediction)
+
+
+@pytest.fixture
+def backend() -> MemoryBackend:
+    found = MemoryBackend()
+    found.planned = planned()
+    return found
+
+
+@pytest.fixture
+def server(backend: MemoryBackend) -> Iterator[Serving]:
+    with serving(backend) as running:
+        yield running
+
+
+def post(server: Serving, body: object, **headers: str) -> httpx.Response:
+    return httpx.post(f"{server.url}/api/v1/plan", json=body, headers=AUTH | headers, trust_env=False)
+
+
+def test_anybody_who_may_look_sees_what_is_about_to_be_done(server: Serving, backend: MemoryBackend) -> None:
+    answer = httpx.get(f"{server.url}/api/v1/plan", trust_env=False)
+    assert answer.status_code == 200
+    assert answer.json()["counts"] == {"add": 0, "change": 0, "destroy": 0, "hold": 1}
+    assert backend.proposals == [None]
+
+
+def test_a_document_reads_back_as_the_plan_that_it_was_made_from(server: Serving) -> None:
+    document = post(server, BODY).json()
+    assert (document["kind"], document["version"]) == ("Plan", 1)
+    assert read(PlannedChange, document) == planned()
+    assert document == json.loads(json.dumps(plan_document(planned())))
+
+
+def test_a_proposal_needs_the_token(server: Serving, backend: MemoryBackend) -> None:
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        answer = httpx.post(f"{server.url}/api/v1/plan", json=BODY, headers=headers, trust_env=False)
+        assert answer.status_code == 401
+    assert post(server, BODY, Origin="https://evil.example").status_code == 403
+    assert backend.proposals == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        {},
+        {"commit": "main"},
+        {"commit": "--upload-pack=x"},
+        {**BODY, "unknown": 1},
+        {**BODY, "files": ["a"]},
+        {**BODY, "files": {"a.yaml": 1}},
+        {**BODY, "folders": {"path": ""}},
+        {**BODY, "folders": [{"path": "", "keepFolder": False}]},
+        {**BODY, "folders": [{"path": "", "keepFolder": "no", "tree": "a" * 40}]},
+        {**BODY, "folders": [{"path": "", "keepFolder": False, "tree": "../x"}]},
+        {**BODY, "subject": 3},
+    ],
+)
+def test_what_is_no_proposal_is_refused(server: Serving, backend: MemoryBackend, body: object) -> None:
+    answer = post(server, body)
+    assert answer.status_code == 400
+    assert answer.json()["detail"]
+    assert backend.proposals == []
+
+
+def test_a_body_that_is_too_large_or_no_json_is_refused(server: Serving) -> None:
+    url = f"{server.url}/api/v1/plan"
+    json_type = {"Content-Type": "application/json"}
+    assert httpx.post(url, content=b"x" * 17 * 2**20, headers=AUTH | json_type, trust_env=False).status_code == 413
+    assert httpx.post(url, content=b"[" * 9000, headers=AUTH | json_type, trust_env=False).status_code == 400
+    assert httpx.post(url, content=b"{}", headers=AUTH, trust_env=False).status_code == 415
+
+
+def test_what_cannot_be_planned_now_is_a_conflict(server: Serving, backend: MemoryBackend) -> None:
+    backend.planned = Refused("the repository has no such commit")
+    answer = post(server, BODY)
+    assert answer.status_code == 409
+    assert "no such commit" in answer.json()["detail"]
+
+
+SPEC = """apiVersion: heliostat.dev/v1alpha1
+kind: Service
+metadata: {name: chat}
+spec: {application: {import_path: "app:build", runtime_env: {working_dir: .}}}
+"""
+
+
+def test_the_command_sends_the_commit_as_it_is_here_and_prints_the_answer(
+    server: Serving, backend: MemoryBackend, tmp_path: Path
+) -> None:
+    origin = Origin(tmp_path / "work")
+    sha = origin.commit({"chat/chat.yaml": SPEC, "chat/app.py": "x", "other.yaml": "a: 1\n"}, "Head")
+    origin.write({"chat/chat.yaml": "not committed"})
+    asked = ["plan", "--server", server.url, "--token", TOKEN, "--repo", str(origin.folder)]
+    result = CliRunner().invoke(heliostat, [*asked, "--detailed-exitcode"])
+    assert result.exit_code == 2, result.output
+    assert "NOT everything fits now" in result.stdout
+    assert "GiB memory: 1 now, 2 at the peak, of 8" in result.stdout
+    assert "no room: chat/Chat: 1 replica(s) find no node with 1 GPU after 3s" in result.stdout
+    assert "waits from +1s until somebody acts, OutsideWindow: closed" in result.stdout
+    assert result.stdout.splitlines()[-1].endswith("1 on hold")
+    (proposal,) = backend.proposals
+    assert proposal is not None
+    assert (proposal.commit, proposal.subject) == (sha, "Head")
+    assert proposal.files is not None
+    assert proposal.files["chat/chat.yaml"] == SPEC.encode()
+    assert [(folder.path, folder.keep_folder) for folder in proposal.folders] == [("chat", False)]
+    assert isinstance(proposal.folders[0], Folder)
+    comment = CliRunner().invoke(heliostat, [*asked, "--format", "markdown"]).stdout
+    assert "chat, step by step" in comment
+    assert "its gates say yes at once" in comment
+
+
+def test_a_base_is_the_daemons_own(server: Serving, tmp_path: Path) -> None:
+    result = CliRunner().invoke(heliostat, ["plan", "--server", server.url, "--base", "x"])
+    assert result.exit_code == 2
+    assert "leave out --base" in result.stderr

@@ -16,7 +16,7 @@ from reconciler.planning.routing import route_table
 from reconciler.planning.virtual import Pace, VirtualCluster, total
 from specs.amount import Amount
 from specs.decisions import Hold
-from specs.desired import Analysis, Desired, DesiredService, Pause, PruneSettings, Step
+from specs.desired import Analysis, Delegated, Desired, DesiredService, Pause, PruneSettings, Step
 from specs.memory import Memory, ServiceMemory
 from specs.observed import Node, Observed
 from specs.predicted import Ending, Moment, PredictedHold, PredictedService, Prediction, Resource, Unplaced
@@ -139,6 +139,8 @@ def _assumptions(service: DesiredService) -> Iterator[str]:
         yield f"{service.name}: somebody promotes it at once where its steps wait for a person"
     if service.analysis is not None or any(isinstance(step, Analysis) for step in rollout.steps):
         yield f"{service.name}: its analyses pass as soon as their time is over"
+    if any(isinstance(step, Delegated) for step in rollout.steps):
+        yield f"{service.name}: the policy that decides its weights wants everything at once"
     if rollout.gates:
         yield f"{service.name}: its gates say yes at once"
 
@@ -149,7 +151,8 @@ def _hopeful_memory(memory: ServiceMemory) -> ServiceMemory:
 
 def _hopeful_service(service: DesiredService) -> DesiredService:
     steps = tuple(_hopeful_step(step) for step in service.rollout.steps)
-    return replace(service, rollout=replace(service.rollout, steps=steps, gates=()), analysis=None, metrics=())
+    rollout = replace(service.rollout, steps=steps, gates=(), policy="steps", rollback_policy="failures")
+    return replace(service, rollout=rollout, analysis=None, metrics=(), analysis_policy="sequential")
 
 
 def _hopeful_step(step: Step) -> Step:
@@ -158,6 +161,8 @@ def _hopeful_step(step: Step) -> Step:
             return Pause(duration=timedelta(0))
         case Analysis(at_least=at_least):
             return Pause(duration=at_least)
+        case Delegated():
+            return Pause(duration=timedelta(0))
         case _:
             return step
 

@@ -15,6 +15,7 @@ from typing import Any, assert_never
 from specs.canonical import canonical_json
 from specs.cells import parse_cell_name
 from specs.effects import (
+    ConsultPolicy,
     Effect,
     MeasureMetric,
     PostQuestion,
@@ -371,7 +372,7 @@ class VirtualCluster:
                     self._scale(effect)
                 case SetRoutes(table=table):
                     self._route(table)
-                case SaveMemory() | UploadPackage() | PostQuestion() | MeasureMetric():
+                case SaveMemory() | UploadPackage() | PostQuestion() | MeasureMetric() | ConsultPolicy():
                     pass  # Nothing of these can be seen in the cluster.
                 case _:
                     assert_never(effect)

@@ -13,13 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from policies.analysis import judge
+from policies.compaction.situation import Situation
+from policies.compaction.steps import Plan, Step, Wait
+from policies.compaction.steps import begin as next_step
 from policies.steps import weight_at
 from policies.view import ServiceView
 from specs.analysis import AnalysisSettings, Judgement
+from specs.compaction import CompactionMemory, CompactionSettings
 from specs.desired import DesiredService
 from specs.evidence import Window
 from specs.memory import Failure
 from specs.wishes import GoBack, PolicyKind, Stand, policy_id
+from specs.world import World
 
 RolloutPolicy = Callable[[ServiceView], int]
 """The candidate's share at the present step, in basis points."""
@@ -29,6 +34,10 @@ AnalysisPolicy = Callable[[Sequence[Window], AnalysisSettings], Judgement]
 
 RollbackPolicy = Callable[[ServiceView, Failure], GoBack | Stand]
 """What a failure of the candidate leads to."""
+
+
+CompactionPolicy = Callable[[World, CompactionSettings, CompactionMemory, Situation, Plan], Step | Wait]
+"""Which node is emptied next, by a plan of what could go."""
 
 
 def by_steps(view: ServiceView) -> int:
@@ -46,7 +55,7 @@ ROLLOUT: Mapping[str, RolloutPolicy] = {"steps": by_steps}
 ANALYSIS: Mapping[str, AnalysisPolicy] = {"sequential": judge}
 ROLLBACK: Mapping[str, RollbackPolicy] = {"failures": at_failures}
 PLACEMENT: Mapping[str, Callable[..., Any]] = {}
-COMPACTION: Mapping[str, Callable[..., Any]] = {}
+COMPACTION: Mapping[str, CompactionPolicy] = {"nodes": next_step}
 
 BUILT_IN: Mapping[PolicyKind, Mapping[str, Callable[..., Any]]] = {
     PolicyKind.ROLLOUT: ROLLOUT,

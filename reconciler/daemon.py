@@ -19,9 +19,12 @@ from reconciler.adapters.git_access import GitAccess
 from reconciler.adapters.git_trust import Trust
 from reconciler.adapters.kubernetes_secrets import KubernetesApi, KubernetesApiSecrets
 from reconciler.adapters.lease import FileLease
-from reconciler.adapters.nodes import RayNodes
+from reconciler.adapters.node_drains import RayDrains
+from reconciler.adapters.node_providers import KubeRay, NoProvider, RayCluster
+from reconciler.adapters.nodes import MarkedNodes, RayNodes
 from reconciler.adapters.outbound import Outbound
 from reconciler.adapters.packages import RayPackages
+from reconciler.adapters.planner_process import PlannerProcess
 from reconciler.adapters.policies import PluginPolicies
 from reconciler.adapters.prometheus import Prometheus
 from reconciler.adapters.ray_rest import RayRest
@@ -34,20 +37,43 @@ from reconciler.api.app import make_app
 from reconciler.api.guard import Access
 from reconciler.api.server import ApiServer
 from reconciler.api.webhooks import Sender, Webhooks
+from reconciler.compaction import Compactor
 from reconciler.desk import Desk
-from reconciler.errors import PortError
+from reconciler.errors import PortError, Stalled
 from reconciler.gateway import GatewaySettings, HAProxyGateway
 from reconciler.journal import Journal
 from reconciler.loop import Reconciler, Tick, WrongMode
+from reconciler.node_settings import NodeProviderKind
 from reconciler.observe import is_direct
 from reconciler.planner import Planner
 from reconciler.planning.moment import Surroundings
-from reconciler.ports import Ports
+from reconciler.ports import CompactionPorts, NodeProvider, Ports
 from reconciler.settings import GatewayMode, Secret, Settings
 from reconciler.telemetry import Metrics, setup_logging, setup_tracing
 from reconciler.trust_settings import ForcePush, prune_limits
+from specs.world import World
 
 log = structlog.get_logger("heliostat")
+
+
+class _Last:
+    """The loop's last turn, for who works beside it."""
+
+    def __init__(self) -> None:
+        self._world: World | None = None
+        self.compactor: Compactor | None = None
+
+    def ticked(self, tick: Tick) -> None:
+        """Take in a turn: what was seen, and what is remembered after it."""
+        self._world = replace(tick.world, memory=tick.compiled.memory)
+
+    def world(self) -> World | None:
+        """Return the world as it was last seen, None before."""
+        return self._world
+
+    def draining(self) -> frozenset[str]:
+        """Return the nodes that compaction drains."""
+        return self.compactor.draining if self.compactor is not None else frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +91,7 @@ class _Fittings:
     policies: PluginPolicies
     metrics: Metrics
     desk: Desk
+    last: _Last
 
 
 async def serve(settings: Settings) -> None:
@@ -83,7 +110,11 @@ async def serve(settings: Settings) -> None:
         access = Access(token=Secret(state_folder.api_token(settings.state)), hosts=settings.allowed_hosts)
         app = make_app(fittings.desk, access, fittings.clock, _webhooks(fittings))
         log.info("started", repo=settings.repo_shown, branch=settings.branch, ray=settings.ray, page=settings.server)
-        await _until_told(_run(fittings, api.serve(app)))
+        compactor = Compactor(await stack.enter_async_context(_compaction(fittings)), fittings.last.world)
+        fittings.last.compactor = app.state.compaction = compactor
+        fittings.metrics.watch_compaction(compactor)
+        await compactor.load()
+        await _until_told(_run(fittings, api.serve(app), compactor.run()))
         log.info("stopped; the gateway goes on with the last routes")
 
 
@@ -93,11 +124,16 @@ def _vault(settings: Settings) -> Vault:
         prefixes=settings.secret_env_prefixes,
         namespaces=settings.secret_namespaces,
     )
-    api = KubernetesApi(url=settings.kubernetes_api) if settings.kubernetes_api else KubernetesApi.of_pod()
-    if api is not None:
-        token, authorities = settings.kubernetes_token_file, settings.kubernetes_ca_file
-        api = replace(api, token_file=token or api.token_file, ca_file=authorities)
+    api = _kubernetes(settings)
     return Vault(limits, state_folder.seal_key(settings.state), KubernetesApiSecrets(api) if api else None)
+
+
+def _kubernetes(settings: Settings) -> KubernetesApi | None:
+    api = KubernetesApi(url=settings.kubernetes_api) if settings.kubernetes_api else KubernetesApi.of_pod()
+    if api is None:
+        return None
+    token, authorities = settings.kubernetes_token_file, settings.kubernetes_ca_file
+    return replace(api, token_file=token or api.token_file, ca_file=authorities)
 
 
 def _webhooks(fittings: _Fittings) -> Webhooks:
@@ -113,6 +149,28 @@ def _webhooks(fittings: _Fittings) -> Webhooks:
         nudge=fittings.source.nudge,
         count=fittings.metrics.count_webhook,
     )
+
+
+def _kuberay(settings: Settings) -> KubeRay:
+    api = _kubernetes(settings)
+    if api is None:
+        raise Stalled("--node-provider kuberay outside of Kubernetes needs --kubernetes-api URL")
+    return KubeRay(api, RayCluster(name=settings.kuberay_cluster, namespace=settings.kuberay_namespace))
+
+
+@asynccontextmanager
+async def _compaction(fittings: _Fittings) -> AsyncIterator[CompactionPorts]:
+    async with AsyncExitStack() as stack:
+        provider: NodeProvider = NoProvider()
+        if fittings.settings.node_provider is NodeProviderKind.KUBERAY:
+            provider = await stack.enter_async_context(_kuberay(fittings.settings))
+        yield CompactionPorts(
+            clock=fittings.clock,
+            store=fittings.store,
+            drains=RayDrains(fittings.rest),
+            provider=provider,
+            planner=PlannerProcess(),
+        )
 
 
 async def _until_told(work: Coroutine[object, object, None]) -> None:
@@ -174,15 +232,17 @@ async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
                 policies=policies,
                 metrics=metrics,
                 desk=Desk(store, settings.cluster, metrics.render),
+                last=_Last(),
             )
         finally:
             await store.close()
 
 
-async def _run(fittings: _Fittings, api: Coroutine[object, object, None]) -> None:
-    """Run the API for as long as the process lives, and below it the gateway and the loop."""
+async def _run(fittings: _Fittings, *others: Coroutine[object, object, None]) -> None:
+    """Run the others (API, compaction) for as long as the process lives, and beside them the gateway and the loop."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(api)
+        for other in others:
+            group.create_task(other)
         direct = await _is_direct(fittings)
         while True:
             try:
@@ -210,6 +270,7 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
     tracer, journal = setup_tracing(), Journal()
 
     def ticked(tick: Tick) -> None:
+        fittings.last.ticked(tick)
         fittings.desk.ticked(tick)
         journal.ticked(tick)
         fittings.metrics.observe_tick(tick, gateway)
@@ -222,7 +283,7 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
                 clock=fittings.clock,
                 source=fittings.source,
                 serve=fittings.serve,
-                nodes=RayNodes(fittings.rest),
+                nodes=MarkedNodes(RayNodes(fittings.rest), fittings.last.draining),
                 packages=RayPackages(fittings.rest),
                 gateway=gateway,
                 store=fittings.store,

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from reconciler.planning.plan import Plan
 from specs.cells import CellKey, parse_cell_name
+from specs.compaction import CompactionStatus
 from specs.decisions import FallBack, NoteDrift, RestoreCell, RollBack
 from specs.effects import Effect, PutServeConfig, ScaleDeployment, UploadPackage
 from specs.observed import Node, Observed, ReplicaState
@@ -111,6 +112,14 @@ class TrafficSource(Protocol):
         """Return latency per cell."""
 
 
+class CompactionSource(Protocol):
+    """What compaction has come to."""
+
+    @property
+    def status(self) -> CompactionStatus:
+        """What it does, and its last plan."""
+
+
 class Metrics:
     """All metrics of the daemon, in a registry of their own."""
 
@@ -168,6 +177,10 @@ class Metrics:
                 self._advised[said.policy, said.service] = said.at
                 self._advice.labels(said.policy, "failed" if said.problem else "wish").inc()
 
+    def watch_compaction(self, source: CompactionSource) -> None:
+        """Ask compaction for its numbers whenever metrics are scraped."""
+        self._last.compaction = source
+
     def count_git_request(self, kind: str, outcome: str) -> None:
         """Count one request to the repository (`kind`: query or fetch)."""
         self._git.labels(kind, outcome).inc()
@@ -217,6 +230,7 @@ class _LastTick(Collector):
         self._tick: TickSeen | None = None
         self._gateway: TrafficSource | None = None
         self._complete_at: datetime | None = None
+        self.compaction: CompactionSource | None = None
 
     def take(self, tick: TickSeen, gateway: TrafficSource | None) -> None:
         """Remember the tick."""
@@ -232,6 +246,8 @@ class _LastTick(Collector):
         """Return the families of the last tick."""
         tick = self._tick
         yield _gauge("leader", "1 while this daemon acts.", (), [((), float(bool(tick and tick.status.leader)))])
+        if self.compaction is not None:
+            yield from _compaction(self.compaction.status)
         if tick is None:
             return
         yield from self._ages(tick)
@@ -300,6 +316,15 @@ def _replicas(service: ServiceStatus, observed: Observed) -> Mapping[tuple[str, 
             for state in ReplicaState:
                 counts[cell.revision, state.value.lower()] += found.count(state)
     return counts
+
+
+def _compaction(status: CompactionStatus) -> Iterator[Metric]:
+    freed = CounterMetricFamily("heliostat_compaction_nodes_freed", "Nodes that compaction has freed.")
+    freed.add_metric((), status.freed)
+    yield freed
+    if status.at is not None:
+        costs = [(("now",), status.cost), (("planned",), status.cost_after), (("bound",), status.bound)]
+        yield _gauge("compaction_cost", "Price of all nodes: now, by the plan, and at least.", ("kind",), costs)
 
 
 def _nodes(nodes: tuple[Node, ...]) -> Metric:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from policies.compaction.problem import Answer, Problem
 from specs.commit_notes import CommitNote
+from specs.compaction import Holding
 from specs.desired import Desired, PackageRef
 from specs.effects import PostQuestion, PutServeConfig, SaveMemory
 from specs.memory import Event, HistoryEntry, Memory
@@ -182,6 +184,47 @@ class Advisers(Protocol):
 
         Raises Retry when it raised, answered too late or ended; no service has an answer then.
         """
+
+
+class Drains(Protocol):
+    """What it takes to empty nodes."""
+
+    async def holdings(self) -> tuple[Holding, ...]:
+        """Return what is on nodes beside what Serve reports. Raises Retry when that is not all of it."""
+
+    async def drain(self, node: str, expected: Mapping[str, float], why: str) -> None:
+        """Let nothing new onto a node, so that Serve replaces what is on it; harmless when it drains already.
+
+        Raises Stalled when more than `expected` of it is in use, and when Ray refuses.
+        """
+
+
+class NodeProvider(Protocol):
+    """Whoever lends the nodes."""
+
+    async def refusal(self, node: Node) -> str:
+        """Return why a node could not be given back; "" when it could."""
+
+    async def release(self, ip: str) -> None:
+        """Give back the node with this address; harmless when it is gone already."""
+
+
+class Planner(Protocol):
+    """Works out plans, away from the loop."""
+
+    async def plan(self, problem: Problem) -> Answer:
+        """Return the cheapest answer found in a second or two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactionPorts:
+    """The seams of compaction."""
+
+    clock: Clock
+    store: Store
+    drains: Drains
+    provider: NodeProvider
+    planner: Planner
 
 
 @dataclass(frozen=True, kw_only=True)

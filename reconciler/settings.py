@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from reconciler.node_settings import NODE_PARSERS, NodeSettings
 from reconciler.trust_settings import OPTIONS as TRUST_OPTIONS
 from reconciler.trust_settings import TRUST_PARSERS, TrustSettings
 from reconciler.trust_settings import Secret as Secret  # noqa: PLC0414 (its home for everybody else)
@@ -101,7 +102,7 @@ class LogLevel(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(TrustSettings):
+class Settings(TrustSettings, NodeSettings):
     """The daemon's settings. Each field is also a flag, an environment variable and a TOML key."""
 
     repo: str
@@ -264,6 +265,7 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "log_format": _choice(LogFormat),
     "log_level": _choice(LogLevel),
     **TRUST_PARSERS,
+    **NODE_PARSERS,
 }
 """One reader per setting; a setting's name is its flag (with dashes), its variable and its TOML key."""
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field
 
 from specs.amount import Amount
+from specs.compaction_spec import ClusterCompactionSpec
 from specs.desired import ClusterSettings, PruneSettings
 from specs.service import Metadata
 from specs.strict import MAX_COUNT, CamelModel, CountOrShare
-from specs.windows import PATTERN, Window, read_window, read_zone
+from specs.window_spec import WindowSpec
 
-WINDOW_TEXT: dict[str, JsonValue] = {"anyOf": [{"type": "string", "pattern": PATTERN}, {"type": "null"}]}
 MAX_WINDOWS = 100
-
-
-def _zone(value: str) -> str:
-    read_zone(value)
-    return value
 
 
 def _fraction(value: Amount) -> Amount:
@@ -61,38 +56,6 @@ class BudgetSpec(CamelModel):
     )
 
 
-class WindowSpec(CamelModel):
-    """Hours in which rollouts may move (`allow`) or may not (`deny`): exactly one of the two."""
-
-    refused: ClassVar[dict[str, str]] = {"timeZone": "write timezone"}
-
-    allow: str | None = Field(
-        default=None,
-        description="Days and hours in which rollouts start and go on, such as Mon-Fri 09:00-17:00.",
-        json_schema_extra=WINDOW_TEXT,
-    )
-    deny: str | None = Field(
-        default=None,
-        description="Days and hours in which none does. It wins over allow.",
-        json_schema_extra=WINDOW_TEXT,
-    )
-    timezone: Annotated[str, AfterValidator(_zone)] = Field(
-        default="UTC", description="The time zone whose clocks count, such as Europe/Berlin."
-    )
-
-    @model_validator(mode="after")
-    def _is_one_window(self) -> WindowSpec:
-        self.window()
-        return self
-
-    def window(self) -> Window:
-        """Return the window. Raises ValueError when it is not one."""
-        text = self.allow if self.deny is None else self.deny
-        if text is None or None not in (self.allow, self.deny):
-            raise ValueError("a window is exactly one of allow and deny: write two windows, or one of them")
-        return read_window(text, is_allowed=self.deny is None, zone=self.timezone)
-
-
 class ClusterPolicySpec(CamelModel):
     """What holds for all services."""
 
@@ -105,6 +68,9 @@ class ClusterPolicySpec(CamelModel):
         description="When rollouts may start and go on; always when empty. Ways back and repairs are never held.",
     )
     budget: BudgetSpec = Field(default=BudgetSpec(), description="Limits on what moves at once.")
+    compaction: ClusterCompactionSpec = Field(
+        default=ClusterCompactionSpec(), description="Emptying nodes that the replicas do not need."
+    )
 
 
 class ClusterPolicy(CamelModel):
@@ -128,4 +94,5 @@ class ClusterPolicy(CamelModel):
             max_services_moving=self.spec.budget.max_services_moving,
             max_surge_replicas=self.spec.budget.max_surge_replicas,
             windows=tuple(window.window() for window in self.spec.windows),
+            compaction=self.spec.compaction.settings(),
         )

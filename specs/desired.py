@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from specs.amount import Amount
 from specs.analysis import AnalysisSettings
+from specs.compaction import CompactionSettings
 from specs.gates import Gate
 from specs.metric_readings import Metric
 from specs.routes import HeaderMatch, Sticky
@@ -205,6 +206,8 @@ class DesiredService:
     """False: it stays when it leaves the repository, whatever the ClusterPolicy says."""
     analysis_policy: str = "sequential"
     """Who judges a candidate's requests."""
+    may_be_moved: bool = True
+    """Whether compaction may empty nodes that its replicas are on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +238,7 @@ class ClusterSettings:
     """Replicas above target over all services; None: as many as the services' own `maxSurge` allow."""
     windows: tuple[Window, ...] = ()
     """When rollouts may start and go on; always when empty."""
+    compaction: CompactionSettings = field(default_factory=CompactionSettings)
 
 
 @dataclass(frozen=True, kw_only=True)

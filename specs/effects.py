@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from specs.compaction import CompactionMemory
 from specs.desired import PackageRef
 from specs.memory import Event, HistoryEntry, ServiceMemory
 from specs.routes import RouteTable
@@ -20,6 +21,8 @@ class SaveMemory:
     forgotten: tuple[str, ...] = ()
     events: tuple[Event, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
+    compaction: CompactionMemory | None = None
+    """None: as it was."""
 
 
 @dataclass(frozen=True, kw_only=True)

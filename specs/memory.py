@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from specs.cells import CellKey
+from specs.compaction import CompactionMemory
 from specs.desired import DesiredService, Revision
 from specs.evidence import Evidence, Window
 from specs.gates import GateCall
@@ -265,9 +266,11 @@ class ServiceMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Everything remembered, by service name."""
+    """Everything remembered, by service name, and what compaction has begun."""
 
     services: Mapping[str, ServiceMemory] = field(default_factory=dict)
+    compaction: CompactionMemory = field(default_factory=CompactionMemory)
+    """As loaded at the start; compaction itself keeps it up to date."""
 
 
 class Outcome(StrEnum):

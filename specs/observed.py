@@ -65,6 +65,10 @@ class DeploymentSeen:
     """Resources of one replica, by Ray's names."""
     selector: Mapping[str, str] = field(default_factory=dict)
     """Labels of the nodes on which a replica may run, as Ray writes selectors."""
+    per_node: int | None = None
+    """Its `max_replicas_per_node`."""
+    is_scattered: bool = False
+    """A replica may be on several nodes at once (placement groups that spread, gangs), or wants labels per bundle."""
     is_unplaced: bool = False
     """Serve itself says that a replica has waited for a node for a while."""
 

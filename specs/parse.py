@@ -356,6 +356,7 @@ def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef
         depends_on=spec.depends_on,
         is_prunable=PRUNE not in model.metadata.annotations,
         analysis_policy=spec.analysis.policy if spec.analysis is not None else "sequential",
+        may_be_moved=spec.compaction.allow,
     )
 
 

@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 
 from specs.amount import Amount
 from specs.analysis_spec import AnalysisSpec, AnalysisStep
+from specs.compaction_spec import CompactionSpec
 from specs.routes import CLIENT_NAME, HEADER_VALUE
 from specs.serve_application import Application
 from specs.strict import CamelModel, CountOrShare, Duration
@@ -394,6 +395,9 @@ class ServiceSpec(CamelModel):
     analysis: AnalysisSpec | None = Field(
         default=None,
         description="Judge the new revision by its requests at every step. Without it, analysis steps alone do.",
+    )
+    compaction: CompactionSpec = Field(
+        default=CompactionSpec(), description="Whether its replicas may be moved to free nodes."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -61,6 +63,20 @@ class RayNodes:
         answer = await self._rest.get("/api/v0/nodes", params={"detail": "1", "limit": ROW_LIMIT})
         rows = _rows(answer.json())
         return tuple(sorted((row.to_node() for row in rows.result), key=lambda node: node.id))
+
+
+class MarkedNodes:
+    """ports.Nodes that also says which nodes drain by our own doing: Ray's list of nodes does not tell."""
+
+    def __init__(self, nodes: RayNodes, draining: Callable[[], frozenset[str]]) -> None:
+        """`draining` are the ids."""
+        self._nodes = nodes
+        self._draining = draining
+
+    async def read(self) -> tuple[Node, ...]:
+        """Return the nodes, those marked that are draining."""
+        found, draining = await self._nodes.read(), self._draining()
+        return tuple(replace(node, is_draining=True) if node.id in draining else node for node in found)
 
 
 def _rows(document: Any) -> _Rows:

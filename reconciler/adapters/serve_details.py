@@ -199,8 +199,18 @@ def _to_deployment(deployment: DeploymentDetails, *, is_ingress: bool) -> Deploy
         is_autoscaled=deployment.deployment_config.get("autoscaling_config") is not None,
         needs=_needs(deployment.deployment_config),
         selector=(deployment.deployment_config.get("ray_actor_options") or {}).get("label_selector") or {},
+        per_node=deployment.deployment_config.get("max_replicas_per_node"),
+        is_scattered=_is_scattered(deployment.deployment_config),
         is_unplaced=_UNPLACED.search(deployment.message) is not None,
     )
+
+
+def _is_scattered(config: Mapping[str, Any]) -> bool:
+    """Return whether a replica may be on several nodes. `PACK` may spill over, too, but asks for one node first."""
+    spreads = str(config.get("placement_group_strategy") or "").endswith("SPREAD")
+    is_labelled = bool(config.get("placement_group_bundle_label_selector"))
+    has_group = bool(config.get("placement_group_bundles"))
+    return bool(config.get("gang_scheduling_config")) or (has_group and (spreads or is_labelled))
 
 
 def _needs(config: Mapping[str, Any]) -> Mapping[str, float]:

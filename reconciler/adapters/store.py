@@ -19,6 +19,7 @@ from typing import TypeVar
 from reconciler.adapters import state_folder
 from reconciler.adapters.stored_values import from_json, to_json
 from reconciler.errors import Retry, Stalled
+from specs.compaction import CompactionMemory
 from specs.effects import SaveMemory
 from specs.memory import Event, HistoryEntry, Memory, ServiceMemory
 
@@ -31,6 +32,8 @@ HISTORY_KEPT = 1_000
 """Per service."""
 LOCK_WAIT = timedelta(seconds=2)
 """A backup tool may hold the file for a moment."""
+COMPACTION = "compaction"
+"""The row of the cluster's own values that compaction keeps."""
 APPLICATION_ID = 0x48454C49
 """`HELI`: tells our file from any other SQLite file."""
 
@@ -42,6 +45,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE history (id INTEGER PRIMARY KEY AUTOINCREMENT, service TEXT NOT NULL, value TEXT NOT NULL);
     CREATE INDEX history_of ON history (service, id);
     """,
+    "CREATE TABLE cluster (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;",
 )
 """Step i takes a file from schema version i to i + 1. Steps are only ever added: old files must load."""
 
@@ -127,7 +131,17 @@ class SqliteStore:
                     f"what {self._path} remembers of service {name!r} cannot be read ({error}). "
                     "Run the Heliostat version that wrote it, or restore the file from a backup"
                 ) from error
-        return Memory(services=services)
+        return Memory(services=services, compaction=self._load_compaction(database))
+
+    def _load_compaction(self, database: sqlite3.Connection) -> CompactionMemory:
+        row = database.execute("SELECT value FROM cluster WHERE name = ?", (COMPACTION,)).fetchone()
+        try:
+            return from_json(CompactionMemory, row[0]) if row is not None else CompactionMemory()
+        except ValueError as error:
+            raise Stalled(
+                f"what {self._path} remembers of compaction cannot be read ({error}). "
+                "Run the Heliostat version that wrote it, or restore the file from a backup"
+            ) from error
 
     def _save(self, database: sqlite3.Connection, change: SaveMemory) -> None:
         with _transaction(database):
@@ -136,6 +150,11 @@ class SqliteStore:
                 [(service.name, to_json(service)) for service in change.services],
             )
             database.executemany("DELETE FROM services WHERE name = ?", [(name,) for name in change.forgotten])
+            if change.compaction is not None:
+                database.execute(
+                    "INSERT INTO cluster VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                    (COMPACTION, to_json(change.compaction)),
+                )
             database.executemany(
                 "INSERT INTO events (service, value) VALUES (?, ?)",
                 [(event.service, to_json(event)) for event in change.events],

@@ -30,6 +30,15 @@ async def act(verb: Verb, request: Request) -> Response:
     return JSONResponse(body, status_code=202, headers={"Location": f"/api/v1/events?since={max(0, event - 1)}"})
 
 
+async def read_order(request: Request) -> str:
+    """Return who gives an order that needs nothing but a name."""
+    _check_is_json(request)
+    given = _read_fields(await _read_body(request))
+    if extra := sorted(given.keys() - {"by", "why"}):
+        raise Problem(400, f"unknown field {extra[0]!r}; known are by, why")
+    return _line(given.get("by", ""), "by", LONGEST_BY) or "operator"
+
+
 def _check_is_json(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":

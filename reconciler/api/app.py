@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from reconciler.api import acts, page, plans, reads, streams, webhooks
+from reconciler.api import acts, compaction, page, plans, reads, streams, webhooks
 from reconciler.api.backend import Backend
 from reconciler.api.guard import Access, Guard
 from reconciler.api.problems import HANDLERS
@@ -38,6 +38,7 @@ def make_app(backend: Backend, access: Access, clock: Clock, hooks: Webhooks | N
     app.state.access = access
     app.state.clock = clock
     app.state.webhooks = hooks or Webhooks()
+    app.state.compaction = None
     app.state.closing = asyncio.Event()
     app.state.streams = 0
     return app
@@ -62,6 +63,7 @@ def _reads() -> list[BaseRoute]:
         Route(f"{SERVICE}/events", reads.events),
         Route(f"{V1}/nodes", reads.nodes),
         Route(f"{V1}/plan", plans.answer, methods=["GET", "POST"]),
+        Route(f"{V1}/compaction", compaction.show),
         Route(f"{V1}/events", reads.events),
         Route(f"{V1}/events/stream", streams.stream),
         Route(f"{V1}/routes", reads.routes),
@@ -69,7 +71,8 @@ def _reads() -> list[BaseRoute]:
 
 
 def _acts() -> list[BaseRoute]:
-    return [Route(f"{SERVICE}/{verb.value}", partial(acts.act, verb), methods=["POST"]) for verb in Verb]
+    verbs = [Route(f"{SERVICE}/{verb.value}", partial(acts.act, verb), methods=["POST"]) for verb in Verb]
+    return [*verbs, Route(f"{V1}/compaction/apply", compaction.apply, methods=["POST"])]
 
 
 def _webhooks() -> list[BaseRoute]:

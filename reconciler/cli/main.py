@@ -32,6 +32,7 @@ VERBS = {
     "history": Verb("look", LOOK, "Show a service's ended rollouts."),
     "events": Verb("events", LOOK, "Show what happened, and what happens."),
     "nodes": Verb("look", LOOK, "Show the cluster's nodes."),
+    "compaction": Verb("compaction", LOOK, "Show which nodes could go, and let them go with --apply."),
     "wait": Verb("wait", LOOK, "Wait until a service is Healthy, Synced, Paused or Quarantined."),
     "promote": Verb("act", ACT, "End a pause; with --full, go straight to 100%."),
     "pause": Verb("act", ACT, "Hold a rollout where it is."),

@@ -12,6 +12,7 @@ import click
 
 from reconciler.adapters.state_folder import default_folder
 from reconciler.errors import PortError
+from reconciler.node_settings import OPTIONS as NODES
 from reconciler.settings import GatewayMode, LogFormat, LogLevel, Settings, SettingsError, load_settings
 from reconciler.trust_settings import OPTIONS as TRUST
 
@@ -52,7 +53,7 @@ OPTIONS = (
     click.option("--log-level", type=_one_of(LogLevel), help="The least that is told.  [default: info]"),
     *(
         click.option(option.flag, option.name, metavar=option.metavar, help=option.help, multiple=bool(option.singular))
-        for option in TRUST
+        for option in (*TRUST, *NODES)
     ),
     click.option("--config", metavar="FILE", help='TOML file with the same settings, such as `git_interval = "1m"`.'),
 )

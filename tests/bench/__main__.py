@@ -1,10 +1,10 @@
-"""`make bench [ARGS="throughput pace webhook fleet gateway analysis loading-serve"]`: measure."""
+"""`make bench [ARGS="throughput pace webhook fleet gateway analysis compaction loading-serve"]`: measure."""
 
 from __future__ import annotations
 
 import sys
 
-from tests.bench import analysis, fleet, gateway_cost, loading_serve, pace, repository, throughput, webhook
+from tests.bench import analysis, compaction, fleet, gateway_cost, loading_serve, pace, repository, throughput, webhook
 
 BENCHMARKS = {
     "throughput": throughput.run,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "fleet": fleet.run,
     "gateway": gateway_cost.run,
     "analysis": analysis.run,
+    "compaction": compaction.run,
     "loading-serve": loading_serve.run,
 }
 

@@ -9,9 +9,10 @@ import pytest
 
 from reconciler.adapters.store import SqliteStore
 from reconciler.ports import Store
+from specs.compaction import CompactionMemory, DrainState, GivenUp, NodeDrain, Order
 from specs.effects import SaveMemory
 from specs.memory import Memory
-from tests.contract.memories import entry, event, plain_service, rich_service
+from tests.contract.memories import AT, entry, event, plain_service, rich_service
 from tests.sim.fake_store import FakeStore
 
 
@@ -23,6 +24,17 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     sqlite = SqliteStore(tmp_path / "state")
     yield sqlite
     await sqlite.close()
+
+
+async def test_what_compaction_has_begun_is_kept_beside_the_services(store: Store) -> None:
+    drain = NodeDrain(node="n", ip="10.0.0.1", since=AT, state=DrainState.ASKED, replicas=2, progress_at=AT)
+    entry = GivenUp(node="m", ip="10.0.0.2", at=AT, until=AT, why="it stalled", is_draining=True)
+    kept = CompactionMemory(drains=(drain,), given_up=(entry,), order=Order(by="ada", at=AT), freed=3)
+    assert (await store.load()).compaction == CompactionMemory()
+    await store.save(SaveMemory(compaction=kept))
+    await store.save(SaveMemory(services=(plain_service("a"),)))
+    loaded = await store.load()
+    assert (loaded.compaction, set(loaded.services)) == (kept, {"a"})
 
 
 async def test_a_new_store_remembers_nothing(store: Store) -> None:

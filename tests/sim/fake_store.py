@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.errors import PortError, Stalled
+from specs.compaction import CompactionMemory
 from specs.effects import SaveMemory
 from specs.memory import Event, HistoryEntry, Memory, ServiceMemory
 
@@ -27,12 +28,13 @@ class FakeStore:
         self.crash_after: int | None = None
         """The number of the save that is kept, but whose return the daemon does not live to see."""
         self._services: dict[str, ServiceMemory] = {}
+        self._compaction = CompactionMemory()
         self._events: list[Event] = []
         self._history: list[HistoryEntry] = []
 
     async def load(self) -> Memory:
         self._check()
-        return Memory(services=dict(sorted(self._services.items())))
+        return Memory(services=dict(sorted(self._services.items())), compaction=self._compaction)
 
     async def save(self, change: SaveMemory) -> None:
         self._check()
@@ -44,6 +46,7 @@ class FakeStore:
         self._services.update({service.name: service for service in change.services})
         for name in change.forgotten:
             self._services.pop(name, None)
+        self._compaction = change.compaction or self._compaction
         first = self._events[-1].id + 1 if self._events else 1
         self._events.extend(replace(event, id=first + place) for place, event in enumerate(change.events))
         self._history.extend(change.history)

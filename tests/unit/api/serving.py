@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from reconciler.api.app import make_app
+from reconciler.api.compaction import Compaction
 from reconciler.api.guard import Access
 from reconciler.api.server import ApiServer
 from reconciler.settings import Address, Secret
@@ -56,7 +57,7 @@ class Serving:
 
 
 @contextmanager
-def serving(backend: MemoryBackend, port: int = 0) -> Iterator[Serving]:
+def serving(backend: MemoryBackend, port: int = 0, *, compaction: Compaction | None = None) -> Iterator[Serving]:
     server = ApiServer(Address(host="127.0.0.1", port=port))
     started = threading.Event()
     running: dict[str, Any] = {}
@@ -65,7 +66,9 @@ def serving(backend: MemoryBackend, port: int = 0) -> Iterator[Serving]:
         running["loop"] = asyncio.get_running_loop()
         running["task"] = asyncio.current_task()
         started.set()
-        await server.serve(make_app(backend, ACCESS, FixedClock()))
+        app = make_app(backend, ACCESS, FixedClock())
+        app.state.compaction = compaction
+        await server.serve(app)
 
     def run() -> None:
         with suppress(asyncio.CancelledError):

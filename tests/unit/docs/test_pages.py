@@ -17,6 +17,7 @@ from specs.service import Service
 
 ROOT = Path(__file__).parents[3]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+COMPACTION = (ROOT / "docs" / "compaction.md").read_text()
 TRUST = (ROOT / "docs" / "trust.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -36,9 +37,9 @@ def test_every_reason_is_explained_once() -> None:
 def test_every_setting_is_listed_with_its_flag_and_variable() -> None:
     flags = {word for option in run.params for word in option.opts if word.startswith("--")}
     assert len(flags) >= len(OPTIONS)
-    assert {*rows("flag"), *rows("flag", TRUST)} == flags - {"--config", "--help"}
+    assert {*rows("flag"), *rows("flag", TRUST), *rows("flag", COMPACTION)} == flags - {"--config", "--help"}
     for name in PARSERS.keys() | {TOKEN_FILE}:
-        assert PREFIX + name.upper() in OPERATIONS + TRUST
+        assert PREFIX + name.upper() in OPERATIONS + TRUST + COMPACTION
 
 
 def test_every_metric_that_is_listed_exists() -> None:

@@ -1,0 +1,1 @@
+"""Compaction: which nodes could go, where their replicas would live, and how sure that is. Pure."""

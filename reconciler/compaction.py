@@ -1,0 +1,278 @@
+"""Compaction at work, beside the loop: look, plan, empty one node, watch, give it back.
+
+It writes nothing that the loop writes: it drains nodes, and Serve moves the replicas. Each intent is saved before
+Ray or the provider is told, so that whoever comes after a `kill -9` goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import assert_never
+
+import structlog
+
+from policies.compaction.situation import Settled, expected_use, settle, situation_of
+from policies.compaction.steps import (
+    BeginDrain,
+    EndOrder,
+    GiveUp,
+    KeepAfterAll,
+    NoteProgress,
+    Release,
+    Step,
+    Wait,
+    follow,
+    given_up,
+    obstacle,
+)
+from policies.registry import COMPACTION
+from reconciler.errors import PortError, Retry, Stalled
+from reconciler.planning.compaction_report import Look, status_of
+from reconciler.ports import CompactionPorts
+from specs.compaction import (
+    CompactionMemory,
+    CompactionSettings,
+    CompactionStatus,
+    DrainState,
+    NodeDrain,
+    Order,
+)
+from specs.effects import SaveMemory
+from specs.memory import Event
+from specs.world import World
+
+log = structlog.get_logger("heliostat")
+
+AT_WORK = timedelta(seconds=1)
+AT_REST = timedelta(seconds=15)
+"""Between plans while nothing can be done: each asks Ray for all of its actors."""
+
+POLICY = "nodes"
+"""The only one that there is."""
+
+UNKNOWN = CompactionStatus(state="Blind", message="nothing was seen yet", enabled=False)
+NO_SETTINGS = CompactionSettings()
+
+
+class Compactor:
+    """Owns what is remembered of compaction, and is its only writer. `world` is the loop's last look."""
+
+    def __init__(self, ports: CompactionPorts, world: Callable[[], World | None]) -> None:
+        """Nothing happens before `load` and `run`."""
+        self._ports = ports
+        self._world = world
+        self._memory = CompactionMemory()
+        self._settled: Mapping[str, Settled] = {}
+        self._wake = asyncio.Event()
+        self._look: Look | None = None
+        self._last_word = ""
+        self.status = UNKNOWN
+
+    async def load(self) -> None:
+        """Read back what was begun."""
+        self._memory = (await self._ports.store.load()).compaction
+
+    @property
+    def draining(self) -> frozenset[str]:
+        """Return the nodes that take no new replicas because of us."""
+        told = {drain.node for drain in self._memory.drains if drain.state is not DrainState.ASKED}
+        return frozenset(told | {entry.node for entry in self._memory.given_up if entry.is_draining})
+
+    @property
+    def freed(self) -> int:
+        """Return how many nodes were freed so far."""
+        return self._memory.freed
+
+    async def run(self) -> None:
+        """Turn until cancelled."""
+        while True:
+            self._wake.clear()
+            is_at_work = await self.turn()
+            await self._rest(AT_WORK if is_at_work else AT_REST)
+
+    async def _rest(self, longest: timedelta) -> None:
+        """Wait; settling services are noticed meanwhile, and an order ends it."""
+        until = self._ports.clock.now() + longest
+        while self._ports.clock.now() < until and not self._wake.is_set():
+            await self._ports.clock.sleep(AT_WORK)
+            self._note()
+
+    def _note(self) -> None:
+        world = self._world()
+        if world is not None:
+            self._settled = settle(world, self._settled)
+
+    async def order(self, by: str) -> int:
+        """Carry the plan out once, whatever `enabled` says; return the id of the event. Raises Retry or Stalled."""
+        order = Order(by=by, at=self._ports.clock.now())
+        await self._save(
+            replace(self._memory, order=order), "CompactionOrdered", "the plan is to be carried out", by=by
+        )
+        self._wake.set()
+        newest = await self._ports.store.events(limit=1)
+        return newest[-1].id if newest else 0
+
+    async def plan(self) -> CompactionStatus:
+        """Return what a plan made now says. Nothing is done. Raises Retry or Stalled."""
+        world = self._world()
+        if world is None or not world.observed.complete:
+            return self.status
+        self._note()
+        look = await self._planned(world, _settings(world))
+        return self._status(look, self.status.state, self.status.message)
+
+    async def turn(self) -> bool:
+        """Take one turn; return whether something is under way."""
+        self._note()
+        world = self._world()
+        if world is None:
+            return False
+        try:
+            wait = await self._step(world, _settings(world))
+        except PortError as error:
+            log.warning("compaction waits", reason=error.reason)
+            wait = Wait(state="Waiting", message=error.reason)
+        self.status = self._status(self._look, wait.state, wait.message)
+        return bool(self._memory.drains)
+
+    async def _step(self, world: World, settings: CompactionSettings) -> Wait:
+        """Bring on what was begun; begin something if nothing is in the way."""
+        await self._forget(world)
+        if self._memory.drains:
+            now = situation_of(world, settings, self._memory, self._settled, ())
+            for step in follow(world, settings, self._memory, now):
+                await self._take(step, world)
+        await self._tell_again(world)
+        while (wait := obstacle(world, settings, self._memory)) is None:
+            look = self._look = await self._planned(world, settings)
+            found = COMPACTION[POLICY](world, settings, self._memory, look.situation, (look.answer, look.refused))
+            if isinstance(found, Wait):
+                return found
+            begun = len(self._memory.drains)
+            await self._take(found, world)
+            if len(self._memory.drains) <= begun:
+                return Wait(state="Waiting", message=self._last_word)
+        return wait
+
+    async def _planned(self, world: World, settings: CompactionSettings) -> Look:
+        holdings = await self._ports.drains.holdings()
+        situation = situation_of(world, settings, self._memory, self._settled, holdings)
+        answer = await self._ports.planner.plan(situation.problem)
+        nodes = {node.id: node for node in world.observed.nodes}
+        refused = {node: await self._ports.provider.refusal(nodes[node]) for node in answer.freed}
+        return Look(world=world, situation=situation, answer=answer, refused=refused)
+
+    async def _forget(self, world: World) -> None:
+        """Forget what was given up once its time is over, and nodes that are gone; Ray's drains last as the node."""
+        if not world.observed.complete:
+            return
+        alive = {node.id for node in world.observed.nodes if node.is_alive}
+        kept = tuple(
+            entry
+            for entry in self._memory.given_up
+            if entry.node in alive and (entry.is_draining or entry.until > world.now)
+        )
+        if kept != self._memory.given_up:
+            await self._save(replace(self._memory, given_up=kept))
+
+    async def _tell_again(self, world: World) -> None:
+        """Tell Ray of drains that may not have reached it."""
+        for drain in self._memory.drains if world.observed.complete else ():
+            if drain.state is DrainState.ASKED:
+                await self._drain(drain, world)
+
+    async def _take(self, step: Step, world: World) -> None:
+        match step:
+            case BeginDrain(drain=drain):
+                drains = (*self._memory.drains, drain)
+                text = f"{drain.ip} is being emptied: {drain.replicas} replicas move"
+                await self._save(replace(self._memory, drains=drains), "NodeDrainBegun", text, by=drain.by)
+                await self._drain(drain, world)
+            case NoteProgress(node=node, replicas=replicas):
+                await self._save(self._changed(node, replicas=replicas, progress_at=world.now))
+            case Release(node=node):
+                await self._release(node, world)
+            case KeepAfterAll(node=node, why=why):
+                drain = self._drain_of(node)
+                text = f"{drain.ip} is empty, but not given back: {why}"
+                await self._save(self._without(node), "NodeKept", text, is_warning=True)
+            case GiveUp(entry=entry):
+                memory = replace(self._without(entry.node), given_up=(*self._memory.given_up, entry))
+                await self._save(memory, "NodeDrainGivenUp", f"{entry.ip}: {entry.why}", is_warning=True)
+            case EndOrder(why=why):
+                await self._save(replace(self._memory, order=None), "CompactionDone", why)
+            case _:
+                assert_never(step)
+
+    async def _drain(self, drain: NodeDrain, world: World) -> None:
+        """Tell Ray. What it refuses is given up; what could not be asked is asked again."""
+        try:
+            await self._ports.drains.drain(
+                drain.node, expected_use(world.observed, drain.node), f"Heliostat empties {drain.ip}"
+            )
+        except Retry as error:
+            log.warning("a drain could not be asked for", node=drain.ip, reason=error.reason)
+        except Stalled as error:
+            entry = given_up(drain, error.reason, self._ports.clock.now(), is_draining=False)
+            await self._take(GiveUp(entry=entry), world)
+        else:
+            await self._save(self._changed(drain.node, state=DrainState.DRAINING, progress_at=self._ports.clock.now()))
+
+    async def _release(self, node: str, world: World) -> None:
+        """Give an empty node back. What its provider refuses for good is reported; the node stays drained."""
+        drain = self._drain_of(node)
+        if drain.state is not DrainState.EMPTY:
+            await self._save(self._changed(node, state=DrainState.EMPTY, replicas=0, progress_at=world.now))
+        try:
+            await self._ports.provider.release(drain.ip)
+        except Stalled as error:
+            entry = given_up(drain, f"it is empty, but not given back: {error.reason}", self._ports.clock.now())
+            await self._take(GiveUp(entry=entry), world)
+            return
+        memory = replace(self._without(node), freed=self._memory.freed + 1)
+        took = self._ports.clock.now() - drain.since
+        text = f"{drain.ip} is free after {took.total_seconds():.0f} s"
+        await self._save(memory, "NodeFreed", text, by=drain.by)
+
+    def _drain_of(self, node: str) -> NodeDrain:
+        found = self._memory.drain(node)
+        assert found is not None
+        return found
+
+    def _changed(self, node: str, **changes: object) -> CompactionMemory:
+        drains = tuple(
+            replace(drain, **changes) if drain.node == node else drain  # type: ignore[arg-type]
+            for drain in self._memory.drains
+        )
+        return replace(self._memory, drains=drains)
+
+    def _without(self, node: str) -> CompactionMemory:
+        return replace(self._memory, drains=tuple(drain for drain in self._memory.drains if drain.node != node))
+
+    async def _save(
+        self,
+        memory: CompactionMemory,
+        kind: str = "",
+        message: str = "",
+        *,
+        by: str = "heliostat",
+        is_warning: bool = False,
+    ) -> None:
+        """Save before anything is done about it; a save that fails ends the turn, and the next one decides anew."""
+        now = self._ports.clock.now()
+        told = Event(at=now, service="", kind=kind, message=message, by=by, is_warning=is_warning)
+        await self._ports.store.save(SaveMemory(compaction=memory, events=(told,) if kind else ()))
+        self._memory = memory
+        self._last_word = message
+        if kind:
+            (log.warning if is_warning else log.info)(kind, message=message, by=by)
+
+    def _status(self, look: Look | None, state: str, message: str) -> CompactionStatus:
+        return status_of(self._memory, _settings(self._world()), look, state=state, message=message)
+
+
+def _settings(world: World | None) -> CompactionSettings:
+    return world.desired.settings.compaction if world is not None and world.desired is not None else NO_SETTINGS

@@ -1,0 +1,72 @@
+"""Drain one node of a Ray cluster: a program for a machine of that cluster, never imported by the daemon.
+
+Ray offers draining through the GCS only, so the text of this file is run as a Ray job. It prints one line of JSON.
+Just before it drains, it looks at what the node has given away: what neither Serve's report nor the lists of actors
+and groups show (running tasks above all) shows there.
+"""
+
+import json
+import sys
+import time
+
+SLACK = 1e-3
+"""Amounts are sums of fractions."""
+
+WAIT_S = 3.0
+"""The GCS hears of a node's use with a delay: what has just ended may still be there."""
+
+NOT_COUNTED = ("object_store_memory", "node:")
+
+
+def main() -> None:
+    """Arguments: the node's id, the amounts that may be in use, and why (for Ray's records)."""
+    node, expected, why = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+    print("HELIOSTAT " + json.dumps(drain(node, expected, why)), flush=True)
+
+
+def drain(node: str, expected: "dict[str, float]", why: str) -> "dict[str, object]":
+    """Return `{"drained": true}`, or why not."""
+    import ray
+    from ray._private import services
+    from ray.core.generated import autoscaler_pb2
+
+    gcs = ray._raylet.GcsClient(address=services.canonicalize_bootstrap_address_or_die(None))
+    surplus = _surplus(gcs, node, expected)
+    if surplus is None:
+        return {"drained": False, "why": "Ray does not list the node"}
+    if surplus:
+        used = ", ".join(f"{amount:g} {name}" for name, amount in sorted(surplus.items()))
+        return {"drained": False, "why": f"something that is not Heliostat's uses {used} of it"}
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    # No deadline: until its replacement runs, a replica stays, however long that takes.
+    accepted, refusal = gcs.drain_node(node, reason, why, 0)
+    return {"drained": True} if accepted else {"drained": False, "why": f"Ray refuses: {refusal}"}
+
+
+def _surplus(gcs: "object", node: str, expected: "dict[str, float]") -> "dict[str, float] | None":
+    """Return what is in use beyond what is expected; looked at again for a while before it counts."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        used = _used(gcs, node)
+        if used is None:
+            return None
+        surplus = {name: amount - expected.get(name, 0.0) for name, amount in used.items()}
+        surplus = {name: amount for name, amount in surplus.items() if amount > SLACK}
+        if not surplus or time.monotonic() > until:
+            return surplus
+        time.sleep(0.5)
+
+
+def _used(gcs: "object", node: str) -> "dict[str, float] | None":
+    reply = gcs.get_all_resource_usage(timeout=10)  # type: ignore[attr-defined]
+    for row in reply.resource_usage_data.batch:
+        if row.node_id.hex() == node:
+            total, left = dict(row.resources_total), dict(row.resources_available)
+            # A placement group's share shows under names of its own beside the plain ones.
+            counted = [name for name in total if not name.startswith(NOT_COUNTED) and "_group_" not in name]
+            return {name: total[name] - left.get(name, 0.0) for name in counted}
+    return None
+
+
+if __name__ == "__main__":
+    main()

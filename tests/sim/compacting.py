@@ -1,0 +1,201 @@
+"""Compaction in the simulation: the real compactor beside the simulated daemon, on Ray's rules of draining."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from policies.compaction.planner import plan
+from policies.compaction.problem import Answer, Problem
+from reconciler.compaction import Compactor
+from reconciler.errors import PortError, Stalled
+from reconciler.ports import CompactionPorts
+from specs.compaction import CompactionSettings, Holding
+from specs.desired import ClusterSettings, DesiredService
+from specs.observed import Node
+from specs.world import World
+from tests.builders import service, steps
+from tests.sim.codebook import Behaviour
+from tests.sim.fake_nodes import FakeNodes, make_node
+from tests.sim.fake_store import Crashed
+from tests.sim.world import Simulation
+
+SETTINGS = CompactionSettings(enabled=True, settle=timedelta(seconds=10), stall_after=timedelta(seconds=60))
+
+
+@dataclass(kw_only=True)
+class FakeDrains:
+    """`ports.Drains`. A node that drains and is empty ends, as a raylet does."""
+
+    nodes: FakeNodes
+    foreign: tuple[Holding, ...] = ()
+    problem: PortError | None = None
+    refused: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    async def holdings(self) -> tuple[Holding, ...]:
+        if self.problem is not None:
+            raise self.problem
+        return self.foreign
+
+    async def drain(self, node: str, expected: Mapping[str, float], why: str) -> None:
+        if self.problem is not None:
+            raise self.problem
+        if self.refused:
+            raise Stalled(self.refused)
+        self.asked.append(node)
+        self.nodes.drain(node)
+
+
+@dataclass(kw_only=True)
+class FakeProvider:
+    """`ports.NodeProvider`."""
+
+    problem: PortError | None = None
+    never: Mapping[str, str] = field(default_factory=dict)
+    released: list[str] = field(default_factory=list)
+
+    async def refusal(self, node: Node) -> str:
+        return self.never.get(node.ip, "")
+
+    async def release(self, ip: str) -> None:
+        if self.problem is not None:
+            raise self.problem
+        self.released.append(ip)
+
+
+class InlinePlanner:
+    """`ports.Planner` without a process."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Problem, Answer] | None = None
+
+    async def plan(self, problem: Problem) -> Answer:
+        if self._known is None or self._known[0] != problem:
+            self._known = (problem, plan(problem, 1))
+        return self._known[1]
+
+
+class Compacting:
+    """A simulation with nodes of so many CPUs, and a compactor that takes a turn each second."""
+
+    def __init__(self, *cpus: float, settings: CompactionSettings = SETTINGS, seed: int = 0) -> None:
+        self.sim = Simulation(seed=seed)
+        made = (make_node(number, "abc"[number % 3], cpus=each) for number, each in enumerate(cpus, start=1))
+        self.sim.nodes.nodes = {node.id: node for node in made}
+        self.sim.book.default = Behaviour(cpus=1.0)
+        self.settings = settings
+        self.drains = FakeDrains(nodes=self.sim.nodes)
+        self.provider = FakeProvider()
+        self.planner = InlinePlanner()
+        self.compactor: Compactor | None = None
+        self.least: dict[str, int] = {}
+        """The fewest replicas of each service that served at once since `watch_from_now`."""
+        self.most_draining = 0
+        self.crashes = 0
+
+    async def start(self, *services: DesiredService) -> None:
+        """Deploy services; they settle before compaction begins to look."""
+        await self.sim.start()
+        self.push(*services)
+        await self.sim.settle()
+        self.watch_from_now()
+
+    def push(self, *services: DesiredService, settings: CompactionSettings | None = None) -> None:
+        self.settings = settings or self.settings
+        self.sim.push(*services, settings=ClusterSettings(compaction=self.settings))
+
+    def watch_from_now(self) -> None:
+        self.least = {}
+
+    def shrink(self, name: str, node_counts: Mapping[str, int]) -> None:
+        """Leave a service with so many replicas per node: what months of changes do."""
+        for _, found in self.sim.watch.applications(name):
+            for deployment in found.all_deployments:
+                left = dict(node_counts)
+                for replica in list(deployment.replicas):
+                    if replica.node is not None and left.get(replica.node, 0) > 0:
+                        left[replica.node] -= 1
+                    else:
+                        deployment.replicas.remove(replica)
+                deployment.target = len(deployment.replicas)
+
+    @property
+    def world(self) -> World | None:
+        tick = self.sim.tick
+        return replace(tick.world, memory=tick.compiled.memory) if tick is not None else None
+
+    async def step(self) -> None:
+        await self.sim.step()
+        self._end_empty_nodes()
+        for name in list(self.sim.store._services):
+            serving = self.serving(name)
+            self.least[name] = min(self.least.get(name, serving), serving)
+        self.most_draining = max(self.most_draining, len(self.draining))
+        if self.compactor is None:
+            ports = CompactionPorts(
+                clock=self.sim.clock,
+                store=self.sim.store,
+                drains=self.drains,
+                provider=self.provider,
+                planner=self.planner,
+            )
+            self.compactor = Compactor(ports, lambda: self.world)
+            await self.compactor.load()
+        try:
+            await self.compactor.turn()
+        except Crashed:
+            self.compactor = None
+            self.crashes += 1
+
+    def _end_empty_nodes(self) -> None:
+        taken = {replica.node for replica in self.replicas()}
+        for node in list(self.draining):
+            if node not in taken:
+                self.sim.nodes.kill(node)
+
+    async def run(self, seconds: int) -> None:
+        for _ in range(seconds):
+            await self.step()
+
+    async def until(self, condition: Any, within: int = 900) -> None:
+        for _ in range(within):
+            if condition():
+                return
+            await self.step()
+        state = self.compactor.status if self.compactor else None
+        raise AssertionError(f"not within {within} s: {state}\n{self.sim.describe()}")
+
+    def replicas(self, name: str | None = None) -> list[Any]:
+        names = [name] if name else list(self.sim.store._services)
+        return [
+            replica
+            for one in names
+            for _, found in self.sim.watch.applications(one)
+            for deployment in found.all_deployments
+            for replica in deployment.replicas
+        ]
+
+    def serving(self, name: str) -> int:
+        return sum(1 for replica in self.replicas(name) if replica.is_serving)
+
+    @property
+    def alive(self) -> int:
+        return sum(1 for node in self.sim.nodes.nodes.values() if node.is_alive)
+
+    @property
+    def draining(self) -> set[str]:
+        return {node.id for node in self.sim.nodes.nodes.values() if node.is_alive and node.is_draining}
+
+    @property
+    def state(self) -> str:
+        return self.compactor.status.state if self.compactor else "dead"
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.sim.store._events if not event.service]
+
+
+def spec(version: str = "v1", size: int = 6, name: str = "chat", **options: Any) -> DesiredService:
+    return service(name, version, size, steps=steps(50), scale_down=0, max_request=20, **options)

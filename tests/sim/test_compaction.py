@@ -1,0 +1,274 @@
+"""Compaction in virtual time: nodes are freed one by one, and nobody ever serves less for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+
+import pytest
+
+import policies.compaction.steps
+from reconciler.errors import Retry, Stalled
+from specs.compaction import Holding
+from specs.windows import read_window
+from tests.sim.compacting import SETTINGS, Compacting, spec
+from tests.sim.fake_nodes import make_node
+
+ONCE = replace(SETTINGS, enabled=False)
+
+
+async def test_a_spread_out_service_is_packed_onto_the_nodes_that_it_needs() -> None:
+    work = Compacting(4, 4, 4, 4, 4, 4)
+    await work.start(spec(size=6))
+    assert work.alive == 6
+    await work.until(lambda: work.state == "Compact")
+    # Six replicas, and room for one more: two nodes of four.
+    assert work.alive == 2
+    assert work.least == {"chat": 6}
+    assert work.most_draining == 1
+    assert work.kinds().count("NodeFreed") == 4
+    assert len(work.provider.released) == 4
+
+
+async def test_so_many_nodes_at_once_as_the_policy_says() -> None:
+    work = Compacting(4, 4, 4, 4, 4, 4, settings=replace(SETTINGS, max_nodes_at_once=2))
+    await work.start(spec(size=6))
+    await work.until(lambda: work.state == "Compact")
+    assert (work.alive, work.most_draining, work.least) == (2, 2, {"chat": 6})
+
+
+async def test_a_plan_is_only_shown_until_somebody_says_apply() -> None:
+    work = Compacting(4, 4, 4, settings=ONCE)
+    await work.start(spec(size=3))
+    await work.run(60)
+    assert (work.state, work.alive, work.drains.asked) == ("Off", 3, [])
+    assert work.compactor is not None
+    shown = await work.compactor.plan()
+    assert sum(node.goes for node in shown.nodes) == 2
+    assert work.drains.asked == []
+    await work.compactor.order("ada")
+    await work.until(lambda: "CompactionDone" in work.kinds())
+    assert (work.alive, work.state) == (1, "Off")
+    assert [event.by for event in work.sim.store._events if event.kind == "NodeFreed"] == ["ada", "ada"]
+
+
+async def test_a_rollout_comes_first_and_the_rest_is_compacted_after_it() -> None:
+    work = Compacting(4, 4, 4, 4, 4, 4)
+    await work.start(spec(size=6))
+    await work.until(lambda: len(work.drains.asked) == 1)
+    work.push(spec("v2", size=6))
+    await work.until(lambda: work.sim.memory().candidate == "v2")
+    begun = len(work.drains.asked)
+    while work.sim.memory().candidate or work.sim.memory().outgoing:
+        await work.step()
+        assert len(work.drains.asked) == begun, "a node was drained in the middle of a rollout"
+    await work.until(lambda: work.state == "Compact")
+    assert work.sim.memory().stable == "v2"
+    assert work.alive == 2
+    assert work.least["chat"] >= 6
+
+
+async def test_a_sick_service_keeps_its_own_nodes_only() -> None:
+    work = Compacting(4, 4, 4, 4, 4)
+    await work.start(spec(size=4), spec(size=1, name="ill"))
+    work.sim.book.sick.update(key.name for key, _ in work.sim.watch.applications("ill"))
+    await work.run(5)
+    while work.state != "Compact":
+        home, asked = {replica.node for replica in work.replicas("ill")}, len(work.drains.asked)
+        await work.step()
+        assert not home & set(work.drains.asked[asked:])
+    assert work.alive <= 3
+    assert work.least["chat"] == 4
+
+
+async def test_what_is_not_ours_and_who_does_not_want_to_keep_their_nodes() -> None:
+    work = Compacting(4, 4, 4, 4)
+    still = replace(spec(size=1, name="still"), may_be_moved=False)
+    await work.start(spec(size=2), still)
+    home = {replica.node for replica in work.replicas("still")}
+    other = next(node for node in work.sim.nodes.nodes if node not in home)
+    work.drains.foreign = (Holding(node=other, what="Trainer", resources={"CPU": 1}),)
+    await work.until(lambda: work.state == "Compact")
+    assert {node.id for node in work.sim.nodes.usable()} == {*home, other}
+    assert work.compactor is not None
+    why = {node.node: node.why for node in (await work.compactor.plan()).nodes}
+    assert "Trainer, which is not Heliostat's" in why[other]
+    assert "still has compaction.allow: false" in why[next(iter(home))]
+
+
+async def test_nothing_begins_outside_of_the_hours() -> None:
+    night = read_window("daily 02:00-03:00", is_allowed=True, zone="UTC")
+    work = Compacting(4, 4, 4, settings=replace(SETTINGS, windows=(night,)))
+    await work.start(spec(size=3))
+    await work.run(120)
+    assert (work.state, work.drains.asked) == ("Waiting", [])
+    work.sim.clock.jump(timedelta(hours=2))
+    await work.until(lambda: work.state == "Compact")
+    assert work.alive == 1
+
+
+async def test_a_service_that_has_just_been_scaled_is_waited_for() -> None:
+    work = Compacting(4, 4, 4, settings=replace(SETTINGS, settle=timedelta(seconds=120)))
+    await work.start(spec(size=3))
+    work.push(spec(size=4))
+    await work.run(100)
+    assert work.drains.asked == []
+    await work.until(lambda: work.state == "Compact")
+    assert work.least["chat"] >= 3
+
+
+async def test_a_drain_that_stalls_is_given_up_told_and_not_tried_again_at_once() -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=3))
+    work.sim.book.default = replace(work.sim.book.default, start_time=timedelta(hours=1))
+    for _, found in work.sim.watch.applications("chat"):
+        for deployment in found.all_deployments:
+            deployment.behaviour = work.sim.book.default
+    await work.until(lambda: "NodeDrainGivenUp" in work.kinds())
+    asked = list(work.drains.asked)
+    await work.run(300)
+    assert work.drains.asked == asked, "another node was begun while its replacements do not start"
+    assert work.least["chat"] == 3
+
+
+async def test_what_ray_refuses_is_given_up_and_another_node_is_tried_later() -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=3))
+    work.drains.refused = "something that is not Heliostat's uses 1 CPU of it"
+    await work.until(lambda: "NodeDrainGivenUp" in work.kinds())
+    work.drains.refused = ""
+    assert work.compactor is not None
+    refused = work.compactor.status.given_up[0]
+    assert "uses 1 CPU" in refused.why
+    await work.until(lambda: work.state == "Compact")
+    assert [node.id for node in work.sim.nodes.usable()] == [refused.node]
+    work.sim.clock.jump(policies.compaction.steps.RETRY_AFTER)
+    await work.run(5)
+    assert work.compactor.status.given_up == ()
+
+
+async def test_a_node_that_its_provider_keeps_is_never_drained() -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=3))
+    work.provider.never = {node.ip: "minReplicas is 3" for node in work.sim.nodes.nodes.values()}
+    await work.run(120)
+    assert (work.state, work.drains.asked) == ("Waiting", [])
+
+
+async def test_a_provider_that_is_away_is_asked_again_and_one_that_refuses_is_told_of() -> None:
+    work = Compacting(4, 4)
+    await work.start(spec(size=2))
+    work.provider.problem = Retry("the Kubernetes API cannot be reached")
+    await work.until(lambda: len(work.drains.asked) == 1)
+    await work.run(100)
+    assert "NodeFreed" not in work.kinds()
+    work.provider.problem = None
+    await work.until(lambda: "NodeFreed" in work.kinds())
+
+    work = Compacting(4, 4)
+    await work.start(spec(size=2))
+    work.provider.problem = Stalled("Kubernetes answers 403")
+    await work.until(lambda: "NodeDrainGivenUp" in work.kinds())
+    assert "NodeFreed" not in work.kinds()
+
+
+async def test_blindness_begins_nothing() -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=3))
+    work.sim.ray_fails()
+    await work.run(60)
+    assert (work.state, work.drains.asked) == ("Blind", [])
+    work.sim.ray_mends()
+    work.drains.problem = Retry("Ray cannot list its actors")
+    await work.run(60)
+    assert work.drains.asked == []
+    work.drains.problem = None
+    await work.until(lambda: work.state == "Compact")
+
+
+async def test_load_that_rises_meanwhile_takes_no_replica_away() -> None:
+    work = Compacting(2, 2, 2)
+    await work.start(spec(size=3))
+    await work.until(lambda: len(work.drains.asked) == 1)
+    work.push(spec(size=6))
+    await work.until(lambda: "NodeDrainGivenUp" in work.kinds())
+    await work.run(120)
+    assert work.least["chat"] == 3
+    assert work.serving("chat") == 5, "the one that drains serves on, and four fill the other nodes"
+    assert (len(work.drains.asked), work.provider.released) == (1, [])
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("save", range(1, 9))
+async def test_a_kill_at_any_save_loses_nothing(side: str, save: int) -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=3))
+    at = work.sim.store.saves + save
+    setattr(work.sim.store, f"crash_{side}", at)
+    await work.until(lambda: work.state == "Compact")
+    assert work.alive == 1
+    assert work.least["chat"] == 3
+    assert work.compactor is not None
+    assert work.compactor.freed == 2
+
+
+async def _a_busy_day(seed: int, *, brutal: bool = False) -> Compacting:
+    """Let commits, outages and crashes come at random; nobody may ever serve with fewer replicas than were wanted."""
+    dice = Random(seed)
+    work = Compacting(*(dice.choice([2, 4, 4, 6]) for _ in range(dice.randint(4, 7))), seed=seed)
+    if brutal:
+        work.drains.nodes.drain = work.drains.nodes.kill  # type: ignore[method-assign]
+    sizes = {name: dice.randint(1, 3) for name in ("chat", "search", "rank")}
+    versions = dict.fromkeys(sizes, 1)
+    await work.start(*(spec(size=size, name=name) for name, size in sizes.items()))
+    floors = dict(sizes)
+    for second in range(600):
+        if second % 60 == 30 and second < 400:
+            _something_happens(dice, work, sizes, versions)
+            floors = {name: min(floors[name], size) for name, size in sizes.items()}
+        if second % 60 == 20:
+            work.sim.ray_mends()
+        await work.step()
+        for name, floor in floors.items():
+            assert work.serving(name) >= floor, f"{name} at {second}\n{work.sim.describe()}"
+        if all(work.sim.is_settled(name) for name in sizes):
+            floors = dict(sizes)
+    work.sim.ray_mends()
+    await work.until(lambda: work.state in ("Compact", "Waiting") and not work.draining)
+    assert {name: work.serving(name) for name in sizes} == sizes
+    return work
+
+
+def _something_happens(dice: Random, work: Compacting, sizes: dict[str, int], versions: dict[str, int]) -> None:
+    name = dice.choice(sorted(sizes))
+    match dice.choice(["scale", "roll", "outage", "crash", "node"]):
+        case "scale":
+            sizes[name] = dice.randint(1, 3)
+        case "roll":
+            versions[name] += 1
+        case "outage":
+            work.sim.ray_fails()
+        case "crash":
+            work.compactor = None
+        case "node":
+            number = len(work.sim.nodes.nodes) + 1
+            work.sim.nodes.add(make_node(number, "a", cpus=dice.choice([2, 4])))
+    work.push(*(spec(f"v{versions[one]}", size=size, name=one) for one, size in sizes.items()))
+
+
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 60))])
+async def test_whatever_happens_nobody_serves_less_for_it(seed: int) -> None:
+    work = await _a_busy_day(seed)
+    assert work.compactor is not None
+    assert work.compactor.freed > 0 or work.alive <= 4
+
+
+async def _brutal_days() -> None:
+    for seed in range(4):
+        await _a_busy_day(seed, brutal=True)
+
+
+async def test_the_day_would_show_a_node_that_is_killed_instead_of_drained() -> None:
+    with pytest.raises(AssertionError, match=r"(chat|search|rank) at"):
+        await _brutal_days()

@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SUITES := $(wildcard tests/unit tests/cases tests/sim tests/contract tests/e2e)
+SUITES := $(wildcard tests/unit tests/loading tests/processes tests/cases tests/sim tests/contract tests/e2e)
 # The loaders' tests need PyTorch. A CPU build by name: the plain version would, on some machines, be gigabytes of CUDA.
 TORCH ?= torch==2.13.0+cpu
 ARGS ?=
@@ -60,8 +60,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# Fewer examples per property than in the other targets: who has just changed something runs this again and again.
 unit: $(STAMP)
-	$(BIN)/python -m pytest tests/unit -n 2 -q $(PYTEST_ARGS)
+	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-25} $(BIN)/python -m pytest tests/unit -n 2 -q $(PYTEST_ARGS)
 
 # What needs a Ray cluster runs alone, in one process: rollouts are timed, and others would steal their cores.
 WORKERS ?= 3

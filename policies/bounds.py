@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from policies.capacity import Counts, share_of
+from policies.layout import Layout
 from policies.view import CellView, ServiceView
+from policies.zones import apportion
+from specs.cells import CellKey
 from specs.desired import AutoScale
 from specs.memory import Bounds
+from specs.placement import Site
 
 
-def first_bounds(view: ServiceView, deployment: str, count: int) -> Bounds:
+@dataclass(frozen=True, kw_only=True)
+class CellGoal:
+    """Where a cell's deployment is to go: its counts, its revision's share in basis points, and all the cells."""
+
+    counts: Counts
+    share: int
+    layout: Layout
+
+
+def first_bounds(view: ServiceView, key: CellKey, deployment: str, count: int, layout: Layout) -> Bounds:
     """Return the bounds of a new cell: it starts at the lower one.
 
     `initial_replicas` counts for a first deployment only, and never reaches Serve under that name: in an
@@ -17,28 +33,37 @@ def first_bounds(view: ServiceView, deployment: str, count: int) -> Bounds:
     scale = view.scale(deployment)
     if not isinstance(scale, AutoScale):
         return Bounds(min_replicas=count, max_replicas=count)
+    sites, site = layout.of(key.revision), key.site
+    highest = _part(scale.max_replicas, sites, site)
     initial = scale.initial_replicas or 0 if view.memory.stable is None else 0
-    start = min(max(count, initial), scale.max_replicas)
-    return Bounds(min_replicas=start, max_replicas=max(start, scale.max_replicas))
+    start = min(max(count, _part(initial, sites, site) if initial else 0), highest)
+    return Bounds(min_replicas=start, max_replicas=max(start, highest))
 
 
-def next_bounds(view: ServiceView, cell: CellView, deployment: str, counts: Counts, share: int) -> Bounds | None:
-    """Return the bounds that bring a deployment to its count while it may scale within its `share`.
+def _part(total: int, sites: Mapping[Site, Mapping[str, int]], site: Site) -> int:
+    """Return a site's part of a bound; each cell has at least one replica."""
+    return max(1, apportion(total, dict.fromkeys(sites, 1)).get(site, 0))
 
-    `share` is in basis points. A growth raises the lower bound; a shrink lowers the upper one. While
-    somebody waits for room the upper one stays where it is: Serve would fill the room that was just made.
-    None: leave them.
+
+def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGoal) -> Bounds | None:
+    """Return the bounds that bring a deployment to its count while it may scale within its share.
+
+    A growth raises the lower bound; a shrink lowers the upper one. While somebody waits for room the upper one
+    stays where it is: Serve would fill the room that was just made. None: leave them.
     """
-    count = counts.now[cell.revision]
+    counts, sites, site = goal.counts, goal.layout.of(cell.revision), cell.memory.key.site
+    count = counts.cells[cell.name]
     scale, current = view.bounds_of(cell.revision, deployment), cell.memory.bounds.get(deployment)
     seen = cell.deployment(deployment)
     if scale is None or seen is None:
         return None
-    is_stable = cell.revision == view.memory.stable
-    if is_stable and view.memory.candidate is None and not _is_regaining(view, cell, deployment, scale):
-        return Bounds(min_replicas=scale.min_replicas, max_replicas=scale.max_replicas)
+    is_moving = any(goal.layout.is_leaving(other) for other in view.cells_of(cell.revision))
+    if _is_free(view, cell, deployment, scale) and not (is_moving and count != seen.target) and site in sites:
+        low, high = _part(scale.min_replicas, sites, site), _part(scale.max_replicas, sites, site)
+        return Bounds(min_replicas=low, max_replicas=max(low, high))
     lower = min(current.min_replicas if current else scale.min_replicas, max(1, count))
-    upper = max(count, 1) if counts.is_tight else max(count, share_of(share, scale.max_replicas), 1)
+    highest = _part(share_of(goal.share, scale.max_replicas), sites, site) if site in sites else count
+    upper = max(count, 1) if counts.is_tight else max(count, highest, 1)
     if count < seen.target:
         return Bounds(min_replicas=min(lower, max(1, count)), max_replicas=max(1, count))
     if count > seen.target:
@@ -46,8 +71,15 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, counts: Coun
     return Bounds(min_replicas=lower, max_replicas=max(lower, upper))
 
 
+def _is_free(view: ServiceView, cell: CellView, deployment: str, scale: AutoScale) -> bool:
+    """Return whether Serve alone scales: the stable revision's, once it has grown into the room of the old one."""
+    is_stable = cell.revision == view.memory.stable
+    return is_stable and view.memory.candidate is None and not _is_regaining(view, cell, deployment, scale)
+
+
 def _is_regaining(view: ServiceView, cell: CellView, deployment: str, scale: AutoScale) -> bool:
     """Return whether a revision that just took over still grows into the room of the old one."""
     base = view.memory.base.get(deployment)
-    seen = cell.deployment(deployment)
-    return base is not None and seen is not None and seen.target < min(base, scale.max_replicas)
+    if base is None or cell.deployment(deployment) is None:
+        return False
+    return view.followed(cell.revision, deployment) < min(base, scale.max_replicas)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from policies.counsel import aim
+from policies.layout import Layout
+from policies.shares import departures
 from policies.traffic import heir
-from policies.view import Budget, ServiceView
+from policies.view import Budget, CellView, ServiceView
+from policies.zones import apportion
 from specs.desired import AutoScale
-from specs.observed import ReplicaState
 from specs.routes import FULL
 
 
@@ -29,15 +31,45 @@ def carriers_of(weight: int, replicas: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """One deployment's counts per revision: what is to be commanded now, and where that leads.
+    """One deployment's counts: per cell what is to be commanded now, per revision where that leads.
 
     `room` is what the budget allows beyond that; negative when above it. `is_tight`: somebody waits for room.
     """
 
-    now: Mapping[str, int]
+    cells: Mapping[str, int]
     goal: Mapping[str, int]
     room: int
     is_tight: bool
+
+
+@dataclass(kw_only=True)
+class _Post:
+    """One deployment of one cell while its count is decided: `now` changes, all else is as found."""
+
+    cell: CellView
+    now: int
+    aim: int
+    unheard: int
+    """Growth that was commanded, and is counted, though Serve does not work towards it yet."""
+    unstarted: int
+    """Replicas that Serve stops first, and that nobody misses."""
+    least: int
+    """What a cell that leaves keeps until it leaves as a whole; one that does not answer need not."""
+    is_leaving: bool
+    crowd: int
+    """Replicas of all revisions in the same place."""
+
+    @property
+    def surplus(self) -> int:
+        return max(0, self.now - max(self.aim, self.least))
+
+    @property
+    def deficit(self) -> int:
+        return max(0, self.aim - self.now)
+
+    def give(self, count: int) -> None:
+        self.now -= count
+        self.unstarted = max(0, self.unstarted - count)
 
 
 def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> Mapping[str, int]:
@@ -64,7 +96,9 @@ def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> 
     return counts
 
 
-def next_counts(view: ServiceView, deployment: str, goal: Mapping[str, int], weights: Mapping[str, int]) -> Counts:
+def next_counts(
+    view: ServiceView, deployment: str, goal: Mapping[str, int], weights: Mapping[str, int], layout: Layout
+) -> Counts:
     """Return what to command now: shrink what carries too little to deserve it, grow into the room.
 
     `weights` are the basis points per revision about to be routed. A shrink never takes capacity that
@@ -72,48 +106,123 @@ def next_counts(view: ServiceView, deployment: str, goal: Mapping[str, int], wei
     exceeds N + maxSurge, counting replicas that are still stopping. What was commanded and Serve has not
     heard of (it could not be reached, say) is decided anew: the world may have changed since. What an
     outgoing revision or Serve's autoscaling has beyond its goal goes only when somebody needs the room.
+    When all have their counts, and some of them in the wrong place, they move: the new one comes first.
     """
     budget = view.budget(deployment)
     target = goal_counts(view, deployment, goal)
-    present = [revision for revision in view.revisions if _has(view, revision, deployment)]
-    now = {revision: _followed(view, revision, deployment) for revision in present}
+    posts = {
+        revision: _posts(view, revision, deployment, target[revision], layout)
+        for revision in view.revisions
+        if _has(view, revision, deployment)
+    }
     room = view.room(deployment)
-    wants = sum(max(0, target[revision] - count) for revision, count in now.items())
-    for revision in present:
-        unheard = _unheard(view, revision, deployment)
-        growth = max(0, min(target[revision] - now[revision], room + unheard))
-        now[revision] += growth
+    wants = sum(max(0, target[revision] - _sum(mine)) for revision, mine in posts.items())
+    for revision, mine in posts.items():
+        unheard = sum(post.unheard for post in mine)
+        growth = _grow(mine, min(target[revision] - _sum(mine), room + unheard))
         room += unheard - growth
         wants -= growth
     unmet = max(0, wants + _pending_start(view, deployment) - max(0, room))
     is_tight = unmet > 0
-    spare = _spare(view, deployment, budget, weights)
-    for revision in reversed(present):
-        floor = max(target[revision], _carried(view, revision, weights, budget))
-        excess = max(0, now[revision] - floor)
+    spare = _spare(view, deployment, budget, weights, layout)
+    for revision in reversed(posts):
+        mine, is_routed = posts[revision], _is_routed(view, revision, weights)
+        excess = max(0, _sum(mine) - max(target[revision], _carried(view, revision, weights, budget)))
         if _leaves_by_retirement(view, revision) or isinstance(view.scale(deployment), AutoScale):
             excess = min(excess, unmet)
-        unstarted = max(0, now[revision] - _running(view, revision, deployment))
-        if _is_routed(view, revision, weights):
-            excess = min(excess, spare + unstarted)
-            spare -= max(0, excess - unstarted)
-        now[revision] -= excess
-        unmet = max(0, unmet - excess)
-    return Counts(now=now, goal=target, room=room, is_tight=is_tight)
+        before = _sum(mine)
+        lost = _shrink(mine, excess, spare if is_routed else excess)
+        spare -= lost if is_routed else 0
+        unmet = max(0, unmet - (before - _sum(mine)))
+    for revision in () if is_tight else reversed(posts):
+        if not _leaves_by_retirement(view, revision) and _may_move(view, posts[revision], deployment):
+            missing = len(layout.missing(view, revision))
+            room -= _move(posts[revision], missing, room)
+            if room <= 0 and budget.surge == 0 and spare > 0:
+                spare -= _make_way(posts[revision], missing)
+    cells = {post.cell.name: post.now for mine in posts.values() for post in mine}
+    return Counts(cells=cells, goal=target, room=room, is_tight=is_tight)
+
+
+def _posts(view: ServiceView, revision: str, deployment: str, target: int, layout: Layout) -> list[_Post]:
+    """Return a revision's cells; where it is not to stay anywhere, all are as good as each other."""
+    cells = view.cells_of(revision)
+    plan = layout.of(revision)
+    even = apportion(target, {cell.name: cell.followed(deployment) for cell in cells}) if not plan else {}
+    return [
+        _Post(
+            cell=cell,
+            now=cell.followed(deployment),
+            aim=layout.aim(cell, deployment) if plan else even[cell.name],
+            unheard=max(0, cell.commanded(deployment) - cell.followed(deployment)),
+            unstarted=max(0, cell.followed(deployment) - cell.running(deployment)),
+            least=1 if layout.is_leaving(cell) and cell.answers else 0,
+            is_leaving=layout.is_leaving(cell),
+            crowd=sum(o.projected(deployment) for o in view.cells if o.memory.key.site == cell.memory.key.site),
+        )
+        for cell in cells
+    ]
+
+
+def _sum(posts: Iterable[_Post]) -> int:
+    return sum(post.now for post in posts)
+
+
+def _grow(posts: list[_Post], most: int) -> int:
+    """Grow towards the aims by at most so many, where most are missing first; return by how many."""
+    grown = 0
+    while grown < most:
+        post = max(posts, key=lambda post: post.deficit)
+        if not post.deficit:
+            break
+        post.now += 1
+        grown += 1
+    return grown
+
+
+def _shrink(posts: list[_Post], excess: int, spare: int) -> int:
+    """Take `excess` where most is too much; return how many serving replicas that costs, at most `spare`."""
+    lost = 0
+    for _ in range(excess):
+        able = [post for post in posts if post.surplus and (post.unstarted or lost < spare)]
+        if not able:
+            break
+        post = max(able, key=lambda post: (post.unstarted > 0, post.surplus, post.crowd))
+        lost += 0 if post.unstarted else 1
+        post.give(1)
+    return lost
+
+
+def _may_move(view: ServiceView, posts: list[_Post], deployment: str) -> bool:
+    """Return whether replicas are moved from cell to cell: Serve scales autoscaled cells by what each of them gets."""
+    return not isinstance(view.scale(deployment), AutoScale) or any(post.is_leaving for post in posts)
+
+
+def _move(posts: list[_Post], missing: int, room: int) -> int:
+    """Let replicas that are in the wrong place come up where they belong; return the room that takes.
+
+    What has not started yet costs nothing to move. `missing` are the cells that are still to be created.
+    """
+    lacking = sum(post.deficit for post in posts) + missing
+    for post in posts:
+        free = min(lacking, post.surplus, post.unstarted)
+        post.give(free)
+        lacking -= free
+    return _grow(posts, min(lacking, room))
+
+
+def _make_way(posts: list[_Post], missing: int) -> int:
+    """Without any surge the old replica goes first; return 1 when one goes."""
+    lacking = sum(post.deficit for post in posts) + missing
+    able = [post for post in posts if post.surplus and not post.unstarted]
+    if not lacking or not able:
+        return 0
+    max(able, key=lambda post: (post.surplus, post.crowd)).give(1)
+    return 1
 
 
 def _has(view: ServiceView, revision: str, deployment: str) -> bool:
     return deployment in view.deployments_of(revision)
-
-
-def _followed(view: ServiceView, revision: str, deployment: str) -> int:
-    return sum(cell.followed(deployment) for cell in view.cells_of(revision))
-
-
-def _unheard(view: ServiceView, revision: str, deployment: str) -> int:
-    """Return the growth that was commanded, and is counted, though Serve does not work towards it yet."""
-    cells = view.cells_of(revision)
-    return sum(max(0, cell.commanded(deployment) - cell.followed(deployment)) for cell in cells)
 
 
 def _pending_start(view: ServiceView, deployment: str) -> int:
@@ -127,12 +236,6 @@ def _leaves_by_retirement(view: ServiceView, revision: str) -> bool:
     return revision not in (view.memory.stable, view.memory.candidate)
 
 
-def _running(view: ServiceView, revision: str, deployment: str) -> int:
-    """Return the replicas that Serve may take for a shrink: it stops those that have not started first."""
-    seen = (cell.deployment(deployment) for cell in view.cells_of(revision))
-    return sum(found.count(ReplicaState.RUNNING) for found in seen if found is not None)
-
-
 def _carried(view: ServiceView, revision: str, weights: Mapping[str, int], budget: Budget) -> int:
     """Return the replicas that a revision needs for what is routed to it now or next."""
     if budget.stops_before_start and view.memory.candidate is not None:
@@ -144,11 +247,16 @@ def _is_routed(view: ServiceView, revision: str, weights: Mapping[str, int]) -> 
     return view.weights[revision] > 0 or weights.get(revision, 0) > 0
 
 
-def _spare(view: ServiceView, deployment: str, budget: Budget, weights: Mapping[str, int]) -> int:
+def _spare(view: ServiceView, deployment: str, budget: Budget, weights: Mapping[str, int], layout: Layout) -> int:
     """Return how many serving replicas may go without falling below N - maxUnavailable.
 
-    Serve chooses the victims of a shrink, so every one of them is taken for a serving replica.
+    Serve chooses the victims of a shrink, so every one of them is taken for a serving replica. Cells that leave as a
+    whole are as good as gone.
     """
+    going = departures(view, layout)
     routed = [revision for revision in view.revisions if _is_routed(view, revision, weights)]
-    serving = sum(min(view.serving(rev, deployment), _followed(view, rev, deployment)) for rev in routed)
+    cells = [cell for revision in routed for cell in view.cells_of(revision) if cell.name not in going]
+    serving = sum(
+        min(len(cell.serving(deployment)), cell.followed(deployment)) for cell in cells if not cell.is_draining
+    )
     return max(0, serving - (budget.target - budget.unavailable))

@@ -7,10 +7,12 @@ from datetime import datetime
 from policies.counsel import aim, keeps, stands
 from policies.gates import hold_at_gate
 from policies.health import deadline_at
+from policies.layout import unplaced
 from policies.metrics import silent_metric, unmeasured
 from policies.resources import shortages
 from policies.retirement import warm_until
-from policies.rollout import goal_weight, goal_weights
+from policies.rollout import goal_weight, goal_weights, layout_now
+from policies.sites import too_few_zones
 from policies.steps import header_matches
 from policies.traffic import ready_share
 from policies.verdicts import NOTHING_COMPARED, analysis_until, judgement, waiting_time
@@ -229,4 +231,13 @@ def _stable(view: ServiceView) -> Hold | None:
     if short or view.weights.get(stable, 0) < goal_weights(view).get(stable, FULL):
         counts = (f"{name} {view.ready(stable, name)} of {view.budget(name).target} ready" for name in short)
         return _hold(view, Reason.NOT_READY, ", ".join(counts) or "its traffic is not routed yet")
-    return None
+    return _placed(view)
+
+
+def _placed(view: ServiceView) -> Hold | None:
+    """Say where replicas are not where they are to be, once nothing else is to be said."""
+    few = too_few_zones(view)
+    if few:
+        return _hold(view, Reason.TOO_FEW_ZONES, few)
+    moves = unplaced(view, layout_now(view))
+    return _hold(view, Reason.MOVING, f"replicas move: {', '.join(moves)}") if moves else None

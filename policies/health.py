@@ -23,8 +23,8 @@ def find_failure(view: ServiceView, cell: CellView) -> Failure | None:
     """Return why a cell of the candidate is bad, or None. A failure that was latched stays."""
     if cell.memory.failure is not None:
         return cell.memory.failure
-    if cell.seen is None:
-        return None
+    if cell.seen is None or cell.is_stranded:
+        return None  # Where every node is gone, nothing that stopped or does not start is the cell's own fault.
     found = _failed(cell) or _unhealthy(cell) or _crash_looping(view, cell)
     if found is None:
         return None
@@ -89,6 +89,8 @@ def deadline_failure(view: ServiceView, cell: CellView) -> Failure | None:
     rollout = view.memory.rollout
     if rollout is None or cell.seen is None or _is_complete(view, cell) or is_disputed(cell.memory, view.now):
         return None
+    if cell.is_stranded or cell.is_draining:
+        return None
     since = max(rollout.progress_at, cell.memory.building_since)
     if view.now - since < view.spec.rollout.progress_deadline:
         return None
@@ -108,7 +110,7 @@ def _is_complete(view: ServiceView, cell: CellView) -> bool:
     names = cell.deployments
     if not names or cell.seen is None or not cell.seen.deployments:
         return False
-    return all(view.ready(cell.revision, name) >= cell.commanded(name) for name in names)
+    return all(view.ready_in(cell, name) >= cell.commanded(name) for name in names)
 
 
 def _deadline_message(view: ServiceView, cell: CellView) -> str:
@@ -118,7 +120,7 @@ def _deadline_message(view: ServiceView, cell: CellView) -> str:
         said = cell.seen.message if cell.seen else ""
     else:
         counts = (
-            f"{name}: {view.ready(cell.revision, name)} of {cell.commanded(name)} replicas ready"
+            f"{name}: {view.ready_in(cell, name)} of {cell.commanded(name)} replicas ready"
             for name in sorted(cell.deployments)
         )
         state = "; ".join(counts)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from policies.view import CellView, ServiceView
-from specs.observed import DeploymentSeen, Node, Observed, ReplicaState
+from specs.observed import DeploymentSeen, Node, Observed
 from specs.selectors import matches
 
 EPSILON = 1e-6
@@ -48,19 +48,15 @@ def shortages(view: ServiceView, revision: str | None) -> tuple[Shortage, ...]:
     waiting = [seen for cell in cells for seen in _unplaced(cell)]
     if not waiting:
         return ()
-    free = _free(view.world.observed)
-    nodes = {node.id: node for node in _usable(view.world.observed)}
+    free = free_resources(view.world.observed)
+    nodes = {node.id: node for node in usable_nodes(view.world.observed)}
     return tuple(short for seen in waiting if (short := _shortage(seen, nodes, free)) is not None)
 
 
 def _unplaced(cell: CellView) -> Iterable[DeploymentSeen]:
     for seen in cell.seen.deployments if cell.seen is not None else ():
-        if seen.is_unplaced and any(_is_homeless(replica.state, replica.node) for replica in seen.replicas):
+        if seen.is_unplaced and any(replica.is_homeless for replica in seen.replicas):
             yield seen
-
-
-def _is_homeless(state: ReplicaState, node: str) -> bool:
-    return state is ReplicaState.STARTING and not node
 
 
 def _shortage(
@@ -68,22 +64,23 @@ def _shortage(
 ) -> Shortage | None:
     """Return None when a node has room (then it is something else that Serve waits for), or none ever could."""
     allowed = [node for _, node in sorted(nodes.items()) if matches(node.labels, seen.selector)]
-    if not any(_fits(seen.needs, node.resources) for node in allowed):
+    if not any(has_room(seen.needs, node.resources) for node in allowed):
         return None
-    if any(_fits(seen.needs, free[node.id]) for node in allowed):
+    if any(has_room(seen.needs, free[node.id]) for node in allowed):
         return None
     best = max(allowed, key=lambda node: _fraction(seen.needs, free[node.id]))
-    count = sum(1 for replica in seen.replicas if _is_homeless(replica.state, replica.node))
+    count = sum(1 for replica in seen.replicas if replica.is_homeless)
     return Shortage(deployment=seen.name, count=count, needs=seen.needs, free=free[best.id], nodes=len(allowed))
 
 
-def _usable(observed: Observed) -> Iterable[Node]:
-    return (node for node in observed.nodes if node.is_alive and not node.is_draining)
+def usable_nodes(observed: Observed) -> Iterable[Node]:
+    """Return the nodes that new replicas may start on."""
+    return (node for node in observed.nodes if node.takes_replicas)
 
 
-def _free(observed: Observed) -> Mapping[str, Mapping[str, float]]:
+def free_resources(observed: Observed) -> Mapping[str, Mapping[str, float]]:
     """Return what is left of each node's resources once all replicas on it have theirs; stopping ones hold theirs."""
-    left = {node.id: Counter(node.resources) for node in _usable(observed)}
+    left = {node.id: Counter(node.resources) for node in usable_nodes(observed)}
     for cell in observed.cells:
         for seen in cell.deployments:
             for replica in seen.replicas:
@@ -92,7 +89,8 @@ def _free(observed: Observed) -> Mapping[str, Mapping[str, float]]:
     return left
 
 
-def _fits(needs: Mapping[str, float], room: Mapping[str, float]) -> bool:
+def has_room(needs: Mapping[str, float], room: Mapping[str, float]) -> bool:
+    """Return whether a replica that needs so much fits into so much."""
     return all(room.get(name, 0.0) >= need - EPSILON for name, need in needs.items())
 
 

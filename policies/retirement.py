@@ -18,9 +18,7 @@ def retire_outgoing(view: ServiceView) -> tuple[Decision, ...]:
             decisions.append(EndOutgoing(service=view.name, revision=outgoing.revision))
         elif _may_go(view, outgoing):
             urgent = outgoing.cause is OutgoingCause.ROLLED_BACK
-            decisions += [
-                _leave(view, cell, urgent) for cell in view.cells_of(outgoing.revision) if _is_due(view, cell)
-            ]
+            decisions += [leave(view, cell, urgent) for cell in view.cells_of(outgoing.revision) if is_due(view, cell)]
     return tuple(decisions)
 
 
@@ -36,8 +34,8 @@ def retire_removed(view: ServiceView) -> tuple[Decision, ...]:
     """Take a removed service away: its requests end first, then its cells go, then its memory."""
     if not view.cells:
         return (ForgetService(service=view.name),)
-    leaving = (cell for cell in view.cells if not cell.memory.is_retired and _is_due(view, cell))
-    return (*forget_gone(view), *(_leave(view, cell, urgent=False) for cell in leaving))
+    leaving = (cell for cell in view.cells if not cell.memory.is_retired and is_due(view, cell))
+    return (*forget_gone(view), *(leave(view, cell, urgent=False) for cell in leaving))
 
 
 def _may_go(view: ServiceView, outgoing: Outgoing) -> bool:
@@ -61,7 +59,7 @@ def warm_until(view: ServiceView, outgoing: Outgoing) -> datetime:
     return max(delay, until)
 
 
-def _is_due(view: ServiceView, cell: CellView) -> bool:
+def is_due(view: ServiceView, cell: CellView) -> bool:
     """Return whether a cell is to start draining, or has drained: nothing in flight, or time is over.
 
     A removed service's lanes are free again when they have drained; any other cell without a lane belongs to a
@@ -76,7 +74,8 @@ def _is_due(view: ServiceView, cell: CellView) -> bool:
     return drained or view.now - started >= longest
 
 
-def _leave(view: ServiceView, cell: CellView, urgent: bool) -> Decision:
+def leave(view: ServiceView, cell: CellView, urgent: bool) -> Decision:
+    """Return the next step of a cell without weight: it drains, then it is retired."""
     if cell.memory.drain_since is None:
         return Drain(service=view.name, cell=cell.memory.key)
     return Retire(service=view.name, cell=cell.memory.key, is_urgent=urgent)

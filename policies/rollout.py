@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from policies.bounds import first_bounds, next_bounds
-from policies.capacity import Counts, next_counts
+from policies.bounds import CellGoal, next_bounds
+from policies.capacity import Counts, goal_counts, next_counts
+from policies.cells import create, depart
 from policies.counsel import aim, is_delegated
 from policies.drift import is_left
 from policies.gates import is_open
+from policies.layout import Layout, make_layout
 from policies.metrics import silent_metric
 from policies.registry import ROLLOUT
+from policies.shares import cell_weights
 from policies.steps import weight_at
 from policies.traffic import heir, next_weights, ready_share
 from policies.verdicts import end_of_analysis
 from policies.view import CellView, ServiceView
-from specs.cells import CellKey
-from specs.decisions import Decision, EnterStep, Hold, Promote, ReachStep, SetCapacity, SetWeights, StartRevision
-from specs.desired import Analysis, Delegated, FixedScale, Pause, SetHeaderRoute, SetWeight, Step
-from specs.reasons import Reason
+from specs.decisions import Decision, EnterStep, Promote, ReachStep, SetCapacity, SetWeights
+from specs.desired import Analysis, Delegated, Pause, SetHeaderRoute, SetWeight, Step
 from specs.routes import FULL
 
 
@@ -122,61 +124,43 @@ def keep(view: ServiceView) -> tuple[Decision, ...]:
 
 def _towards(view: ServiceView, goal: Mapping[str, int]) -> tuple[Decision, ...]:
     weights = next_weights(view, goal)
-    counts = {name: next_counts(view, name, goal, weights) for name in view.deployments}
-    return (*_route(view, weights), *_create(view, counts), *_resize(view, counts, goal))
+    layout = make_layout(view, {name: goal_counts(view, name, goal) for name in view.deployments})
+    counts = {name: next_counts(view, name, goal, weights, layout) for name in view.deployments}
+    return (
+        *_route(view, cell_weights(view, weights, layout)),
+        *create(view, counts, layout),
+        *_resize(view, counts, goal, layout),
+        *depart(view, layout),
+    )
+
+
+def layout_now(view: ServiceView) -> Layout:
+    """Return which cells the service is on its way to."""
+    goal = goal_weights(view)
+    return make_layout(view, {name: goal_counts(view, name, goal) for name in view.deployments})
 
 
 def route_as_is(view: ServiceView) -> tuple[Decision, ...]:
     """Return only what keeps traffic right while everything is frozen: broken cells lose theirs."""
-    return _route(view, next_weights(view, view.weights))
+    return _route(view, cell_weights(view, next_weights(view, view.weights), Layout(sites={})))
 
 
-def _route(view: ServiceView, weights: Mapping[str, int]) -> tuple[Decision, ...]:
-    """Set the weights when they differ from what is routed, or when a cell has no lane yet."""
+def _route(view: ServiceView, wanted: Mapping[str, int]) -> tuple[Decision, ...]:
+    """Set the weights per cell when they differ from what is routed, or when a cell has no lane yet."""
     cells = [cell for revision in view.revisions for cell in view.cells_of(revision)]
-    wanted = {cell.name: weights.get(cell.revision, 0) for cell in cells}
     routed = {cell.name: cell.lane.weight if cell.lane else None for cell in cells}
     if wanted == routed and wanted == dict(view.memory.weights):
         return ()
+    weights: Counter[str] = Counter()
+    for cell in cells:
+        weights[cell.revision] += wanted[cell.name]
     shares = ", ".join(f"{revision} {weight / 100:g}%" for revision, weight in weights.items() if weight)
     return (SetWeights(service=view.name, route=view.spec.route, weights=wanted, message=shares or "none yet"),)
 
 
-def _create(view: ServiceView, counts: Mapping[str, Counts]) -> tuple[Decision, ...]:
-    """Create the candidate's cell as soon as each listed deployment has room for one replica."""
-    candidate = view.memory.candidate
-    if candidate is None or view.cells_of(candidate):
-        return ()
-    record = view.memory.revision(candidate)
-    if record is None:
-        return ()
-    first: dict[str, int] = {}
-    for deployment in record.deployments:
-        if deployment.scale is None:
-            continue
-        room = min(counts[deployment.name].room, counts[deployment.name].goal.get(candidate, 1))
-        if room < 1:
-            return (_no_room(view, deployment.name),)
-        first[deployment.name] = room
-    key = CellKey(service=view.name, revision=candidate, generation=view.memory.generations.get(candidate, 0))
-    fixed = {name: count for name, count in first.items() if isinstance(view.scale(name), FixedScale)}
-    bounds = {name: first_bounds(view, name, count) for name, count in first.items() if name not in fixed}
-    return (StartRevision(service=view.name, cell=key, counts=fixed, bounds=bounds),)
-
-
-def _no_room(view: ServiceView, deployment: str) -> Hold:
-    budget = view.budget(deployment)
-    return Hold(
-        service=view.name,
-        reason=Reason.CAPACITY_BUDGET,
-        message=(
-            f"{deployment} has {view.live(deployment)} live replicas of at most {budget.ceiling} "
-            f"({budget.target} + surge {budget.surge}): waiting until some have stopped"
-        ),
-    )
-
-
-def _resize(view: ServiceView, counts: Mapping[str, Counts], goal: Mapping[str, int]) -> tuple[Decision, ...]:
+def _resize(
+    view: ServiceView, counts: Mapping[str, Counts], goal: Mapping[str, int], layout: Layout
+) -> tuple[Decision, ...]:
     """Command each deployment of each cell that Serve shows and that is to have another count.
 
     Said again for as long as Serve shows another one: only what is decided now is done now.
@@ -185,17 +169,19 @@ def _resize(view: ServiceView, counts: Mapping[str, Counts], goal: Mapping[str, 
     for revision in view.revisions:
         for cell in view.cells_of(revision):
             for name in sorted(cell.deployments & counts.keys()):
-                if revision in counts[name].now:
-                    decisions += _command(view, cell, name, counts[name], goal[revision])
+                if cell.name in counts[name].cells:
+                    decisions += _command(
+                        view, cell, name, CellGoal(counts=counts[name], share=goal[revision], layout=layout)
+                    )
     return tuple(decisions)
 
 
-def _command(view: ServiceView, cell: CellView, name: str, counts: Counts, share: int) -> tuple[Decision, ...]:
-    seen, key, count = cell.deployment(name), cell.memory.key, counts.now[cell.revision]
+def _command(view: ServiceView, cell: CellView, name: str, to: CellGoal) -> tuple[Decision, ...]:
+    seen, key, count = cell.deployment(name), cell.memory.key, to.counts.cells[cell.name]
     if seen is None:
         return ()
     if name in cell.memory.bounds:
-        bounds = next_bounds(view, cell, name, counts, share)
+        bounds = next_bounds(view, cell, name, to)
         if bounds is None or bounds == cell.memory.bounds[name]:
             return ()
         return (SetCapacity(service=view.name, cell=key, deployment=name, bounds=bounds),)

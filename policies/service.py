@@ -12,10 +12,11 @@ from policies.resources import shortages
 from policies.retirement import forget_gone, retire_outgoing, retire_removed
 from policies.revisions import asked_back, choose, judge
 from policies.rollout import advance, keep, move, route_as_is
+from policies.sites import too_few_zones
 from policies.verdicts import failed_analysis, lacks_requests
 from policies.view import ServiceView, view_of
 from policies.way_back import watch
-from specs.decisions import Decision, Hold, LimitSurge, Park, Proceed, StartRollout
+from specs.decisions import Decision, Hold, LimitSurge, Park, Proceed, RollBack, StartRollout
 from specs.desired import Analysis, Pause
 from specs.reasons import Reason
 from specs.world import World
@@ -40,7 +41,7 @@ def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
     course = choose(view)
     if course is None:
         return (*heard, *_go_on(view, veto))
-    allowed = _unknown_policy(view, course) or veto(course)
+    allowed = _unknown_policy(view, course) or _over_zones(view, veto)(course)
     if isinstance(allowed, Hold):
         return (*heard, allowed, *_parked(view), *stand(view))
     return (*heard, allowed, explain(view))
@@ -63,12 +64,26 @@ def _go_on(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
         return (*_parked(view), *carry_on(view))
     pin = view.memory.pin
     is_way_back = rollout.is_fast or (pin is not None and pin.revision == view.memory.candidate)
-    allowed = veto(Proceed(service=view.name, is_way_back=is_way_back))
+    allowed = _over_zones(view, veto)(Proceed(service=view.name, is_way_back=is_way_back))
     if isinstance(allowed, Hold):
         return (allowed, *_parked(view), *stand(view))
     if rollout.is_parked:
         return (allowed, explain(view))
     return stop_first(view) or carry_on(view)
+
+
+def _over_zones(view: ServiceView, veto: Veto) -> Veto:
+    """Let no rollout start or go on in fewer zones than the spec wants; a way back, and a first deployment, may."""
+    few = too_few_zones(view)
+
+    def checked(decision: Decision) -> Decision:
+        is_back = isinstance(decision, RollBack) or (isinstance(decision, StartRollout) and decision.is_fast)
+        is_back = is_back or (isinstance(decision, Proceed) and (decision.is_way_back or view.memory.stable is None))
+        if few and not is_back:
+            return Hold(service=view.name, reason=Reason.TOO_FEW_ZONES, message=few)
+        return veto(decision)
+
+    return checked
 
 
 def stop_first(view: ServiceView) -> tuple[Decision, ...]:

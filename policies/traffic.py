@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 
 from policies.view import ServiceView
 from specs.memory import OutgoingCause
@@ -12,13 +13,11 @@ from specs.routes import FULL
 def ready_share(view: ServiceView, revision: str | None) -> int:
     """Return the largest share, in basis points, that a revision's ready replicas can carry.
 
-    That is its smallest ready count over its deployments relative to what all requests need,
-    `ready / (N - maxUnavailable)`, rounded down and at most `FULL`.
+    That is what its cells can carry together, rounded down and at most `FULL`. A cell that is on its way out does
+    not count.
     """
-    names = view.deployments_of(revision)
-    if not names:
-        return 0
-    return min(min(FULL, view.ready(revision, name) * FULL // view.budget(name).needed) for name in names)
+    carried = sum((view.capacity(cell) for cell in view.cells_of(revision) if not cell.is_draining), Fraction(0))
+    return min(FULL, int(carried * FULL))
 
 
 def next_weights(view: ServiceView, goal: Mapping[str, int]) -> Mapping[str, int]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from fractions import Fraction
 from functools import cached_property
 
+from policies.zones import kept_ready
 from specs.desired import AutoScale, DesiredService, FixedScale, Revision, Scale
 from specs.memory import CellMemory, ServiceMemory
 from specs.observed import CellSeen, CellStatus, DeploymentSeen, LaneSeen, ReplicaState
+from specs.placement import USABLE, ZoneFailure
 from specs.world import World
 
 
@@ -21,6 +24,8 @@ class CellView:
     seen: CellSeen | None
     lane: LaneSeen | None
     is_direct: bool
+    is_stranded: bool = False
+    """No node takes replicas where the cell may be: what has no node there cannot get one."""
 
     @property
     def name(self) -> str:
@@ -63,6 +68,17 @@ class CellView:
             return tuple(replica for replica in running if replica in up)
         return running if up else ()
 
+    @property
+    def answers(self) -> bool:
+        """Return whether every deployment of the cell has a replica that answers: only together are they any use."""
+        names = self.deployments
+        return bool(names) and all(self.serving(name) for name in names)
+
+    @property
+    def is_draining(self) -> bool:
+        """Return whether the cell is on its way out: its replicas answer, and are not to be counted on."""
+        return self.memory.drain_since is not None
+
     def commanded(self, deployment: str) -> int:
         """Return the count that Serve is working towards on our word.
 
@@ -84,13 +100,27 @@ class CellView:
         seen = self.deployment(deployment)
         return self.commanded(deployment) if seen is None or self.is_leaving else seen.target
 
+    def running(self, deployment: str) -> int:
+        """Return the replicas that Serve has to take for a shrink: those that have not started it stops first."""
+        seen = self.deployment(deployment)
+        return seen.count(ReplicaState.RUNNING) if seen is not None else 0
+
     def projected(self, deployment: str) -> int:
         """Return the live replicas once all that was commanded has started and nothing has yet stopped."""
         seen = self.deployment(deployment)
+        if self.is_stranded and seen is not None:
+            return self.live(deployment)
         if seen is None:
             return self.commanded(deployment)
         stopping = seen.count(ReplicaState.STOPPING)
         return stopping + max(self.commanded(deployment), seen.target, seen.live - stopping)
+
+    def live(self, deployment: str) -> int:
+        """Return starting + running + stopping replicas; those that no node can take hold nothing."""
+        seen = self.deployment(deployment)
+        if seen is None:
+            return 0
+        return sum(1 for replica in seen.replicas if not (self.is_stranded and replica.is_homeless))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,17 +211,35 @@ class ServiceView:
         running = self.memory.revision(self.memory.candidate or self.memory.stable or "") or self.wanted
         own, written = running.scale(deployment), self.spec.revision.scale(deployment)
         if own is not None and type(own) is not type(written):
-            return own
+            return self._kept_ready(own)
         stable = self.memory.revision(self.memory.stable or "")
         records = (self.spec.revision, self.wanted, *((stable,) if stable else ()), *reversed(self.memory.revisions))
         scales = (record.scale(deployment) for record in records)
-        return next((scale for scale in scales if scale is not None), None)
+        return self._kept_ready(next((scale for scale in scales if scale is not None), None))
+
+    def _kept_ready(self, scale: Scale | None) -> Scale | None:
+        """Return a scale with what `zoneFailure: tolerate` adds: enough for the loss of any one zone."""
+        zones = self.spec.placement.zones
+        if zones is None or zones.zone_failure is not ZoneFailure.TOLERATE:
+            return scale
+        sites = self.memory.sites
+        known = len({entry.site.zone for entry in sites})
+        usable = len({entry.site.zone for entry in sites if entry.state in USABLE})
+        match scale:
+            case FixedScale(replicas=count):
+                return FixedScale(replicas=kept_ready(count, known, usable))
+            case AutoScale(min_replicas=low, max_replicas=high):
+                low, high = kept_ready(low, known, usable), kept_ready(high, known, usable)
+                return replace(scale, min_replicas=low, max_replicas=high)
+            case None:
+                return None
 
     def bounds_of(self, revision: str, deployment: str) -> AutoScale | None:
         """Return the bounds of an autoscaled deployment of a revision: the spec's if it is still autoscaled there."""
         record = self.memory.revision(revision)
         scales = (self.spec.revision.scale(deployment), record.scale(deployment) if record else None)
-        return next((scale for scale in scales if isinstance(scale, AutoScale)), None)
+        found = self._kept_ready(next((scale for scale in scales if isinstance(scale, AutoScale)), None))
+        return found if isinstance(found, AutoScale) else None
 
     def budget(self, deployment: str) -> Budget:
         """Return target, surge and unavailable of a deployment, counts summed over revisions."""
@@ -232,12 +280,15 @@ class ServiceView:
 
     def live(self, deployment: str) -> int:
         """Return starting + running + stopping replicas over all cells, retired ones included."""
-        seen = (cell.deployment(deployment) for cell in self.cells)
-        return sum(deployment.live for deployment in seen if deployment is not None)
+        return sum(cell.live(deployment) for cell in self.cells)
 
     def room(self, deployment: str) -> int:
         """Return how many more replicas the budget allows now; negative when above it."""
         return self.budget(deployment).ceiling - sum(cell.projected(deployment) for cell in self.cells)
+
+    def followed(self, revision: str | None, deployment: str) -> int:
+        """Return the count that Serve works towards for a revision."""
+        return sum(cell.followed(deployment) for cell in self.cells_of(revision))
 
     def serving(self, revision: str | None, deployment: str) -> int:
         """Return how many replicas of a revision answer now."""
@@ -245,8 +296,20 @@ class ServiceView:
 
     def ready(self, revision: str | None, deployment: str) -> int:
         """Return how many replicas of a revision have answered for `minReady`."""
-        ids = [replica for cell in self.cells_of(revision) for replica in cell.serving(deployment)]
-        return sum(1 for replica in ids if self._is_ready(replica))
+        return sum(self.ready_in(cell, deployment) for cell in self.cells_of(revision))
+
+    def ready_in(self, cell: CellView, deployment: str) -> int:
+        """Return how many replicas of a cell have answered for `minReady`."""
+        return sum(1 for replica in cell.serving(deployment) if self._is_ready(replica))
+
+    def capacity(self, cell: CellView) -> Fraction:
+        """Return the part of all requests that a cell's ready replicas can carry.
+
+        That is its smallest ready count over its deployments relative to what all requests need,
+        `ready / (N - maxUnavailable)`: what one deployment lacks, another's replicas in other cells cannot give.
+        """
+        parts = [Fraction(self.ready_in(cell, name), self.budget(name).needed) for name in cell.deployments]
+        return min(parts, default=Fraction(0))
 
     def _is_ready(self, replica: str) -> bool:
         since = self.memory.ready_since.get(replica)
@@ -258,9 +321,8 @@ class ServiceView:
         return frozenset(names)
 
     def is_serving(self, revision: str | None) -> bool:
-        """Return whether every deployment of a revision has a replica that answers."""
-        names = self.deployments_of(revision)
-        return bool(names) and all(self.serving(revision, name) > 0 for name in names)
+        """Return whether a revision has a cell in which every deployment has a replica that answers."""
+        return any(cell.answers for cell in self.cells_of(revision))
 
     def is_commanded(self, revision: str) -> bool:
         """Return whether the last commanded weights give a revision any request."""
@@ -295,6 +357,7 @@ def view_of(world: World, name: str) -> ServiceView:
             seen=world.observed.cell(cell.key.name),
             lane=gateway.lane(cell.key.name) if gateway else None,
             is_direct=gateway is None or gateway.is_direct,
+            is_stranded=not world.observed.takes_replicas(cell.key.site),
         )
         for cell in memory.cells
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from specs.placement import Site
+
 ANY = "-"
 """How an unset zone or market is written in a cell's name."""
 
@@ -23,6 +25,11 @@ class CellKey:
         """Return the Serve application's name, `SERVICE.REVISION.ZONE.MARKET.GENERATION`."""
         fields = (self.service, self.revision, self.zone or ANY, self.market or ANY, str(self.generation))
         return ".".join(fields)
+
+    @property
+    def site(self) -> Site:
+        """Return where the cell's replicas are kept."""
+        return Site(zone=self.zone, market=self.market)
 
     @property
     def route_prefix(self) -> str:

@@ -12,6 +12,7 @@ from specs.analysis import AnalysisSettings
 from specs.compaction import CompactionSettings
 from specs.gates import Gate
 from specs.metric_readings import Metric
+from specs.placement import Placement
 from specs.routes import HeaderMatch, Sticky
 from specs.windows import Window
 
@@ -208,6 +209,7 @@ class DesiredService:
     """Who judges a candidate's requests."""
     may_be_moved: bool = True
     """Whether compaction may empty nodes that its replicas are on."""
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from specs.desired import DesiredService, Revision
 from specs.evidence import Evidence, Window
 from specs.gates import GateCall
 from specs.metric_readings import MetricTally
+from specs.placement import SiteMemory
 from specs.reasons import Reason
 
 
@@ -246,6 +247,8 @@ class ServiceMemory:
     peak: int = 0
     gates: tuple[GateCall, ...] = ()
     """Questions of the running rollout to its gates, and notices that are not delivered yet."""
+    sites: tuple[SiteMemory, ...] = ()
+    """What is believed of the places where its cells may be."""
     is_removed: bool = False
     """It left the repository and the prune guard let it go."""
     troubles: Mapping[str, datetime] = field(default_factory=dict)

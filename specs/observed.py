@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from specs.evidence import Evidence
 from specs.outward import Outward
+from specs.placement import ANYWHERE, ZONE_LABEL, Site
+from specs.selectors import matches
 
 
 class CellStatus(StrEnum):
@@ -48,6 +50,11 @@ class Replica:
     id: str
     state: ReplicaState
     node: str = ""
+
+    @property
+    def is_homeless(self) -> bool:
+        """Return whether it waits for a node."""
+        return self.state is ReplicaState.STARTING and not self.node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +133,13 @@ class Node:
     @property
     def zone(self) -> str | None:
         """Return the availability zone from Ray's standard label."""
-        return self.labels.get("ray.io/availability-zone")
+        return self.labels.get(ZONE_LABEL)
+
+    @property
+    def takes_replicas(self) -> bool:
+        """Return whether new replicas may start here: a head is mostly there for itself."""
+        serves = not self.is_head or self.resources.get("CPU", 0.0) > 0
+        return self.is_alive and not self.is_draining and serves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,3 +213,9 @@ class Observed:
     def cell(self, name: str) -> CellSeen | None:
         """Return the cell called `name`, or None."""
         return next((cell for cell in self.cells if cell.name == name), None)
+
+    def takes_replicas(self, site: Site) -> bool:
+        """Return whether some node takes new replicas at a site; anywhere, Ray may know of more than is seen."""
+        if site == ANYWHERE:
+            return True
+        return any(node.takes_replicas and matches(node.labels, site.selector) for node in self.nodes)

@@ -29,6 +29,7 @@ from specs.desired import (
     Step,
 )
 from specs.gates import Gate, GateAt, GateKind
+from specs.placement_spec import placement_problems
 from specs.problems import Problem, describe, did_you_mean, validate
 from specs.revision import make_revision
 from specs.routes import HeaderMatch, Sticky, StickyKind
@@ -314,6 +315,7 @@ def _read_service(value: dict[str, Any], root: Node, folders: Folders) -> tuple[
     packages, missing = application_packages(application, folders)
     between = [*application_problems(application), *missing]
     between += [*rollout_problems(rollout, application), *metric_problems(spec.get("analysis"))]
+    between += placement_problems(spec.get("placement"), application)
     known = {problem.path for problem in between}
     problems = [*between, *(problem for problem in found if problem.path not in known)]
     claims = tuple(_claims(value, spec, root, folders.file))
@@ -357,6 +359,7 @@ def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef
         is_prunable=PRUNE not in model.metadata.annotations,
         analysis_policy=spec.analysis.policy if spec.analysis is not None else "sequential",
         may_be_moved=spec.compaction.allow,
+        placement=spec.placement.settings(),
     )
 
 

@@ -41,6 +41,8 @@ class Reason(StrEnum):
     PACKAGE_FAILED = "PackageFailed"
     OVERCOMMITTED = "Overcommitted"
     INSUFFICIENT_RESOURCES = "InsufficientResources"
+    MOVING = "Moving"
+    TOO_FEW_ZONES = "TooFewZones"
     AUTO_ROLLBACK_DISABLED = "AutoRollbackDisabled"
     BUILD_FAILED = "BuildFailed"
     START_FAILED = "StartFailed"

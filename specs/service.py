@@ -13,6 +13,7 @@ from pydantic.config import JsonDict
 from specs.amount import Amount
 from specs.analysis_spec import AnalysisSpec, AnalysisStep
 from specs.compaction_spec import CompactionSpec
+from specs.placement_spec import PlacementSpec
 from specs.routes import CLIENT_NAME, HEADER_VALUE
 from specs.serve_application import Application
 from specs.strict import CamelModel, CountOrShare, Duration
@@ -398,6 +399,9 @@ class ServiceSpec(CamelModel):
     )
     compaction: CompactionSpec = Field(
         default=CompactionSpec(), description="Whether its replicas may be moved to free nodes."
+    )
+    placement: PlacementSpec = Field(
+        default=PlacementSpec(), description="Where replicas are to be. Nothing set: wherever Ray puts them."
     )
 
 

@@ -47,6 +47,7 @@ from specs.observed import (
     Replica,
     ReplicaState,
 )
+from specs.placement import Placement, ZoneFailure, ZoneSettings
 from specs.routes import HeaderMatch
 from specs.world import World
 
@@ -182,6 +183,7 @@ def service(
     depends_on: Iterable[str] = (),
     group: str = "",
     judge: str = "sequential",
+    placement: Placement | None = None,
     **rollout: Any,
 ) -> DesiredService:
     """Return a service of one or more deployments; `rollout` as in `rollout_settings`, `analysis` its settings."""
@@ -198,7 +200,16 @@ def service(
         depends_on=tuple(depends_on),
         group=group,
         analysis_policy=judge,
+        placement=placement or Placement(),
     )
+
+
+def zones(
+    least: int = 1, *, tolerate: bool = False, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()
+) -> Placement:
+    """Return a placement over the zones that there are."""
+    failure = ZoneFailure.TOLERATE if tolerate else ZoneFailure.DEGRADE
+    return Placement(zones=ZoneSettings(min=least, include=include, exclude=exclude, zone_failure=failure))
 
 
 def desired(

@@ -27,6 +27,8 @@ def compose_config(revision: Revision, key: CellKey, gateway_url: str, *, autosc
     """
     uris = {PACKAGE_SCHEME + package.tree: package.uri for package in revision.packages}
     application: dict[str, Any] = _replace_packages(json.loads(revision.template), uris)
+    for deployment in application.get("deployments") or []:
+        _pin(deployment, key.site.selector)
     runtime_env = dict(application.get("runtime_env") or {})
     runtime_env["env_vars"] = {**(runtime_env.get("env_vars") or {}), GATEWAY_URL: gateway_url}
     application |= {
@@ -46,6 +48,27 @@ def recompose_config(revision: Revision, cell: CellMemory) -> str:
     old = json.loads(cell.config)
     gateway_url = old["runtime_env"]["env_vars"][GATEWAY_URL]
     return compose_config(revision, cell.key, gateway_url, autoscaled=not old["external_scaler_enabled"])
+
+
+def _pin(deployment: dict[str, Any], labels: Mapping[str, str]) -> None:
+    """Keep a deployment's replicas on nodes with these labels, beside those that it asks for itself.
+
+    A placement group's bundles decide where its replicas are; a fallback must not lead out of the place either.
+    """
+    if not labels:
+        return
+    if deployment.get("placement_group_bundles"):
+        selectors = deployment.get("placement_group_bundle_label_selector") or [{}]
+        deployment["placement_group_bundle_label_selector"] = [{**selector, **labels} for selector in selectors]
+        return
+    options = dict(deployment.get("ray_actor_options") or {})
+    options["label_selector"] = {**(options.get("label_selector") or {}), **labels}
+    if options.get("fallback_strategy"):
+        options["fallback_strategy"] = [
+            {**way, "label_selector": {**(way.get("label_selector") or {}), **labels}}
+            for way in options["fallback_strategy"]
+        ]
+    deployment["ray_actor_options"] = options
 
 
 def _replace_packages(value: Any, uris: Mapping[str, str]) -> Any:

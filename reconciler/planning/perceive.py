@@ -10,6 +10,7 @@ from policies.drift import is_disputed
 from policies.health import is_pausing
 from policies.metrics import next_tallies
 from policies.resources import shortages
+from policies.sites import next_sites
 from policies.view import CellView, ServiceView, view_of
 from policies.window import next_comparison
 from reconciler.planning.drift import digest
@@ -45,6 +46,7 @@ def _perceive_service(world: World, name: str) -> ServiceMemory:
         ready_since=_ready_since(view),
         learned=_learned(view, cells),
         base=_base(view),
+        sites=next_sites(view),
         surge=memory.surge if _is_moving(memory) else {},
         peak=max(memory.peak, sum(view.live(name) for name in view.deployments)) if _is_moving(memory) else memory.peak,
     )
@@ -63,7 +65,10 @@ def _on_this_clock(view: ServiceView) -> ServiceView:
         rollout = replace(rollout, reached_at=reached, progress_at=min(rollout.progress_at, now))
     cells = tuple(replace(cell, memory=_cell_on_this_clock(cell.memory, now)) for cell in view.cells)
     outgoing = tuple(replace(out, since=min(out.since, now)) for out in view.memory.outgoing)
-    memory = replace(view.memory, rollout=rollout, outgoing=outgoing, cells=tuple(cell.memory for cell in cells))
+    sites = tuple(replace(entry, since=min(entry.since, now)) for entry in view.memory.sites)
+    memory = replace(
+        view.memory, rollout=rollout, sites=sites, outgoing=outgoing, cells=tuple(cell.memory for cell in cells)
+    )
     return view if memory == view.memory else replace(view, memory=memory, cells=cells)
 
 

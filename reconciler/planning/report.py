@@ -41,6 +41,7 @@ HELD = frozenset(
         Reason.SERVICES_MOVING,
         Reason.INSUFFICIENT_RESOURCES,
         Reason.POLICY_UNKNOWN,
+        Reason.TOO_FEW_ZONES,
     }
 )
 """What else may keep a rollout from starting or going on: others, the hour, or full nodes."""
@@ -169,7 +170,7 @@ def _health(view: ServiceView, hold: Hold) -> Health:
         return Health.MISSING
     if not view.is_serving(memory.stable):
         return Health.DEGRADED
-    if hold.reason is Reason.HEALTH_CHECK_FAILED:
+    if hold.reason in (Reason.HEALTH_CHECK_FAILED, Reason.TOO_FEW_ZONES):
         return Health.DEGRADED
     short = [name for name in view.needed if view.ready(memory.stable, name) < view.budget(name).needed]
     if short:

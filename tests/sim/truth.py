@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from specs.cells import CellKey, parse_cell_name
 from specs.desired import AutoScale, DesiredService, FixedScale
+from specs.placement import ANYWHERE, MOST_SITES, USABLE, ZoneFailure
 from specs.routes import FULL
+from specs.selectors import matches
 from tests.sim.serve_instance import SimApplication
 from tests.sim.serve_model import SimDeployment
 
@@ -62,10 +66,11 @@ class Truth:
         return [replica for replica in running if replica in up]
 
     def is_serving(self, service: str, revision: str) -> bool:
-        """Return whether every deployment of a revision has a replica that answers."""
-        cells = self._cells(service, revision)
-        names = {name for _, app in cells for name in app.deployments}
-        return bool(names) and all(self.serving_count(service, revision, name) > 0 for name in names)
+        """Return whether a revision has a cell in which every deployment has a replica that answers."""
+        return any(
+            bool(app.deployments) and all(self.serving(name, one) for one in app.deployments.values())
+            for name, app in self._cells(service, revision)
+        )
 
     def serving_count(self, service: str, revision: str, deployment: str) -> int:
         return sum(len(self.serving(name, dep)) for name, dep in self._deployments(service, revision, deployment))
@@ -73,17 +78,17 @@ class Truth:
     def ready_share(self, spec: DesiredService, revision: str) -> int:
         """Return the largest share that a revision's ready replicas can carry."""
         now, wait = self._sim.clock.now(), spec.rollout.min_ready
-        names = {name for _, app in self._cells(spec.name, revision) for name in app.deployments}
-        if not names:
-            return 0
-        shares = []
-        for name in names:
-            ids = [i for cell, dep in self._deployments(spec.name, revision, name) for i in self.serving(cell, dep)]
-            ready = sum(1 for i in ids if i in self.ready_since and now - self.ready_since[i] >= wait)
-            low, _ = self.target(spec, name)
-            needed = max(1, low - min(low, spec.rollout.max_unavailable.round_down(low)))
-            shares.append(min(FULL, ready * FULL // needed))
-        return min(shares)
+        carried = Fraction(0)
+        for cell, app in self._cells(spec.name, revision):
+            parts = []
+            for dep in app.deployments.values():
+                ids = self.serving(cell, dep)
+                ready = sum(1 for i in ids if i in self.ready_since and now - self.ready_since[i] >= wait)
+                low, _ = self.target(spec, dep.name)
+                needed = max(1, low - min(low, spec.rollout.max_unavailable.round_down(low)))
+                parts.append(Fraction(ready, needed))
+            carried += min(parts, default=Fraction(0))
+        return min(FULL, int(carried * FULL))
 
     def target(self, spec: DesiredService, deployment: str) -> tuple[int, int]:
         """Return the least and the most that a deployment's N can be."""
@@ -91,14 +96,23 @@ class Truth:
             if listed.name == deployment:
                 match listed.scale:
                     case FixedScale(replicas=count):
-                        return count, count
+                        return self._tolerant(spec, count), self._tolerant(spec, count)
                     case AutoScale() as auto:
-                        return auto.min_replicas, auto.max_replicas
+                        return self._tolerant(spec, auto.min_replicas), self._tolerant(spec, auto.max_replicas)
                     case None:
                         break
         memory = self._sim.known(spec.name)
         learned = memory.learned.get(deployment, 1) if memory else 1
         return learned, learned
+
+    def _tolerant(self, spec: DesiredService, count: int) -> int:
+        """Return N with what is kept ready for the loss of a zone, ceil(N / (Z - 1)) in each that can have any."""
+        zones, memory = spec.placement.zones, self._sim.known(spec.name)
+        if zones is None or zones.zone_failure is not ZoneFailure.TOLERATE or memory is None:
+            return count
+        believed = min(len(memory.sites), count, MOST_SITES)
+        usable = min(believed, sum(1 for entry in memory.sites if entry.state in USABLE))
+        return max(count, usable * math.ceil(count / (believed - 1))) if believed > 1 else count
 
     def floor(self, spec: DesiredService, deployment: str) -> int:
         low, _ = self.target(spec, deployment)
@@ -118,11 +132,18 @@ class Truth:
             for dep in app.deployments.values():  # Serve shows no replica of code that it builds anew.
                 if dep.name != deployment:
                     continue
-                stopping = sum(1 for replica in dep.replicas if replica.state == "STOPPING")
+                if self._is_stranded(key):  # No node there takes a replica: only those that have one hold anything.
+                    total += sum(1 for replica in dep.replicas if replica.node is not None)
+                    continue
+                stopping = sum(1 for replica in dep.replicas if replica.state == "STOPPING" and replica.holds_something)
                 target = 0 if app.is_deleting else targets.get(key.name, dep.target)
-                total += stopping + max(target, len(dep.replicas) - stopping)
+                total += stopping + max(target, sum(1 for r in dep.replicas if r.state != "STOPPING"))
         present = {key.name for key, app in self.applications(service) if deployment in app.deployments}
         return total + sum(count for name, count in targets.items() if name not in present)
+
+    def _is_stranded(self, key: CellKey) -> bool:
+        nodes = self._sim.nodes.usable()
+        return key.site != ANYWHERE and not any(matches(node.labels, key.site.selector) for node in nodes)
 
     def _cells(self, service: str, revision: str) -> list[tuple[str, SimApplication]]:
         return [

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from policies.layout import unplaced
+from policies.rollout import layout_now
+from policies.view import view_of
 from reconciler.errors import PortError, Retry
 from reconciler.loop import CommandRefused, Reconciler, Tick, UnknownService
 from reconciler.observe import endpoints_of
@@ -292,7 +295,14 @@ class Simulation:
             return True
         only = {cell.key.revision for cell in memory.cells} <= {memory.stable}
         idle = memory.candidate is None and not memory.outgoing and not memory.is_removed and only
-        return idle and self.tick is not None and not self.tick.compiled.effects and self._is_still(name)
+        idle = idle and self.tick is not None and not self.tick.compiled.effects and self._is_still(name)
+        return idle and self._is_in_place(name)
+
+    def _is_in_place(self, name: str) -> bool:
+        """Return whether no replica waits to move to another cell: that may take as long as a drain."""
+        assert self.tick is not None
+        view = view_of(self.tick.plan.world, name)
+        return len(view.cells) == 1 or not unplaced(view, layout_now(view))
 
     def _is_still(self, name: str) -> bool:
         """Return whether nothing is being built, and every replica that is wanted runs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policies.capacity import carriers_of, goal_counts, next_counts, share_of
+from policies.layout import make_layout
 from policies.rollout import goal_weights
 from policies.traffic import next_weights
 from policies.view import ServiceView
@@ -125,4 +126,6 @@ def test_a_growth_that_serve_never_heard_of_keeps_its_place() -> None:
 
 def _next(view: ServiceView) -> dict[str, int]:
     goal = goal_weights(view)
-    return dict(next_counts(view, "Echo", goal, next_weights(view, goal)).now)
+    layout = make_layout(view, {"Echo": goal_counts(view, "Echo", goal)})
+    found = next_counts(view, "Echo", goal, next_weights(view, goal), layout)
+    return {cell.revision: found.cells[cell.name] for cell in view.cells if cell.name in found.cells}

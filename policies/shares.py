@@ -1,0 +1,91 @@
+"""A revision's share of the requests, divided between its cells by what their ready replicas carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+from policies.layout import Layout
+from policies.view import CellView, ServiceView
+from policies.zones import apportion
+
+MOST_SHARES = 12
+"""Lanes of one service with a weight that the gateway's rules are written for."""
+
+
+def cell_weights(view: ServiceView, weights: Mapping[str, int], layout: Layout) -> Mapping[str, int]:
+    """Return basis points per cell, revision by revision in threshold order.
+
+    A cell that does not answer gets none while another of its revision does, nor does one that leaves as soon as the
+    others do without it.
+    """
+    departing = departures(view, layout)
+    divided: dict[str, Mapping[str, int]] = {}
+    for revision in view.revisions:
+        cells = view.cells_of(revision)
+        divided[revision] = _divided(view, cells, weights.get(revision, 0), departing)
+    for revision in reversed(view.revisions):
+        if sum(1 for parts in divided.values() for part in parts.values() if part) > MOST_SHARES:
+            divided[revision] = _in_one(divided[revision])
+    return {cell: part for parts in divided.values() for cell, part in parts.items()}
+
+
+def _divided(
+    view: ServiceView, cells: tuple[CellView, ...], weight: int, departing: frozenset[str]
+) -> Mapping[str, int]:
+    """Divide one revision's share."""
+    answering = [cell for cell in cells if cell.answers]
+    able = [cell for cell in answering if cell.name not in departing] or answering or list(cells)
+    zero = dict.fromkeys((cell.name for cell in cells), 0)
+    if not able:
+        return zero
+    ready = {cell.name: view.capacity(cell) for cell in able}
+    if not sum(ready.values()):
+        ready = {cell.name: Fraction(_answering(cell)) for cell in able}
+    return zero | apportion(weight, ready)
+
+
+def _answering(cell: CellView) -> int:
+    return min((len(cell.serving(name)) for name in cell.deployments), default=0)
+
+
+def _in_one(parts: Mapping[str, int]) -> Mapping[str, int]:
+    """Give all of a revision's share to its largest cell: the gateway holds no more of them."""
+    largest = max(parts, key=lambda name: parts[name], default="")
+    return {name: sum(parts.values()) if name == largest else 0 for name in parts}
+
+
+def departures(view: ServiceView, layout: Layout) -> frozenset[str]:
+    """Return the cells that leave a revision that stays, and that the others can do without now.
+
+    Those that began to drain go on, unless they are wanted again. Serving replicas stay at N - maxUnavailable over all
+    revisions, and the other cells of the revision carry what it has.
+    """
+    going: set[str] = set()
+    for revision in view.revisions:
+        for cell in sorted(view.cells_of(revision), key=lambda cell: (not cell.is_draining, cell.name)):
+            if layout.is_leaving(cell) and _is_dispensable(view, cell, going):
+                going.add(cell.name)
+    return frozenset(going)
+
+
+def _is_dispensable(view: ServiceView, cell: CellView, going: set[str]) -> bool:
+    if cell.is_draining or not cell.answers:
+        return True
+    left = [other for other in view.cells_of(cell.revision) if other.name not in {*going, cell.name}]
+    carried = sum((view.capacity(other) for other in left if not other.is_draining), Fraction(0))
+    if carried * 10_000 < view.weights.get(cell.revision, 0):
+        return False
+    return all(_serving_without(view, name, {*going, cell.name}) >= _owed(view, name) for name in cell.deployments)
+
+
+def _owed(view: ServiceView, deployment: str) -> int:
+    budget = view.budget(deployment)
+    return budget.target - budget.unavailable
+
+
+def _serving_without(view: ServiceView, deployment: str, gone: Iterable[str]) -> int:
+    names = set(gone)
+    routed = (cell for revision in view.revisions if view.weights[revision] > 0 for cell in view.cells_of(revision))
+    cells = (cell for cell in routed if cell.name not in names and not cell.is_draining)
+    return sum(min(len(cell.serving(deployment)), cell.followed(deployment)) for cell in cells)

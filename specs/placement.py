@@ -1,0 +1,99 @@
+"""Where a service's replicas are to be: zones and markets, as settings and as places of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+ZONE_LABEL = "ray.io/availability-zone"
+"""Ray's standard label of a node's availability zone."""
+
+MARKET_LABEL = "ray.io/market-type"
+"""Ray's standard label of how a node is paid for."""
+
+MOST_SITES = 5
+"""Cells of one revision. The gateway holds 12 lanes with a weight per service: two whole revisions and some rest."""
+
+
+class ZoneFailure(StrEnum):
+    """What is kept ready for the loss of a zone."""
+
+    DEGRADE = "degrade"
+    """Nothing: what was lost is built anew in the other zones."""
+    TOLERATE = "tolerate"
+    """ceil(N / (Z - 1)) replicas in each of Z zones: whichever is lost, the target is left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZoneSettings:
+    """How replicas are spread over zones. Without `include` all zones that the nodes have may be used."""
+
+    min: int = 1
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    zone_failure: ZoneFailure = ZoneFailure.DEGRADE
+
+    def allows(self, zone: str) -> bool:
+        """Return whether replicas may be in a zone."""
+        return zone not in self.exclude and (not self.include or zone in self.include)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where replicas are to be; nothing set: wherever Ray puts them."""
+
+    zones: ZoneSettings | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A place for cells: a zone and a market, None for any."""
+
+    zone: str | None = None
+    market: str | None = None
+
+    @property
+    def selector(self) -> Mapping[str, str]:
+        """Return the labels that keep replicas there."""
+        labels = {ZONE_LABEL: self.zone, MARKET_LABEL: self.market}
+        return {label: value for label, value in labels.items() if value is not None}
+
+    def __str__(self) -> str:
+        """Return the words for a person: `us-east-1a`, `us-east-1a spot`, or `anywhere`."""
+        return " ".join(part for part in (self.zone, self.market) if part) or "anywhere"
+
+
+ANYWHERE = Site()
+
+
+class SiteState(StrEnum):
+    """Whether replicas may be put somewhere."""
+
+    OPEN = "open"
+    GONE = "gone"
+    """No node there lives and takes replicas."""
+    FULL = "full"
+    """Serve found no room there; what is there stays."""
+    FAILED = "failed"
+    """The stable revision did not start there though it runs elsewhere."""
+
+
+USABLE = frozenset({SiteState.OPEN, SiteState.FULL})
+"""Where cells may be: in a full site what is there stays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteMemory:
+    """What is believed of a site, and since when. It follows what is seen with a delay, so that nothing flaps."""
+
+    site: Site
+    state: SiteState
+    since: datetime
+    contrary_since: datetime | None = None
+    """Since when the nodes say otherwise."""
+    closures: int = 0
+    """How often it closed lately: each one makes the wait for its return longer."""
+    placed: Mapping[str, int] = field(default_factory=dict)
+    """FULL: replicas per deployment that have their place there."""

@@ -25,7 +25,7 @@ def next_comparison(view: ServiceView) -> Comparison | None:
     if candidate is None or stable is None or rollout is None or rollout.is_fast or not _is_asked(view):
         return None
     weights = {cell.name: cell.lane.weight for cell in _compared(view) if cell.lane is not None}
-    counters = _counters(view) if _both_have_requests(view) else {}
+    counters = _counters(view, _compared(view)) if _both_have_requests(view) else {}
     last = view.memory.comparison
     if last is None or (last.candidate, last.stable) != (candidate, stable):
         return Comparison(candidate=candidate, stable=stable, since=view.now, weights=weights, start=counters)
@@ -54,10 +54,13 @@ def _with_ended(view: ServiceView, last: Comparison) -> tuple[Window, ...]:
 
 def _window(view: ServiceView, comparison: Comparison) -> Window | None:
     """Return the window that began at the comparison's start, as it is now; None when its counters were lost."""
-    counters = _counters(view)
-    if not comparison.start or not _have_grown(counters, comparison.start):
+    counters = _counters(view, _cells(view))
+    kept = {cell: start for cell, start in comparison.start.items() if cell in counters}
+    if not _have_grown({cell: counters[cell] for cell in kept}, kept):
         return None
-    seen = {cell: counters[cell] - start for cell, start in comparison.start.items()}
+    seen = {cell: counters[cell] - start for cell, start in kept.items()}
+    if not all(any(cell.name in seen for cell in view.cells_of(side)) for side in _sides(comparison)):
+        return None
     return Window(
         candidate=_sum(view, comparison.candidate, seen),
         stable=_sum(view, comparison.stable, seen),
@@ -72,19 +75,34 @@ def _sum(view: ServiceView, revision: str, seen: Mapping[str, Evidence]) -> Evid
     return total
 
 
-def _compared(view: ServiceView) -> tuple[CellView, ...]:
+def _sides(comparison: Comparison) -> tuple[str, str]:
+    return comparison.candidate, comparison.stable
+
+
+def _cells(view: ServiceView) -> tuple[CellView, ...]:
     return (*view.cells_of(view.memory.stable), *view.cells_of(view.memory.candidate))
+
+
+def _compared(view: ServiceView) -> tuple[CellView, ...]:
+    """Return the cells that are compared: a candidate in some zones with what the stable revision has there.
+
+    Zones differ (in hardware, in their distance to what a replica calls); that is no difference of revisions.
+    """
+    candidate, stable = view.cells_of(view.memory.candidate), view.cells_of(view.memory.stable)
+    zones = {cell.memory.key.zone for cell in candidate if cell.lane is not None and cell.lane.weight}
+    near = [cell for cell in stable if cell.memory.key.zone in zones and cell.lane is not None and cell.lane.weight]
+    return (*(near or stable), *candidate)
 
 
 def _both_have_requests(view: ServiceView) -> bool:
     return all(view.routed(revision) > 0 for revision in (view.memory.stable, view.memory.candidate))
 
 
-def _counters(view: ServiceView) -> Mapping[str, Evidence]:
-    """Return the gateway's counters of the compared cells; of one without a lane there are none."""
+def _counters(view: ServiceView, cells: tuple[CellView, ...]) -> Mapping[str, Evidence]:
+    """Return the gateway's counters of cells; of one without a lane there are none."""
     gateway = view.world.observed.gateway
     counted = {entry.cell: entry.evidence for entry in gateway.traffic} if gateway is not None else {}
-    return {cell.name: counted[cell.name] for cell in _compared(view) if cell.name in counted}
+    return {cell.name: counted[cell.name] for cell in cells if cell.name in counted}
 
 
 def _have_grown(counters: Mapping[str, Evidence], start: Mapping[str, Evidence]) -> bool:

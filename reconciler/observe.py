@@ -12,7 +12,7 @@ from reconciler.errors import PortError
 from reconciler.ports import Ports, Reading, ServeSeen
 from specs.effects import Effect, PutServeConfig, ScaleDeployment
 from specs.memory import Memory
-from specs.observed import CellSeen, Endpoint, Observed, ReplicaState
+from specs.observed import CellSeen, Endpoint, Node, Observed, ReplicaState
 from specs.outward import Outward
 from specs.world import World
 
@@ -32,7 +32,7 @@ async def observe(ports: Ports, reading: Reading, memory: Memory, outward: Outwa
         complete=not problems,
         problem="; ".join(dict.fromkeys(problems)),
         cells=serve.cells if not isinstance(serve, str) else (),
-        nodes=nodes if not isinstance(nodes, str) else (),
+        nodes=_with_drains(nodes, serve) if not isinstance(nodes, str) else (),
         gateway=gateway if not isinstance(gateway, str) else None,
         serve_running=serve.running if not isinstance(serve, str) else True,
         outward=outward,
@@ -45,6 +45,14 @@ async def observe(ports: Ports, reading: Reading, memory: Memory, outward: Outwa
         observed=observed,
         memory=memory,
     )
+
+
+def _with_drains(nodes: tuple[Node, ...], serve: ServeSeen | str) -> tuple[Node, ...]:
+    """Return the nodes with those marked that are being drained: Serve says so of the replicas there, Ray does not."""
+    cells = serve.cells if not isinstance(serve, str) else ()
+    found = (replica for cell in cells for seen in cell.deployments for replica in seen.replicas)
+    drained = {replica.node for replica in found if replica.is_migrating}
+    return tuple(replace(node, is_draining=True) if node.id in drained else node for node in nodes)
 
 
 async def _attempt(call: Awaitable[Answer]) -> Answer | str:

@@ -50,6 +50,8 @@ class Replica:
     id: str
     state: ReplicaState
     node: str = ""
+    is_migrating: bool = False
+    """It answers, and its node is being drained."""
 
     @property
     def is_homeless(self) -> bool:

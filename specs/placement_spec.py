@@ -33,6 +33,12 @@ def _zones(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _is_spread(value: bool) -> bool:
+    if not value:
+        raise ValueError("replicas in zones are always spread: leave zones out and write a label_selector instead")
+    return value
+
+
 Zones = Annotated[tuple[str, ...], AfterValidator(_zones)]
 
 
@@ -41,7 +47,9 @@ class ZonesSpec(CamelModel):
 
     refused: ClassVar[dict[str, str]] = {"max": "zones are limited by include and exclude: write those"}
 
-    spread: Literal[True] = Field(default=True, description="Replicas are spread evenly; leave zones out to not do so.")
+    spread: Annotated[bool, AfterValidator(_is_spread)] = Field(
+        default=True, description="Replicas are spread evenly; leave zones out to not do so."
+    )
     min: int = Field(
         default=1,
         ge=1,

@@ -240,13 +240,14 @@ def cell(
     seen: bool = True,
     building: bool = False,
     died: int = 0,
+    zone: str | None = None,
     **memory: Any,
 ) -> tuple[CellMemory, CellSeen | None, LaneSeen | None]:
     """Return one cell with one deployment; `weight` None: it has no lane. `memory` are fields of CellMemory.
 
     `died` replicas were seen before and are gone.
     """
-    key = CellKey(service=name, revision=version)
+    key = CellKey(service=name, revision=version, zone=zone)
     target = ready + starting if target is None else target
     states = [ReplicaState.RUNNING] * ready + [ReplicaState.STARTING] * starting + [ReplicaState.STOPPING] * stopping
     replicas = tuple(Replica(id=f"{key.name}-{number}", state=state, node="n1") for number, state in enumerate(states))

@@ -29,13 +29,16 @@ _UNPLACED = re.compile(r"have taken more than \d+s to be scheduled")
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
+MIGRATING = "PENDING_MIGRATION"
+"""Serve's word for a replica on a node that is being drained: Ray's list of nodes does not tell of that."""
+
 REPLICA_STATES = {
     "STARTING": ReplicaState.STARTING,
     # Being reconfigured: Serve sends it nothing meanwhile.
     "UPDATING": ReplicaState.STARTING,
     "RUNNING": ReplicaState.RUNNING,
     # Its node drains and a replacement starts; it serves until that is there.
-    "PENDING_MIGRATION": ReplicaState.RUNNING,
+    MIGRATING: ReplicaState.RUNNING,
     # Serve's controller restarted and has not asked it yet. It serves on; to take it for lost would empty the
     # routes of the whole cluster each time that the controller restarts.
     "RECOVERING": ReplicaState.RUNNING,
@@ -185,7 +188,12 @@ def _to_cell(application: ApplicationDetails, endpoints: tuple[Endpoint, ...]) -
 
 def _to_deployment(deployment: DeploymentDetails, *, is_ingress: bool) -> DeploymentSeen:
     replicas = (
-        Replica(id=replica.replica_id, state=REPLICA_STATES[replica.state], node=replica.node_id or "")
+        Replica(
+            id=replica.replica_id,
+            state=REPLICA_STATES[replica.state],
+            node=replica.node_id or "",
+            is_migrating=replica.state == MIGRATING,
+        )
         for replica in deployment.replicas
         if replica.state in REPLICA_STATES and not _holds_nothing(replica)
     )

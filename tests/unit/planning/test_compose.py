@@ -62,3 +62,26 @@ def test_a_count_of_zero_cannot_be_written_and_leaves_what_serves_document_says(
     document = canonical_json({"name": "x", "deployments": [{"name": "Echo", "num_replicas": 4}]})
     made = replace(memory, config=config, counts={"Echo": 0})
     assert json.loads(with_counts(made, replace(seen, config=document)))["deployments"][0]["num_replicas"] == 4
+
+
+def test_a_cell_in_a_zone_is_kept_there_beside_what_its_deployments_ask_for() -> None:
+    listed = [
+        {"name": "Plain", "ray_actor_options": {"num_cpus": 1, "label_selector": {"pool": "gpu"}}},
+        {
+            "name": "Fallback",
+            "ray_actor_options": {"num_cpus": 1, "fallback_strategy": [{"label_selector": {"pool": "cpu"}}]},
+        },
+        {"name": "Group", "placement_group_bundles": [{"CPU": 1}, {"CPU": 1}]},
+    ]
+    template = {"import_path": "a:b", "deployments": listed}
+    record = replace(revision("v1"), template=canonical_json(template))
+    key = CellKey(service="chat", revision="v1", zone="a")
+    plain, fallback, group = json.loads(compose_config(record, key, "", autoscaled=False))["deployments"]
+    zone = {"ray.io/availability-zone": "a"}
+    assert plain["ray_actor_options"] == {"num_cpus": 1, "label_selector": {"pool": "gpu", **zone}}
+    assert fallback["ray_actor_options"]["label_selector"] == zone
+    assert fallback["ray_actor_options"]["fallback_strategy"] == [{"label_selector": {"pool": "cpu", **zone}}]
+    assert group["placement_group_bundle_label_selector"] == [zone]
+    assert "ray_actor_options" not in group
+    made = replace(cell("v1")[0], key=key, config=compose_config(record, key, "", autoscaled=False))
+    assert recompose_config(record, made) == made.config

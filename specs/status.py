@@ -87,6 +87,17 @@ class CellState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ZoneStatus:
+    """One zone of a service that is spread. `message` says why it has no replica, "" when it has some."""
+
+    zone: str
+    state: str
+    ready: int
+    weight: float
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrafficStatus:
     """Requests of one revision; quantiles in seconds."""
 
@@ -150,6 +161,8 @@ class ServiceStatus:
     """The revision that Git (or an operator's rollback) wants."""
     analysis: AnalysisStatus | None = None
     """None when nothing is analysed now."""
+    zones: tuple[ZoneStatus, ...] = ()
+    """Of a service that is spread over zones; replicas are summed over its deployments and revisions."""
 
 
 @dataclass(frozen=True, kw_only=True)

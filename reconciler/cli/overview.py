@@ -67,6 +67,8 @@ def service_text(cluster: ClusterStatus, service: ServiceStatus, now: datetime) 
         parts += ["", *_analysis(service.analysis)]
     if view.cells:
         parts += ["", _cells(view)]
+    if service.zones:
+        parts += ["", _zones(service)]
     if view.quarantine is not None:
         parts += ["", *_quarantine(service, view.quarantine.reason, view.quarantine.message)]
     return "\n".join(parts)
@@ -199,6 +201,20 @@ def _cells(view: views.ServiceView) -> str:
         for cell in view.cells
     ]
     return table(["CELL", "STATUS", "SHARE", "READY"], rows, right=frozenset({2}))
+
+
+def _zones(service: ServiceStatus) -> str:
+    rows = [
+        [
+            found.zone,
+            toned(found.state, "good" if found.state == "open" else "warn"),
+            str(found.ready),
+            percent(found.weight),
+            found.message or "-",
+        ]
+        for found in service.zones
+    ]
+    return table(["ZONE", "STATE", "READY", "SHARE", "UNUSED BECAUSE"], rows, right=frozenset({2, 3}))
 
 
 def _quarantine(service: ServiceStatus, reason: str, message: str) -> list[str]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from policies.layout import why_unused
 from policies.registry import unknown_policies
+from policies.rollout import layout_now
 from policies.verdicts import judgement
 from policies.view import ServiceView, view_of
 from reconciler.planning.drift import standing
@@ -30,6 +32,7 @@ from specs.status import (
     StepStatus,
     Sync,
     TrafficStatus,
+    ZoneStatus,
 )
 
 BLIND = frozenset({Reason.RAY_UNREACHABLE, Reason.GATEWAY_UNREACHABLE})
@@ -138,6 +141,7 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: s
         labels=view.spec.labels,
         target=view.wanted.id,
         analysis=_analysis(view),
+        zones=_zones(view),
     )
     return replace(status, conditions=_conditions(view, status, last, drift))
 
@@ -273,6 +277,21 @@ def _cells(view: ServiceView) -> tuple[CellState, ...]:
         )
         for cell in view.cells
     )
+
+
+def _zones(view: ServiceView) -> tuple[ZoneStatus, ...]:
+    if view.spec.placement.zones is None or not view.world.observed.complete:
+        return ()
+    unused = why_unused(view, layout_now(view))
+    states = {entry.site.zone or "": entry.state.value for entry in view.memory.sites}
+    return tuple(_zone(view, zone, state, unused.get(zone, "")) for zone, state in sorted(states.items()))
+
+
+def _zone(view: ServiceView, zone: str, state: str, message: str) -> ZoneStatus:
+    cells = [cell for cell in view.cells if cell.memory.key.zone == zone]
+    weight = sum(cell.lane.weight for cell in cells if cell.lane is not None)
+    ready = sum(len(cell.serving(name)) for cell in cells for name in cell.deployments)
+    return ZoneStatus(zone=zone, state=state, ready=ready, weight=weight * 100 / FULL, message=message)
 
 
 def _traffic(view: ServiceView, seen: tuple[TrafficSeen, ...]) -> Mapping[str, TrafficStatus]:

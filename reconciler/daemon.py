@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from reconciler.adapters import state_folder
+from reconciler.adapters.api_tokens import TokenFile
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.gates import HttpGates
 from reconciler.adapters.git import GitSettings, GitSource
@@ -50,7 +51,7 @@ from reconciler.planning.moment import Surroundings
 from reconciler.ports import CompactionPorts, NodeProvider, Ports
 from reconciler.settings import GatewayMode, Secret, Settings
 from reconciler.telemetry import Metrics, setup_logging, setup_tracing
-from reconciler.trust_settings import ForcePush, prune_limits
+from reconciler.trust_settings import ForcePush, ReadAccess, prune_limits
 from specs.world import World
 
 log = structlog.get_logger("heliostat")
@@ -103,11 +104,16 @@ async def serve(settings: Settings) -> None:
     state_folder.prepare(settings.state)
     async with AsyncExitStack() as stack:
         stack.enter_context(FileLease(settings.state))
-        api = ApiServer(settings.listen)
+        api = ApiServer(settings.listen, settings.listen_tls)
         stack.callback(api.close)
         fittings = await stack.enter_async_context(_fitted(settings))
         state_folder.announce(settings.state, settings.server, state_folder.default_folder(os.environ))
-        access = Access(token=Secret(state_folder.api_token(settings.state)), hosts=settings.allowed_hosts)
+        access = Access(
+            token=Secret(state_folder.api_token(settings.state)),
+            hosts=settings.allowed_hosts,
+            find=TokenFile(settings.state).find,
+            reads_need_token=settings.read_access is ReadAccess.TOKEN,
+        )
         app = make_app(fittings.desk, access, fittings.clock, _webhooks(fittings))
         log.info("started", repo=settings.repo_shown, branch=settings.branch, ray=settings.ray, page=settings.server)
         compactor = Compactor(await stack.enter_async_context(_compaction(fittings)), fittings.last.world)

@@ -151,7 +151,7 @@ class Settings(TrustSettings, NodeSettings):
     @property
     def server(self) -> str:
         """Return the API's base URL for clients on this machine."""
-        return f"http://{self.listen.reachable}"
+        return f"{'https' if self.listen_tls else 'http'}://{self.listen.reachable}"
 
     @property
     def public_url(self) -> str:

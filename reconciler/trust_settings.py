@@ -71,6 +71,13 @@ class ForcePush(StrEnum):
     ALLOW = "allow"
 
 
+class ReadAccess(StrEnum):
+    """Who may read what the daemon tells."""
+
+    OPEN = "open"
+    TOKEN = "token"  # noqa: S105 (a word, not a secret)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrustSettings:
     """The fields of `Settings` about trust. Each is also a flag, an environment variable and a TOML key."""
@@ -81,6 +88,10 @@ class TrustSettings:
     """The token that GitLab sends along."""
     webhook_generic_secret_file: tuple[Secret, ...] = ()
     """What others sign their webhooks with."""
+    listen_tls: Path | None = None
+    """PEM file with certificate and key for the API; None serves plain HTTP."""
+    read_access: ReadAccess = ReadAccess.OPEN
+    """Who may read the API and the page."""
     allowed_signers: Path | None = None
     """Who may sign commits with SSH keys, as ssh-keygen's ALLOWED SIGNERS; with it only signed ones are followed."""
     allowed_gpg_keys: Path | None = None
@@ -139,6 +150,8 @@ OPTIONS = (
     Option(name="webhook_github_secret_file", metavar="FILE", help="Secret of GitHub's webhooks; a line each."),
     Option(name="webhook_gitlab_secret_file", metavar="FILE", help="Token of GitLab's webhooks; a line each."),
     Option(name="webhook_generic_secret_file", metavar="FILE", help="Secret of other webhooks; a line each."),
+    Option(name="listen_tls", metavar="PEM", help="Certificate and key: the API then speaks HTTPS."),
+    Option(name="read_access", metavar="open|token", help="Who may read the API and the page.  [default: open]"),
     Option(name="allowed_signers", metavar="FILE", help="Follow only commits that these SSH keys signed."),
     Option(name="allowed_gpg_keys", metavar="FILE", help="Follow only commits that these GPG keys signed."),
     Option(name="force_push", metavar="hold|allow", help="What to do about a rewritten branch.  [default: hold]"),
@@ -227,6 +240,13 @@ def _parse_force_push(text: object) -> ForcePush:
         raise ValueError("write hold or allow") from None
 
 
+def _parse_read_access(text: object) -> ReadAccess:
+    try:
+        return ReadAccess(str(text))
+    except ValueError:
+        raise ValueError("write open or token") from None
+
+
 def _parse_bool(text: object) -> bool:
     known = {"true": True, "false": False}
     if str(text).lower() not in known:
@@ -258,6 +278,8 @@ TRUST_PARSERS: Mapping[str, Callable[[object], Any]] = {
     "webhook_github_secret_file": parse_secrets,
     "webhook_gitlab_secret_file": parse_secrets,
     "webhook_generic_secret_file": parse_secrets,
+    "listen_tls": _parse_file,
+    "read_access": _parse_read_access,
     "allowed_signers": _parse_file,
     "allowed_gpg_keys": _parse_file,
     "force_push": _parse_force_push,

@@ -22,9 +22,9 @@ FIELDS = {"by": str, "why": str, "to": str, "full": bool}
 async def act(verb: Verb, request: Request) -> Response:
     """Accept a command: 202 with the id of its event. The daemon acts on it in its next tick."""
     access: Access = request.app.state.access
-    check_mutation(request, access)
+    grant = check_mutation(request, access)
     _check_is_json(request)
-    command = _read_command(verb, request.path_params["name"], await _read_body(request))
+    command = _read_command(verb, request.path_params["name"], await _read_body(request), grant.name)
     event = await backend_of(request).command(command)
     body = {"event": event, "service": command.service, "verb": command.verb.value}
     return JSONResponse(body, status_code=202, headers={"Location": f"/api/v1/events?since={max(0, event - 1)}"})
@@ -54,7 +54,7 @@ async def _read_body(request: Request) -> bytes:
     return body
 
 
-def _read_command(verb: Verb, service: str, body: bytes) -> Command:
+def _read_command(verb: Verb, service: str, body: bytes, bearer: str) -> Command:
     given = _read_fields(body)
     if "to" in given and verb is not Verb.ROLLBACK:
         raise Problem(400, f"`to` belongs to rollback, not to {verb.value}")
@@ -63,7 +63,7 @@ def _read_command(verb: Verb, service: str, body: bytes) -> Command:
     return Command(
         verb=verb,
         service=service,
-        by=_line(given.get("by", ""), "by", LONGEST_BY) or "operator",
+        by=_line(given.get("by", ""), "by", LONGEST_BY) or bearer,
         why=_line(given.get("why", ""), "why", LONGEST_WHY),
         to=_line(given["to"], "to", 64) if "to" in given else None,
         full=given.get("full", False),

@@ -31,7 +31,7 @@ def make_app(backend: Backend, access: Access, clock: Clock, hooks: Webhooks | N
     """
     app = Starlette(
         routes=[*_pages(), *_reads(), *_acts(), *_webhooks()],
-        middleware=[Middleware(Guard, hosts=access.hosts)],
+        middleware=[Middleware(Guard, access=access, clock=clock)],
         exception_handlers=HANDLERS,
     )
     app.state.backend = backend

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -12,6 +14,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reconciler.api.problems import Problem, problem_response
+from reconciler.api.rates import USUAL, Limiter, Rate
+from reconciler.grants import Grant, Role
+from reconciler.ports import Clock
 from reconciler.settings import Secret
 
 UNGUARDED = frozenset({"/healthz", "/readyz"})
@@ -19,6 +24,10 @@ UNGUARDED = frozenset({"/healthz", "/readyz"})
 
 SIGNED = "/webhooks/"
 """What is below has a signature that no web page can make: its senders know the daemon by its public name."""
+
+READS = frozenset({"GET", "HEAD"})
+CHALLENGE = {"WWW-Authenticate": 'Basic realm="heliostat", charset="UTF-8"'}
+"""Browsers ask for a name (any) and a password (the token)."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -39,15 +48,28 @@ class Access:
 
     token: Secret
     hosts: tuple[str, ...] = ()
+    find: Callable[[str], Grant | None] = lambda token: None
+    """What one of the further tokens opens."""
+    reads_need_token: bool = False
+    rate: Rate = USUAL
+
+    def grant(self, text: str) -> Grant | None:
+        """Return what a token opens, None for nothing."""
+        if secrets.compare_digest(text.encode(), self.token.reveal().encode()):
+            return Grant(name="operator", role=Role.OPERATE)
+        return self.find(text)
 
 
 class Guard:
-    """ASGI middleware: refuses foreign Host headers, and adds the security headers to every answer."""
+    """ASGI middleware: who may ask at all, under which name and how often; security headers on every answer."""
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
-        """Wrap `app`; `hosts` are the allowed names."""
+    def __init__(self, app: ASGIApp, access: Access, clock: Clock) -> None:
+        """Wrap `app`."""
         self._app = app
-        self._hosts = frozenset(hosts)
+        self._access = access
+        self._hosts = frozenset(access.hosts)
+        self._clock = clock
+        self._limiter = Limiter(access.rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -60,15 +82,30 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+                if scope.get("scheme") == "https":
+                    headers.setdefault("Strict-Transport-Security", "max-age=31536000")
                 headers.setdefault("Cache-Control", "no-cache" if "etag" in headers else "no-store")
             await send(message)
 
-        host = Headers(scope=scope).get("host", "")
-        is_open = scope["path"] in UNGUARDED or scope["path"].startswith(SIGNED)
-        if is_open or is_known_host(host, self._hosts):
-            await self._app(scope, receive, send_guarded)
-        else:
-            await _misdirected(host)(scope, receive, send_guarded)
+        await (self._refusal(scope) or self._app)(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        """Return the answer to a request that goes no further, None for one that does."""
+        if scope["path"] in UNGUARDED:
+            return None
+        wait = self._limiter.wait((scope.get("client") or ("",))[0], self._clock.now())
+        if wait is not None:
+            seconds = str(math.ceil(wait.total_seconds()))
+            return problem_response(429, "this address asks too often", {"Retry-After": seconds})
+        if scope["path"].startswith(SIGNED):
+            return None
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not is_known_host(host, self._hosts):
+            return _misdirected(host)
+        if self._access.reads_need_token and scope["method"] in READS and _grant(headers, self._access) is None:
+            return problem_response(401, "reading needs a token here: heliostat token make", CHALLENGE)
+        return None
 
 
 def is_known_host(host: str, allowed: frozenset[str]) -> bool:
@@ -81,18 +118,38 @@ def is_known_host(host: str, allowed: frozenset[str]) -> bool:
     return name == "localhost" or _is_address(name) or name in allowed or host.lower() in allowed
 
 
-def check_mutation(request: Request, access: Access) -> None:
-    """Raise a Problem unless the request comes from our own page or from no page, with the right token."""
+def check_mutation(request: Request, access: Access) -> Grant:
+    """Return whose request it is. Raises a Problem unless it comes from no page or our own, with a token to operate."""
     origin = request.headers.get("origin")
     if origin is not None and origin.lower() != f"{request.url.scheme}://{request.headers.get('host', '').lower()}":
         raise Problem(403, f"requests from pages of {origin} are refused")
     if request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
         raise Problem(403, "requests from other sites' pages are refused")
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise _unauthorized("this needs the daemon's token: Authorization: Bearer TOKEN")
-    if not secrets.compare_digest(given.strip().encode(), access.token.reveal().encode()):
-        raise _unauthorized("this is not the daemon's token; it is in the file `token` of its state folder")
+    if request.headers.get("authorization", "").partition(" ")[0].lower() != "bearer":
+        # Browsers add a password that they know by themselves, also to requests that another page makes.
+        raise _unauthorized("this needs a token: Authorization: Bearer TOKEN")
+    grant = _grant(request.headers, access)
+    if grant is None:
+        raise _unauthorized(
+            "this is not the daemon's token, which is in the file `token` of its state folder, and none of those that "
+            "`heliostat token make` has made"
+        )
+    if grant.role is not Role.OPERATE:
+        raise Problem(403, f"the token {grant.name!r} may read only: this needs one with the role {Role.OPERATE}")
+    return grant
+
+
+def _grant(headers: Headers, access: Access) -> Grant | None:
+    """Return what a request's token opens: a bearer's, or the password that a browser has asked a person for."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return access.grant(given.strip())
+    if scheme.lower() == "basic":
+        try:
+            return access.grant(base64.b64decode(given, validate=True).decode().partition(":")[2])
+        except ValueError:
+            return None
+    return None
 
 
 def _unauthorized(detail: str) -> Problem:

@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import ssl
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 
 from reconciler.errors import Stalled
 from reconciler.settings import Address
 
+log = structlog.get_logger("heliostat")
+
+CERTIFICATE_GLANCE = 30.0
+"""Seconds between looks at the certificate's file."""
+MOST_REQUESTS = 1_000
+"""At once; more are answered 503 before they cost anything."""
 PATIENCE = 3
 """Seconds that open requests get at shutdown; streams and long polls end within one."""
 
@@ -22,8 +31,9 @@ PATIENCE = 3
 class ApiServer:
     """One listening socket and the application behind it."""
 
-    def __init__(self, address: Address) -> None:
-        """Bind `address` at once. Raises Stalled when that is not possible."""
+    def __init__(self, address: Address, tls: Path | None = None) -> None:
+        """Bind `address` at once; `tls` is a PEM file with certificate and key. Raises Stalled when it cannot be."""
+        self._tls = Certificate(tls) if tls is not None else None
         self._socket = _bind(address)
         self.address = replace(address, port=self._socket.getsockname()[1])
         """The address in use; its port is a real one even if 0 was asked for."""
@@ -40,9 +50,14 @@ class ApiServer:
             proxy_headers=False,
             timeout_graceful_shutdown=PATIENCE,
             ws="none",
+            limit_concurrency=MOST_REQUESTS,
         )
+        config.load()
+        if self._tls is not None:
+            config.ssl = self._tls.context
         server = _QuietServer(config)
         task = asyncio.ensure_future(server.serve(sockets=[self._socket]))
+        renewal = asyncio.ensure_future(self._tls.renewed() if self._tls else asyncio.sleep(0))
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -52,11 +67,41 @@ class ApiServer:
                 await task
             raise
         finally:
+            renewal.cancel()
             self._socket.close()
 
     def close(self) -> None:
         """Give the address back without having served."""
         self._socket.close()
+
+
+class Certificate:
+    """A certificate with its key in one PEM file; a file that is exchanged is taken over without a restart."""
+
+    def __init__(self, pem: Path) -> None:
+        """Raises Stalled when the file holds no certificate with its key."""
+        self._pem = pem
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._load()
+
+    def _load(self) -> None:
+        try:
+            self._seen = self._pem.stat().st_mtime_ns
+            # Tried on another context: one that fails halfway would leave a certificate without its key.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._pem)
+            self.context.load_cert_chain(self._pem)
+        except OSError as error:
+            raise Stalled(f"{self._pem} is no PEM file with a certificate and its key: {error}") from error
+
+    async def renewed(self) -> None:
+        """Load the file again whenever it was exchanged; one that is wrong leaves the certificate as it was."""
+        while True:
+            await asyncio.sleep(CERTIFICATE_GLANCE)
+            with suppress(OSError, Stalled):
+                if self._pem.stat().st_mtime_ns != self._seen:
+                    self._load()
+                    log.info("the API's certificate was exchanged", file=str(self._pem))
 
 
 class _QuietServer(uvicorn.Server):

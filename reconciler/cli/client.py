@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,22 +48,25 @@ class Daemon:
 
     def post(self, path: str, body: dict[str, Any], patience: float | None = None) -> Any:
         """Send a command with the daemon's token; `patience` is how many seconds its answer may take."""
-        token = self.token or _found_token(self.server)
-        if token is None:
+        if self._bearer() == {}:
             raise DaemonError(
                 f"no token for {self.server}: it is in the file `token` of the daemon's state folder. Give it with "
                 "HELIOSTAT_TOKEN or --token, or name the folder with HELIOSTAT_STATE"
             )
-        headers = {"Authorization": f"Bearer {token}"}
         waits = {"timeout": httpx.Timeout(patience, connect=3.0)} if patience is not None else {}
-        return self._answer("POST", path, json=body, headers=headers, **waits).json()
+        return self._answer("POST", path, json=body, **waits).json()
+
+    def _bearer(self) -> dict[str, str]:
+        """Return the header with the token that is given, or found on this machine for this very daemon."""
+        token = self.token or _found_token(self.server)
+        return {"Authorization": f"Bearer {token}"} if token is not None else {}
 
     def stream(self, path: str, *, since: int | None = None) -> Iterator[tuple[int, str, Any]]:
         """Yield (id, name, data) of server-sent events until the connection ends."""
-        headers = {"Last-Event-ID": str(since)} if since is not None else {}
+        headers = self._bearer() | ({"Last-Event-ID": str(since)} if since is not None else {})
         try:
             with (
-                httpx.Client(timeout=STREAM_PATIENCE, trust_env=False, verify=self._has_tls) as client,
+                httpx.Client(timeout=STREAM_PATIENCE, trust_env=False, verify=self._trusted) as client,
                 client.stream("GET", self._url(path), headers=headers) as response,
             ):
                 if response.is_error:
@@ -75,7 +79,9 @@ class Daemon:
     def _answer(self, method: str, path: str, **rest: Any) -> httpx.Response:
         rest = {"timeout": PATIENCE, **rest}
         try:
-            response = httpx.request(method, self._url(path), trust_env=False, verify=self._has_tls, **rest)
+            response = httpx.request(
+                method, self._url(path), trust_env=False, verify=self._trusted, headers=self._bearer(), **rest
+            )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
         if response.is_error:
@@ -85,9 +91,15 @@ class Daemon:
         return response
 
     @property
-    def _has_tls(self) -> bool:
+    def _trusted(self) -> ssl.SSLContext | bool:
         """Certificates are loaded, which takes a while, only where they are used."""
-        return self.server.startswith("https:")
+        if not self.server.startswith("https:"):
+            return False
+        authorities = os.environ.get("HELIOSTAT_CA_FILE")
+        try:
+            return ssl.create_default_context(cafile=authorities) if authorities else True
+        except OSError as error:
+            raise DaemonError(f"HELIOSTAT_CA_FILE: {authorities} holds no certificates: {error}") from error
 
     def _url(self, path: str) -> str:
         return f"{self.server}/api/v1{path}"

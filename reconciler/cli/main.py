@@ -28,6 +28,7 @@ VERBS = {
     "schema": Verb("schema", CHECK, "Print the JSON Schema of spec files, for editors."),
     "doctor": Verb("doctor", CHECK, "Check the cluster and this machine, and say how to mend what is wrong."),
     "cache": Verb("cache", START, "List, stage and remove the model weights that this node keeps."),
+    "token": Verb("token", START, "Make, list and revoke tokens of the API."),
     "status": Verb("look", LOOK, "Show all services, or one in detail."),
     "history": Verb("look", LOOK, "Show a service's ended rollouts."),
     "events": Verb("events", LOOK, "Show what happened, and what happens."),

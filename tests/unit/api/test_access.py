@@ -1,0 +1,260 @@
+"""Who may do what: tokens and roles, how often, and over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import ssl
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from reconciler.adapters import api_tokens
+from reconciler.adapters.api_tokens import TokenFile
+from reconciler.api.app import make_app
+from reconciler.api.guard import Access
+from reconciler.api.rates import MOST_ADDRESSES, Limiter, Rate
+from reconciler.api.server import ApiServer, Certificate
+from reconciler.cli.main import heliostat
+from reconciler.errors import Stalled
+from reconciler.grants import Grant, Role
+from reconciler.settings import Address, Secret
+from tests.unit.api.backends import MemoryBackend
+from tests.unit.api.serving import TOKEN, FixedClock
+
+NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
+
+
+def client(tokens: TokenFile, backend: MemoryBackend | None = None, **access: object) -> httpx.AsyncClient:
+    given = Access(token=Secret(TOKEN), find=tokens.find, **access)  # type: ignore[arg-type]
+    app = make_app(backend or MemoryBackend(), given, FixedClock())
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1:8484")
+
+
+def bearer(token: str) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def basic(token: str) -> Mapping[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"me:{token}".encode()).decode()}
+
+
+async def test_a_token_acts_by_its_role_and_under_its_name(tmp_path: Path) -> None:
+    tokens, backend = TokenFile(tmp_path), MemoryBackend()
+    reader = tokens.make("dashboard", Role.READ, NOW)
+    operator = tokens.make("pipeline", Role.OPERATE, NOW)
+    async with client(tokens, backend) as http:
+        path = "/api/v1/services/chat/pause"
+        refused = await http.post(path, json={}, headers=bearer(reader))
+        assert (refused.status_code, "may read only" in refused.json()["detail"]) == (403, True)
+        assert (await http.post(path, json={}, headers=bearer(operator))).status_code == 202
+        assert (await http.post(path, json={"by": "ann"}, headers=bearer(TOKEN))).status_code == 202
+        assert [command.by for command in backend.commands] == ["pipeline", "ann"]
+        for headers in (
+            basic(operator),
+            {},
+            bearer(operator[:-1]),
+            bearer(f"{operator}x"),
+            bearer("hst__"),
+            bearer(""),
+        ):
+            assert (await http.post(path, json={}, headers=headers)).status_code == 401
+        for page in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+            assert (await http.post(path, json={}, headers={**bearer(operator), **page})).status_code == 403
+        tokens.revoke("pipeline")
+        assert (await http.post(path, json={}, headers=bearer(operator))).status_code == 401
+    assert len(backend.commands) == 2
+
+
+async def test_reading_may_be_closed_and_probes_stay_open(tmp_path: Path) -> None:
+    tokens = TokenFile(tmp_path)
+    reader = tokens.make("dashboard", Role.READ, NOW)
+    async with client(tokens, reads_need_token=True) as http:
+        for path in ("/", "/metrics", "/api/v1/status", "/api/v1/events", "/api/v1/routes", "/static/page.css"):
+            answer = await http.get(path)
+            assert (path, answer.status_code) == (path, 401)
+            assert answer.headers["www-authenticate"].startswith("Basic")
+            assert (await http.get(path, headers=bearer("wrong"))).status_code == 401
+            for headers in (bearer(reader), basic(reader), bearer(TOKEN)):
+                assert (path, (await http.get(path, headers=headers)).status_code) == (path, 200)
+        assert (await http.head("/api/v1/status")).status_code in (401, 405)
+        assert (await http.get("/healthz")).status_code == 200
+        assert (await http.get("/readyz")).status_code == 200
+        for broken in ("Basic !!!", "Basic /w==", "Basic", "Digest x"):
+            assert (await http.get("/metrics", headers={"Authorization": broken})).status_code == 401
+
+
+async def test_every_answer_has_the_security_headers(tmp_path: Path) -> None:
+    async with client(TokenFile(tmp_path), reads_need_token=True, rate=Rate(per_second=1, burst=2)) as http:
+        answers = [await http.get("/metrics"), await http.get("/", headers=bearer(TOKEN)), await http.get("/")]
+    assert [answer.status_code for answer in answers] == [401, 200, 429]
+    for answer in answers:
+        for header in ("content-security-policy", "x-content-type-options", "x-frame-options", "referrer-policy"):
+            assert header in answer.headers
+        assert answer.headers["cache-control"] == "no-store"
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_token_is_kept_that_could_be_used(tmp_path: Path) -> None:
+    tokens = TokenFile(tmp_path)
+    made = tokens.make("pipeline", Role.OPERATE, NOW)
+    path = tmp_path / api_tokens.FILE
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert made.rpartition("_")[2] not in path.read_text()
+    (entry,) = json.loads(path.read_text())
+    assert tokens.find(f"hst_{entry['id']}_{entry['hash']}") is None
+    assert tokens.find(entry["hash"]) is None
+    assert tokens.find(made) == Grant(name="pipeline", role=Role.OPERATE)
+
+
+def test_every_look_up_compares_hashes_in_constant_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = TokenFile(tmp_path)
+    made = tokens.make("a", Role.READ, NOW)
+    compared: list[str] = []
+    real = api_tokens.hmac.compare_digest
+    monkeypatch.setattr(api_tokens.hmac, "compare_digest", lambda a, b: compared.append(b) or real(a, b))
+    for text in (made, made + "x", "hst_00000000_x", "", "_", "ünicode"):
+        tokens.find(text)
+    assert len(compared) == 6
+
+
+def test_names_are_unique_and_what_is_not_there_cannot_be_revoked(tmp_path: Path) -> None:
+    tokens = TokenFile(tmp_path)
+    tokens.make("a", Role.READ, NOW)
+    with pytest.raises(Stalled, match="already"):
+        tokens.make("a", Role.OPERATE, NOW)
+    with pytest.raises(Stalled, match="no token called"):
+        tokens.revoke("b")
+    tokens.revoke(tokens.all()[0].id)
+    assert tokens.all() == ()
+
+
+def test_a_broken_file_opens_nothing_and_keeps_the_daemons_own_token(tmp_path: Path) -> None:
+    tokens = TokenFile(tmp_path)
+    made = tokens.make("a", Role.OPERATE, NOW)
+    (tmp_path / api_tokens.FILE).write_text("[{]")
+    assert tokens.find(made) is None
+    assert Access(token=Secret(TOKEN), find=tokens.find).grant(TOKEN) is not None
+
+
+def test_the_command_line_makes_lists_and_revokes(tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(heliostat, ["token", "--state", str(tmp_path), *arguments])
+        return done.exit_code, done.output.strip()
+
+    daemon = TokenFile(tmp_path)
+    assert daemon.all() == ()
+    code, made = run("make", "my pipeline", "--role", "operate")
+    assert code == 0
+    assert daemon.find(made) == Grant(name="my pipeline", role=Role.OPERATE)
+    code, listed = run("list")
+    assert (code, "my pipeline" in listed, "operate" in listed) == (0, True, True)
+    assert made.rpartition("_")[2] not in listed
+    assert run("make", "my pipeline", "--role", "read")[0] == 1
+    assert run("make", "x", "--role", "admin")[0] == 2
+    assert run("make", "a\nb", "--role", "read")[0] == 2
+    assert run("revoke", "my pipeline")[0] == 0
+    assert daemon.find(made) is None
+    assert run("revoke", "my pipeline")[0] == 1
+
+
+# -- how often ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_bucket_empties_by_requests_and_fills_by_time() -> None:
+    limiter = Limiter(Rate(per_second=2, burst=3))
+    assert [limiter.wait("a", NOW) for _ in range(3)] == [None] * 3
+    assert limiter.wait("a", NOW) == timedelta(seconds=1)
+    assert limiter.wait("b", NOW) is None, "others are not kept waiting"
+    assert limiter.wait("a", NOW + timedelta(seconds=0.5)) is None
+    assert limiter.wait("a", NOW + timedelta(seconds=0.5)) is not None
+    assert limiter.wait("a", NOW - timedelta(days=1)) is not None, "a clock that was set back fills nothing"
+    assert [limiter.wait("a", NOW + timedelta(days=1)) for _ in range(4)].count(None) == 3
+
+
+def test_callers_without_number_fill_no_memory() -> None:
+    limiter = Limiter(Rate())
+    for number in range(MOST_ADDRESSES + 100):
+        limiter.wait(str(number), NOW)
+    assert len(limiter._buckets) == MOST_ADDRESSES
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+def certificate(folder: Path, name: str) -> Path:
+    pem, key = folder / f"{name}.crt", folder / f"{name}.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", key, "-out", pem, "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    both = folder / f"{name}.pem"
+    both.write_text(pem.read_text() + key.read_text())
+    return both
+
+
+async def test_the_api_speaks_tls_and_takes_a_new_certificate_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconciler.api.server.CERTIFICATE_GLANCE", 0.02)
+    served = certificate(tmp_path, "first")
+    server = ApiServer(Address(host="127.0.0.1", port=0), served)
+    app = make_app(MemoryBackend(), Access(token=Secret(TOKEN)), FixedClock())
+    task = asyncio.ensure_future(server.serve(app))
+    try:
+
+        async def trusting(pem: Path) -> httpx.Response:
+            tls = ssl.create_default_context(cafile=str(pem))
+            async with httpx.AsyncClient(verify=tls, trust_env=False) as http:
+                return await http.get(f"https://{server.address}/api/v1/status")
+
+        answer = await trusting(tmp_path / "first.crt")
+        assert answer.status_code == 200
+        assert answer.headers["strict-transport-security"]
+        with pytest.raises(httpx.HTTPError):
+            async with httpx.AsyncClient(trust_env=False) as http:
+                await http.get(f"http://{server.address}/api/v1/status")
+        served.write_text("half a file")
+        await asyncio.sleep(0.1)
+        assert (await trusting(tmp_path / "first.crt")).status_code == 200
+        second = certificate(tmp_path, "second")
+        served.write_text(second.read_text())
+        async with asyncio.timeout(5):
+            while True:
+                with suppress(httpx.ConnectError):
+                    await trusting(tmp_path / "second.crt")
+                    break
+                await asyncio.sleep(0.02)
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def test_a_file_without_a_key_does_not_start(tmp_path: Path) -> None:
+    certificate(tmp_path, "a")
+    with pytest.raises(Stalled, match="no PEM file with a certificate and its key"):
+        Certificate(tmp_path / "a.crt")
+
+
+def test_the_command_line_checks_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reconciler.cli.client import Daemon, DaemonError
+
+    assert Daemon(server="http://x")._trusted is False
+    assert Daemon(server="https://x")._trusted is True
+    certificate(tmp_path, "a")
+    monkeypatch.setenv("HELIOSTAT_CA_FILE", str(tmp_path / "a.crt"))
+    assert isinstance(Daemon(server="https://x")._trusted, ssl.SSLContext)
+    monkeypatch.setenv("HELIOSTAT_CA_FILE", str(tmp_path / "none"))
+    with pytest.raises(DaemonError, match="HELIOSTAT_CA_FILE"):
+        _ = Daemon(server="https://x")._trusted

@@ -82,7 +82,7 @@ class GitSource:
         self._refused = ("", "")
         self._looked_at: str | None = None
         self._notes: tuple[CommitNote, ...] = ()
-        self._told: tuple[object, ...] = ()
+        self._told: tuple[object, ...] = (None, False, ())  # as `_outlook` is before the first look
         self._read_at: datetime | None = None
         self._stamped_at: datetime | None = None
         self._problem = ""

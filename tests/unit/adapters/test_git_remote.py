@@ -54,6 +54,28 @@ async def test_reading_asks_the_host_nothing_while_somebody_waits_for_changes(or
     assert watched.requests == {("query", "ok"): 1, ("fetch", "ok"): 1}
 
 
+async def test_waiting_before_the_first_reading_lets_others_work(origin: Origin, tmp_path: Path) -> None:
+    """The daemon waits for changes and reads in tasks of their own: a wait that returned at once would starve it."""
+    origin.commit({"a.yaml": spec("a")})
+    for url in (f"file://{origin.folder}", str(origin.folder)):
+        watched = Watched(url, tmp_path / f"state-{len(url)}", interval=ONCE)
+        others = 0
+
+        async def work() -> None:
+            nonlocal others
+            while True:
+                await asyncio.sleep(0)
+                others += 1
+
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(work())
+            async with asyncio.timeout(5):
+                await watched.source.changed()
+            assert await watched.names() == ["a"]
+            working.cancel()
+        assert others > 0
+
+
 async def test_queries_are_spread_around_the_interval(origin: Origin, tmp_path: Path) -> None:
     origin.commit({"a.yaml": spec("a")})
     waits = set()

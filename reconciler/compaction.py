@@ -50,6 +50,11 @@ AT_WORK = timedelta(seconds=1)
 AT_REST = timedelta(seconds=15)
 """Between plans while nothing can be done: each asks Ray for all of its actors."""
 
+FRESH = timedelta(seconds=20)
+"""The loop looks every second or two. A look that is older is from before something that keeps it from looking."""
+
+OLD_LOOK = Wait(state="Blind", message="the cluster was not looked at for a while")
+
 POLICY = "nodes"
 """The only one that there is."""
 
@@ -131,12 +136,16 @@ class Compactor:
         if world is None:
             return False
         try:
-            wait = await self._step(world, _settings(world))
+            wait = await self._step(world, _settings(world)) if self._is_fresh(world) else OLD_LOOK
         except PortError as error:
             log.warning("compaction waits", reason=error.reason)
             wait = Wait(state="Waiting", message=error.reason)
         self.status = self._status(self._look, wait.state, wait.message)
         return bool(self._memory.drains)
+
+    def _is_fresh(self, world: World) -> bool:
+        """Return whether the loop's last look is recent enough to act on."""
+        return self._ports.clock.now() - world.now <= FRESH
 
     async def _step(self, world: World, settings: CompactionSettings) -> Wait:
         """Bring on what was begun; begin something if nothing is in the way."""
@@ -153,7 +162,7 @@ class Compactor:
                 return found
             begun = len(self._memory.drains)
             await self._take(found, world)
-            if len(self._memory.drains) <= begun:
+            if isinstance(found, BeginDrain) and len(self._memory.drains) <= begun:
                 return Wait(state="Waiting", message=self._last_word)
         return wait
 

@@ -1,10 +1,21 @@
-"""`make bench [ARGS="throughput pace webhook fleet gateway analysis compaction loading-serve"]`: measure."""
+"""`make bench [ARGS="throughput pace ..."]`: measure; the names are below."""
 
 from __future__ import annotations
 
 import sys
 
-from tests.bench import analysis, compaction, fleet, gateway_cost, loading_serve, pace, repository, throughput, webhook
+from tests.bench import (
+    analysis,
+    compaction,
+    compaction_ray,
+    fleet,
+    gateway_cost,
+    loading_serve,
+    pace,
+    repository,
+    throughput,
+    webhook,
+)
 
 BENCHMARKS = {
     "throughput": throughput.run,
@@ -15,6 +26,7 @@ BENCHMARKS = {
     "gateway": gateway_cost.run,
     "analysis": analysis.run,
     "compaction": compaction.run,
+    "compaction-ray": compaction_ray.run,
     "loading-serve": loading_serve.run,
 }
 

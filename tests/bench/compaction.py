@@ -47,12 +47,13 @@ class Timed:
 def run() -> None:
     """Measure and write docs/benchmarks/compaction.md and its chart."""
     timed = [_timed(machines, replicas, seed) for machines, replicas in SIZES for seed in SEEDS]
-    judged = [_judged(seed) for seed in range(CLUSTERS)]
+    found = [judged(seed) for seed in range(CLUSTERS)]
     _draw(timed)
-    _write(judged, timed)
+    _write(found, timed)
 
 
-def _judged(seed: int) -> Judged:
+def judged(seed: int) -> Judged:
+    """Plan one random cluster in all ways, and look for broken rules."""
     problem = with_room_for_reserves(random_cluster(seed))
     quick, product = plan(problem, 0), plan(problem, SOLVER_SECONDS)
     best = product if product.is_best else plan(problem, REFERENCE_SECONDS)
@@ -89,12 +90,12 @@ def _ratio(costs: Sequence[tuple[float, float]]) -> list[str]:
     return [f"{together:.4f}", f"{statistics.mean(ratios):.4f}", f"{max(ratios):.3f}", f"{equal} of {len(ratios)}"]
 
 
-def _write(judged: Sequence[Judged], timed: Sequence[Timed]) -> None:
-    quick = _ratio([(one.quick, one.exact) for one in judged])
-    product = _ratio([(one.product, one.exact) for one in judged])
-    saved = 1 - sum(one.product for one in judged) / sum(one.before for one in judged)
-    unproven = sum(not one.is_proven for one in judged)
-    broken = sum(one.broken for one in judged)
+def _write(found: Sequence[Judged], timed: Sequence[Timed]) -> None:
+    quick = _ratio([(one.quick, one.exact) for one in found])
+    product = _ratio([(one.product, one.exact) for one in found])
+    saved = 1 - sum(one.product for one in found) / sum(one.before for one in found)
+    unproven = sum(not one.is_proven for one in found)
+    broken = sum(one.broken for one in found)
     sizes = []
     for machines, _ in SIZES:
         of_size = [one for one in timed if one.machines == machines]

@@ -272,3 +272,15 @@ async def _brutal_days() -> None:
 async def test_the_day_would_show_a_node_that_is_killed_instead_of_drained() -> None:
     with pytest.raises(AssertionError, match=r"(chat|search|rank) at"):
         await _brutal_days()
+
+
+async def test_a_look_that_is_old_begins_nothing() -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=3))
+    await work.step()
+    compactor = work.compactor
+    assert compactor is not None
+    for _ in range(60):
+        work.sim.clock.jump(timedelta(seconds=1))
+        await compactor.turn()
+    assert (work.state, work.drains.asked) == ("Blind", [])

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import assert_never
+from functools import partial
+from typing import Any, assert_never
 
 import structlog
 
@@ -37,6 +38,7 @@ from specs.compaction import (
     CompactionSettings,
     CompactionStatus,
     DrainState,
+    GivenUp,
     NodeDrain,
     Order,
 )
@@ -58,6 +60,8 @@ OLD_LOOK = Wait(state="Blind", message="the cluster was not looked at for a whil
 POLICY = "nodes"
 """The only one that there is."""
 
+Change = Callable[[CompactionMemory], CompactionMemory]
+
 UNKNOWN = CompactionStatus(state="Blind", message="nothing was seen yet", enabled=False)
 NO_SETTINGS = CompactionSettings()
 
@@ -74,6 +78,7 @@ class Compactor:
         self._wake = asyncio.Event()
         self._look: Look | None = None
         self._last_word = ""
+        self._saving = asyncio.Lock()
         self.status = UNKNOWN
 
     async def load(self) -> None:
@@ -113,9 +118,8 @@ class Compactor:
     async def order(self, by: str) -> int:
         """Carry the plan out once, whatever `enabled` says; return the id of the event. Raises Retry or Stalled."""
         order = Order(by=by, at=self._ports.clock.now())
-        await self._save(
-            replace(self._memory, order=order), "CompactionOrdered", "the plan is to be carried out", by=by
-        )
+        text = "the plan is to be carried out"
+        await self._save(lambda memory: replace(memory, order=order), "CompactionOrdered", text, by=by)
         self._wake.set()
         newest = await self._ports.store.events(limit=1)
         return newest[-1].id if newest else 0
@@ -160,11 +164,22 @@ class Compactor:
             found = COMPACTION[POLICY](world, settings, self._memory, look.situation, (look.answer, look.refused))
             if isinstance(found, Wait):
                 return found
+            if isinstance(found, BeginDrain) and (changed := self._changed_since(look)):
+                return changed
             begun = len(self._memory.drains)
             await self._take(found, world)
             if isinstance(found, BeginDrain) and len(self._memory.drains) <= begun:
                 return Wait(state="Waiting", message=self._last_word)
         return wait
+
+    def _changed_since(self, look: Look) -> Wait | None:
+        """Check again, by what the loop has seen while the plan was made: a plan for another moment is no plan."""
+        world = self._world() or look.world
+        settings = _settings(world)
+        now = situation_of(world, settings, self._memory, self._settled, look.holdings)
+        if now.problem == look.situation.problem:
+            return obstacle(world, settings, self._memory)
+        return Wait(state="Waiting", message="the cluster changed while the plan was made")
 
     async def _planned(self, world: World, settings: CompactionSettings) -> Look:
         holdings = await self._ports.drains.holdings()
@@ -172,7 +187,7 @@ class Compactor:
         answer = await self._ports.planner.plan(situation.problem)
         nodes = {node.id: node for node in world.observed.nodes}
         refused = {node: await self._ports.provider.refusal(nodes[node]) for node in answer.freed}
-        return Look(world=world, situation=situation, answer=answer, refused=refused)
+        return Look(world=world, situation=situation, answer=answer, refused=refused, holdings=holdings)
 
     async def _forget(self, world: World) -> None:
         """Forget what was given up once its time is over, and nodes that are gone; Ray's drains last as the node."""
@@ -185,7 +200,7 @@ class Compactor:
             if entry.node in alive and (entry.is_draining or entry.until > world.now)
         )
         if kept != self._memory.given_up:
-            await self._save(replace(self._memory, given_up=kept))
+            await self._save(lambda memory: replace(memory, given_up=kept))
 
     async def _tell_again(self, world: World) -> None:
         """Tell Ray of drains that may not have reached it."""
@@ -196,23 +211,23 @@ class Compactor:
     async def _take(self, step: Step, world: World) -> None:
         match step:
             case BeginDrain(drain=drain):
-                drains = (*self._memory.drains, drain)
                 text = f"{drain.ip} is being emptied: {drain.replicas} replicas move"
-                await self._save(replace(self._memory, drains=drains), "NodeDrainBegun", text, by=drain.by)
+                begun = partial(_with_drain, drain=drain)
+                await self._save(begun, "NodeDrainBegun", text, by=drain.by)
                 await self._drain(drain, world)
             case NoteProgress(node=node, replicas=replicas):
-                await self._save(self._changed(node, replicas=replicas, progress_at=world.now))
+                await self._save(_changed(node, replicas=replicas, progress_at=world.now))
             case Release(node=node):
                 await self._release(node, world)
             case KeepAfterAll(node=node, why=why):
                 drain = self._drain_of(node)
                 text = f"{drain.ip} is empty, but not given back: {why}"
-                await self._save(self._without(node), "NodeKept", text, is_warning=True)
+                await self._save(partial(_without, node=node), "NodeKept", text, is_warning=True)
             case GiveUp(entry=entry):
-                memory = replace(self._without(entry.node), given_up=(*self._memory.given_up, entry))
-                await self._save(memory, "NodeDrainGivenUp", f"{entry.ip}: {entry.why}", is_warning=True)
+                text = f"{entry.ip}: {entry.why}"
+                await self._save(partial(_given_up, entry=entry), "NodeDrainGivenUp", text, is_warning=True)
             case EndOrder(why=why):
-                await self._save(replace(self._memory, order=None), "CompactionDone", why)
+                await self._save(lambda memory: replace(memory, order=None), "CompactionDone", why)
             case _:
                 assert_never(step)
 
@@ -228,42 +243,32 @@ class Compactor:
             entry = given_up(drain, error.reason, self._ports.clock.now(), is_draining=False)
             await self._take(GiveUp(entry=entry), world)
         else:
-            await self._save(self._changed(drain.node, state=DrainState.DRAINING, progress_at=self._ports.clock.now()))
+            now = self._ports.clock.now()
+            await self._save(_changed(drain.node, state=DrainState.DRAINING, progress_at=now))
 
     async def _release(self, node: str, world: World) -> None:
         """Give an empty node back. What its provider refuses for good is reported; the node stays drained."""
         drain = self._drain_of(node)
         if drain.state is not DrainState.EMPTY:
-            await self._save(self._changed(node, state=DrainState.EMPTY, replicas=0, progress_at=world.now))
+            await self._save(_changed(node, state=DrainState.EMPTY, replicas=0, progress_at=world.now))
         try:
             await self._ports.provider.release(drain.ip)
         except Stalled as error:
             entry = given_up(drain, f"it is empty, but not given back: {error.reason}", self._ports.clock.now())
             await self._take(GiveUp(entry=entry), world)
             return
-        memory = replace(self._without(node), freed=self._memory.freed + 1)
         took = self._ports.clock.now() - drain.since
         text = f"{drain.ip} is free after {took.total_seconds():.0f} s"
-        await self._save(memory, "NodeFreed", text, by=drain.by)
+        await self._save(partial(_freed, node=node), "NodeFreed", text, by=drain.by)
 
     def _drain_of(self, node: str) -> NodeDrain:
         found = self._memory.drain(node)
         assert found is not None
         return found
 
-    def _changed(self, node: str, **changes: object) -> CompactionMemory:
-        drains = tuple(
-            replace(drain, **changes) if drain.node == node else drain  # type: ignore[arg-type]
-            for drain in self._memory.drains
-        )
-        return replace(self._memory, drains=drains)
-
-    def _without(self, node: str) -> CompactionMemory:
-        return replace(self._memory, drains=tuple(drain for drain in self._memory.drains if drain.node != node))
-
     async def _save(
         self,
-        memory: CompactionMemory,
+        change: Change,
         kind: str = "",
         message: str = "",
         *,
@@ -273,14 +278,43 @@ class Compactor:
         """Save before anything is done about it; a save that fails ends the turn, and the next one decides anew."""
         now = self._ports.clock.now()
         told = Event(at=now, service="", kind=kind, message=message, by=by, is_warning=is_warning)
-        await self._ports.store.save(SaveMemory(compaction=memory, events=(told,) if kind else ()))
-        self._memory = memory
+        # An order may come in the middle of a turn: neither may undo what the other saves.
+        async with self._saving:
+            memory = change(self._memory)
+            await self._ports.store.save(SaveMemory(compaction=memory, events=(told,) if kind else ()))
+            self._memory = memory
         self._last_word = message
         if kind:
             (log.warning if is_warning else log.info)(kind, message=message, by=by)
 
     def _status(self, look: Look | None, state: str, message: str) -> CompactionStatus:
         return status_of(self._memory, _settings(self._world()), look, state=state, message=message)
+
+
+def _with_drain(memory: CompactionMemory, drain: NodeDrain) -> CompactionMemory:
+    return replace(memory, drains=(*memory.drains, drain))
+
+
+def _changed(node: str, **changes: Any) -> Change:
+    """Return what changes the drain of a node."""
+
+    def change(memory: CompactionMemory) -> CompactionMemory:
+        drains = (replace(drain, **changes) if drain.node == node else drain for drain in memory.drains)
+        return replace(memory, drains=tuple(drains))
+
+    return change
+
+
+def _without(memory: CompactionMemory, node: str) -> CompactionMemory:
+    return replace(memory, drains=tuple(drain for drain in memory.drains if drain.node != node))
+
+
+def _given_up(memory: CompactionMemory, entry: GivenUp) -> CompactionMemory:
+    return replace(_without(memory, entry.node), given_up=(*memory.given_up, entry))
+
+
+def _freed(memory: CompactionMemory, node: str) -> CompactionMemory:
+    return replace(_without(memory, node), freed=memory.freed + 1)
 
 
 def _settings(world: World | None) -> CompactionSettings:

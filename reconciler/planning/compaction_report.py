@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from policies.compaction.problem import Answer
 from policies.compaction.situation import MARKET_LABEL, Situation
-from specs.compaction import CompactionMemory, CompactionSettings, CompactionStatus, PlannedMove, PlannedNode
+from specs.compaction import CompactionMemory, CompactionSettings, CompactionStatus, Holding, PlannedMove, PlannedNode
 from specs.observed import Node
 from specs.world import World
 
@@ -20,6 +20,7 @@ class Look:
     situation: Situation
     answer: Answer
     refused: Mapping[str, str] = field(default_factory=dict)
+    holdings: tuple[Holding, ...] = ()
 
 
 def status_of(

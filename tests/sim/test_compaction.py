@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from random import Random
@@ -9,6 +10,7 @@ from random import Random
 import pytest
 
 import policies.compaction.steps
+from policies.compaction.problem import Answer, Problem
 from reconciler.errors import Retry, Stalled
 from specs.compaction import Holding
 from specs.windows import read_window
@@ -284,3 +286,38 @@ async def test_a_look_that_is_old_begins_nothing() -> None:
         work.sim.clock.jump(timedelta(seconds=1))
         await compactor.turn()
     assert (work.state, work.drains.asked) == ("Blind", [])
+
+
+async def test_an_order_in_the_middle_of_a_turn_loses_no_drain() -> None:
+    work = Compacting(4, 4, 4, settings=replace(SETTINGS, max_nodes_at_once=2))
+    await work.start(spec(size=3))
+    await work.run(10)
+    compactor = work.compactor
+    assert compactor is not None
+    original = work.drains.drain
+
+    async def drain(node: str, expected: Mapping[str, float], why: str) -> None:
+        await compactor.order("ada")
+        await original(node, expected, why)
+
+    work.drains.drain = drain  # type: ignore[method-assign]
+    await work.until(lambda: work.state == "Compact")
+    assert (work.alive, compactor.freed, work.drains.asked[0] in work.sim.nodes.nodes) == (1, 2, True)
+
+
+async def test_what_changes_while_a_plan_is_made_ends_the_plan() -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=3))
+    original = work.planner.plan
+
+    async def plan(problem: Problem) -> Answer:
+        answer = await original(problem)
+        if work.sim.clock.now() - began < timedelta(seconds=60):
+            work.push(spec("v2", size=3))
+            await work.sim.step()
+        return answer
+
+    began = work.sim.clock.now()
+    work.planner.plan = plan  # type: ignore[method-assign]
+    await work.run(20)
+    assert work.drains.asked == []

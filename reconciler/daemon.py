@@ -173,7 +173,7 @@ async def _compaction(fittings: _Fittings) -> AsyncIterator[CompactionPorts]:
         yield CompactionPorts(
             clock=fittings.clock,
             store=fittings.store,
-            drains=RayDrains(fittings.rest),
+            drains=RayDrains(fittings.rest, fittings.settings.cluster_python),
             provider=provider,
             planner=PlannerProcess(),
         )

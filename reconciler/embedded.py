@@ -223,6 +223,8 @@ class EmbeddedCluster:
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{self.drain.total_seconds():g}",
             **self._authentication,
             **self.environment,
+            # Ray's jobs run `python`: it is to be the one that Ray itself runs with.
+            "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
             "RAY_TMPDIR": self._temp_dir,
             "TMPDIR": self._temp_dir,
             MARK: os.path.basename(self._temp_dir),

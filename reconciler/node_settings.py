@@ -27,6 +27,8 @@ class NodeSettings:
     """The fields of `Settings` about nodes. Each is also a flag, an environment variable and a TOML key."""
 
     node_provider: NodeProviderKind = NodeProviderKind.NONE
+    cluster_python: str = "python"
+    """The Python on the cluster's head that has Ray: it drains nodes."""
     kuberay_cluster: str = ""
     """The name of the RayCluster."""
     kuberay_namespace: str = ""
@@ -35,6 +37,7 @@ class NodeSettings:
 
 OPTIONS = (
     Option(name="node_provider", metavar="none|kuberay", help="Who takes emptied nodes back.  [default: none]"),
+    Option(name="cluster_python", metavar="COMMAND", help="The Python on Ray's head that drains.  [default: python]"),
     Option(name="kuberay_cluster", metavar="NAME", help="The RayCluster that the nodes belong to."),
     Option(name="kuberay_namespace", metavar="NAME", help="Its namespace.  [default: the daemon's own]"),
 )
@@ -55,6 +58,7 @@ def _name(text: object) -> str:
 
 NODE_PARSERS: Mapping[str, Callable[[object], Any]] = {
     "node_provider": _kind,
+    "cluster_python": str,
     "kuberay_cluster": _name,
     "kuberay_namespace": _name,
 }

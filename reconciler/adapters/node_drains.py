@@ -61,9 +61,10 @@ class GroupRow(_Row):
 class RayDrains:
     """`ports.Drains` on a Ray cluster."""
 
-    def __init__(self, rest: RayRest) -> None:
-        """`rest` is Ray's dashboard."""
+    def __init__(self, rest: RayRest, python: str = "python") -> None:
+        """`rest` is Ray's dashboard, `python` the interpreter on the cluster's head that has Ray."""
         self._rest = rest
+        self._python = python
         self._jobs = RayJobs(rest)
 
     async def holdings(self) -> tuple[Holding, ...]:
@@ -82,7 +83,7 @@ class RayDrains:
 
     async def drain(self, node: str, expected: Mapping[str, float], why: str) -> None:
         """Drain a node unless more than `expected` of it is in use. Raises Stalled with the reason."""
-        job = await self._jobs.submit(command_line(node, expected, why))
+        job = await self._jobs.submit(command_line(node, expected, why, self._python))
         try:
             async with asyncio.timeout(DONE_WITHIN.total_seconds()):
                 seen = await self._ended(job)
@@ -114,11 +115,11 @@ class RayDrains:
         return rows
 
 
-def command_line(node: str, expected: Mapping[str, float], why: str) -> str:
+def command_line(node: str, expected: Mapping[str, float], why: str, python: str = "python") -> str:
     """Return what the job runs: the program's text, so that the cluster needs nothing of Heliostat's."""
     text = base64.b64encode(PROGRAM.read_bytes()).decode()
     starter = f"import base64;exec(compile(base64.b64decode('{text}'),'heliostat-drain','exec'))"
-    words = ["python", "-c", starter, node, json.dumps(dict(sorted(expected.items()))), why]
+    words = [python, "-c", starter, node, json.dumps(dict(sorted(expected.items()))), why]
     return " ".join(shlex.quote(word) for word in words)
 
 

@@ -80,6 +80,7 @@ def wait_compact(stage: Stage, within: float) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_a_spread_out_service_is_packed_onto_one_node_without_a_failed_request(own: Clusters) -> None:
     stage = own(("a", "b", "c"), 2.0)
     stage.deploy(sized(stage, "chat", 3), cluster=policy(compaction={**SETTINGS, "enabled": False}))

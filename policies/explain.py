@@ -77,6 +77,9 @@ def _candidate(view: ServiceView) -> Hold | None:
     if candidate is None or rollout is None:
         return None
     cells = view.cells_of(candidate)
+    if rollout.yields_to:
+        turn = f"{candidate} waits for room on the nodes, and gives way to {rollout.yields_to}, which goes first"
+        return _hold(view, Reason.INSUFFICIENT_RESOURCES, turn)
     if not cells:
         return _hold(view, Reason.CAPACITY_BUDGET, f"waiting for room to start {candidate}: {_room_text(view)}")
     short = shortages(view, candidate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from policies.room import is_weightless
 from policies.view import CellView, ServiceView
 from policies.way_back import baking_until
 from specs.decisions import Decision, Drain, EndOutgoing, ForgetCell, ForgetService, Retire
@@ -36,6 +37,13 @@ def retire_removed(view: ServiceView) -> tuple[Decision, ...]:
         return (ForgetService(service=view.name),)
     leaving = (cell for cell in view.cells if not cell.memory.is_retired and is_due(view, cell))
     return (*forget_gone(view), *(leave(view, cell, urgent=False) for cell in leaving))
+
+
+def withdraw(view: ServiceView) -> tuple[Decision, ...]:
+    """Take the candidate's cells away for a while, if they carry nothing: they are created again at its turn."""
+    if not is_weightless(view):
+        return ()
+    return tuple(leave(view, cell, urgent=False) for cell in view.cells_of(view.memory.candidate) if is_due(view, cell))
 
 
 def _may_go(view: ServiceView, outgoing: Outgoing) -> bool:

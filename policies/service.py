@@ -9,14 +9,15 @@ from policies.metrics import failed_metrics, silent_metric
 from policies.pacing import Veto
 from policies.registry import unknown_policies
 from policies.resources import shortages
-from policies.retirement import forget_gone, retire_outgoing, retire_removed
+from policies.retirement import forget_gone, retire_outgoing, retire_removed, withdraw
 from policies.revisions import asked_back, choose, judge
 from policies.rollout import advance, keep, move, route_as_is
+from policies.room import gives_way_to
 from policies.sites import too_few_zones
 from policies.verdicts import failed_analysis, lacks_requests
 from policies.view import ServiceView, view_of
 from policies.way_back import watch
-from specs.decisions import Decision, Hold, LimitSurge, Park, Proceed, RollBack, StartRollout
+from specs.decisions import Decision, GiveWay, Hold, LimitSurge, Park, Proceed, RollBack, StartRollout
 from specs.desired import Analysis, Pause
 from specs.reasons import Reason
 from specs.world import World
@@ -62,6 +63,8 @@ def _go_on(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
         return carry_on(view)
     if waits_for_a_person(view) or is_held_at_gate(view) or silent_metric(view) or stands(view):
         return (*_parked(view), *carry_on(view))
+    if turns := _take_turns(view):
+        return turns
     pin = view.memory.pin
     is_way_back = rollout.is_fast or (pin is not None and pin.revision == view.memory.candidate)
     allowed = _over_zones(view, veto)(Proceed(service=view.name, is_way_back=is_way_back))
@@ -84,6 +87,17 @@ def _over_zones(view: ServiceView, veto: Veto) -> Veto:
         return veto(decision)
 
     return checked
+
+
+def _take_turns(view: ServiceView) -> tuple[Decision, ...]:
+    """Give way to a rollout that waits for the same room and may hold a part of it; () while nobody is in the way."""
+    rollout, to = view.memory.rollout, gives_way_to(view) or ""
+    if rollout is None or is_frozen(view) or (not to and not rollout.yields_to):
+        return ()
+    said = (GiveWay(service=view.name, to=to),) if to != rollout.yields_to else ()
+    if not to:
+        return (*said, explain(view))
+    return (*said, *_parked(view), *withdraw(view), *stand(view))
 
 
 def stop_first(view: ServiceView) -> tuple[Decision, ...]:

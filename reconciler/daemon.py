@@ -38,6 +38,7 @@ from reconciler.api.app import make_app
 from reconciler.api.guard import Access
 from reconciler.api.server import ApiServer
 from reconciler.api.webhooks import Sender, Webhooks
+from reconciler.claim import Claim
 from reconciler.compaction import Compactor
 from reconciler.desk import Desk
 from reconciler.errors import PortError, Stalled
@@ -50,6 +51,7 @@ from reconciler.planner import Planner
 from reconciler.planning.moment import Surroundings
 from reconciler.ports import CompactionPorts, NodeProvider, Ports
 from reconciler.settings import GatewayMode, Secret, Settings
+from reconciler.standby import with_keeper
 from reconciler.telemetry import Metrics, setup_logging, setup_tracing
 from reconciler.trust_settings import ForcePush, ReadAccess, prune_limits
 from specs.world import World
@@ -104,6 +106,9 @@ async def serve(settings: Settings) -> None:
     state_folder.prepare(settings.state)
     async with AsyncExitStack() as stack:
         stack.enter_context(FileLease(settings.state))
+        claim = Claim(settings.state / "gateway")
+        stack.callback(claim.release)
+        await asyncio.to_thread(claim.take)
         api = ApiServer(settings.listen, settings.listen_tls)
         stack.callback(api.close)
         fittings = await stack.enter_async_context(_fitted(settings))
@@ -272,7 +277,8 @@ async def _is_direct(fittings: _Fittings) -> bool:
 
 async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
     settings = fittings.settings
-    gateway = HAProxyGateway(_gateway_settings(settings, direct=direct), fittings.clock)
+    gateway_settings = _gateway_settings(settings, direct=direct)
+    gateway = HAProxyGateway(gateway_settings, fittings.clock)
     tracer, journal = setup_tracing(), Journal()
 
     def ticked(tick: Tick) -> None:
@@ -283,7 +289,7 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
         tracer(tick)
 
     surroundings = Surroundings(gateway_url=settings.public_url, cluster=settings.cluster, prune=prune_limits(settings))
-    async with gateway.running():
+    async with gateway.running(), with_keeper(settings, gateway_settings, fittings.clock):
         reconciler = Reconciler(
             Ports(
                 clock=fittings.clock,

@@ -14,7 +14,7 @@ from policies.view import view_of
 from reconciler.apply import Results, apply
 from reconciler.errands import Errands
 from reconciler.errors import PortError
-from reconciler.observe import BuildWatch, OwnWrites, endpoints_of, is_direct, observe
+from reconciler.observe import ENDPOINT_INTERVAL, BuildWatch, OwnWrites, endpoints_of, is_direct, observe
 from reconciler.patience import Patience
 from reconciler.planning.compile import Compiled, compile_effects
 from reconciler.planning.moment import Surroundings
@@ -45,9 +45,6 @@ MOVING = timedelta(seconds=1)
 
 AT_ONCE = timedelta(milliseconds=100)
 """After decisions that only changed Memory: the next one may be due."""
-
-ENDPOINT_INTERVAL = timedelta(seconds=1)
-"""How late the gateway learns of new and stopping replicas."""
 
 
 class CommandRefused(Exception):

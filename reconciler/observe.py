@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from reconciler.errors import PortError
@@ -19,6 +19,9 @@ from specs.world import World
 Answer = TypeVar("Answer")
 
 NOTHING = Outward()
+
+ENDPOINT_INTERVAL = timedelta(seconds=1)
+"""How late the gateway learns of new and stopping replicas."""
 
 
 async def observe(ports: Ports, reading: Reading, memory: Memory, outward: Outward = NOTHING) -> World:

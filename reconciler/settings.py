@@ -125,6 +125,8 @@ class Settings(TrustSettings, NodeSettings):
     gateway_mode: GatewayMode = GatewayMode.AUTO
     gateway_lanes: int = 256
     """Cells that can have traffic at once without a reload of HAProxy."""
+    gateway_keeper: bool = True
+    """Whether a small process goes on with the gateway's endpoints while no daemon runs."""
     gateway_url: str = ""
     """The gateway as replicas see it (`HELIOSTAT_GATEWAY_URL` in every cell); "" derives it from `gateway`."""
     prometheus: str = ""
@@ -195,6 +197,13 @@ def _parse_lanes(text: object) -> int:
     return int(str(text))
 
 
+def _parse_switch(text: object) -> bool:
+    switch = {"on": True, "off": False, "true": True, "false": False}.get(str(text).lower())
+    if switch is None:
+        raise ValueError("write on or off")
+    return switch
+
+
 def _parse_cluster(text: object) -> str:
     if not _CLUSTER.fullmatch(str(text)):
         raise ValueError("write lower-case letters, digits and dashes, at most 40")
@@ -256,6 +265,7 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "gateway_tls": _parse_file,
     "gateway_mode": _choice(GatewayMode),
     "gateway_lanes": _parse_lanes,
+    "gateway_keeper": _parse_switch,
     "gateway_url": _parse_url,
     "prometheus": _parse_url,
     "allow_hosts": _parse_allowed,

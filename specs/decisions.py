@@ -84,6 +84,14 @@ class LimitSurge:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GiveWay:
+    """The rollout lets go what it holds of the room that it shares with another one's; "" ends that."""
+
+    service: str
+    to: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Park:
     """The rollout stands still for a person, a window or somebody else: it no longer counts as moving."""
 
@@ -343,6 +351,7 @@ Decision = (
     | SetCapacity
     | SetWeights
     | LimitSurge
+    | GiveWay
     | Park
     | Proceed
     | EnterStep

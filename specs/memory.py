@@ -147,6 +147,8 @@ class Rollout:
     """What the measurements of the service's metrics came to since the candidate has had requests."""
     is_fast: bool = False
     """A revision that was good before and is still live goes straight to 100%."""
+    yields_to: str = ""
+    """The service that it gives way to: both wait for the same room on nodes, and only one may hold a part of it."""
     is_parked: bool = False
     """It stands still and does not count as moving; to go on it needs a place among those that move."""
 

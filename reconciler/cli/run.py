@@ -37,6 +37,7 @@ OPTIONS = (
     click.option("--gateway-tls", metavar="PEM", help="Certificate and key: the gateway then speaks HTTPS."),
     click.option("--gateway-mode", type=_one_of(GatewayMode), help="How replicas are reached."),
     click.option("--gateway-lanes", metavar="N", help="Cells with traffic at once without a reload.  [default: 256]"),
+    click.option("--gateway-keeper", metavar="on|off", help="A process for while no daemon runs.  [default: on]"),
     click.option("--gateway-url", metavar="URL", help="The gateway as replicas reach it.  [default: from --gateway]"),
     click.option("--prometheus", metavar="URL", help="Prometheus server that answers specs' metric queries."),
     click.option(

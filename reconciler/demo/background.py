@@ -58,6 +58,7 @@ class Daemon:
             "--cluster": "demo",
             # One person's own repository: whoever amends a commit here means it.
             "--force-push": "allow",
+            "--gateway-keeper": "off",  # It would outlive the demo.
             "--log-format": "console",
         }
         return ["run", *(word for option in options.items() for word in option)]

@@ -13,6 +13,7 @@ from specs.decisions import (
     EnterStep,
     FallBack,
     ForgetService,
+    GiveWay,
     HearGate,
     LatchFailure,
     LimitSurge,
@@ -163,6 +164,12 @@ def _told_of_moves(decision: Decision) -> tuple[str, str, str] | None:
             sizes = [f"{name} {count}" for name, count in sorted(counts.items())]
             sizes += [f"{name} {b.min_replicas}-{b.max_replicas}" for name, b in sorted(bounds.items())]
             return "CellCreated", f"{cell.name} with {', '.join(sizes) or 'its code counts'}", cell.revision
+        case GiveWay(to=to) if to:
+            return (
+                "GaveWay",
+                f"{to} waits for the same room and goes first; what this rollout holds of it goes",
+                "",
+            )
         case LimitSurge(limits=limits):
             return "SurgeLimited", f"no room on the nodes: old replicas stop first ({', '.join(sorted(limits))})", ""
         case SetCapacity(cell=cell, deployment=name, count=count, bounds=bounds):

@@ -25,6 +25,7 @@ from specs.decisions import (
     FallBack,
     ForgetCell,
     ForgetService,
+    GiveWay,
     HearGate,
     Hold,
     LatchFailure,
@@ -236,6 +237,11 @@ def _limit_surge(memory: ServiceMemory, decision: LimitSurge, moment: Moment) ->
     return replace(memory, surge=dict(decision.limits))
 
 
+def _give_way(memory: ServiceMemory, decision: GiveWay, moment: Moment) -> ServiceMemory:
+    rollout = replace(memory.rollout, yields_to=decision.to) if memory.rollout is not None else None
+    return replace(memory, rollout=rollout)
+
+
 def _park(memory: ServiceMemory, decision: Park, moment: Moment) -> ServiceMemory:
     return replace(memory, rollout=replace(memory.rollout, is_parked=True) if memory.rollout else None)
 
@@ -408,6 +414,7 @@ _CHANGES: dict[type, Callable[[ServiceMemory, Any, Moment], ServiceMemory]] = {
     SetCapacity: _set_capacity,
     SetWeights: _set_weights,
     LimitSurge: _limit_surge,
+    GiveWay: _give_way,
     Park: _park,
     Proceed: _proceed,
     EnterStep: _enter_step,

@@ -65,7 +65,22 @@ def still_answered(memory: ServiceMemory, new: DesiredService, rollout: Rollout 
         return kept
     by_step = {gate.name for gate in new.rollout.gates if gate.at is GateAt.BEFORE_STEP}
     same = rollout.step + 1 if rollout == memory.rollout else rollout.step
-    return tuple(call for call in kept if call.is_notice or call.gate not in by_step or call.step < same)
+    places = {weight: index for index, weight in reversed(list(enumerate(_weights(new)))) if weight is not None}
+    moved = (_moved(memory, call, places) if call.gate in by_step and call.step >= same else call for call in kept)
+    return tuple(call for call in moved if call is not None)
+
+
+def _weights(service: DesiredService) -> tuple[int | None, ...]:
+    return tuple(step.weight if isinstance(step, SetWeight) else None for step in service.rollout.steps)
+
+
+def _moved(memory: ServiceMemory, call: GateCall, places: Mapping[int, int]) -> GateCall | None:
+    """Return a yes at its weight's new place among the steps; None for what is to be asked anew."""
+    if call.is_notice:
+        return call
+    place = places.get(_weight(memory, call.step) or 0)
+    is_yes = call.state in (GateState.PASSED, GateState.OVERRULED)
+    return replace(call, step=place) if is_yes and place is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)

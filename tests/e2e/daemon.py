@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from reconciler.claim import end_keeper
 from tests.e2e.waiting import wait_for
 
 COMMAND = Path(sys.executable).parent / "heliostat"
@@ -102,6 +103,7 @@ class Daemon:
             self.stop()
         finally:
             self._client.close()
+            end_keeper(self.gateway_folder, signal.SIGKILL)
             _end(self.haproxy())
 
     def _is_ready(self) -> bool:

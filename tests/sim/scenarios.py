@@ -53,10 +53,19 @@ class Shape:
     """When others are asked; a dash before it means that they are only told."""
     asks: bool = False
     """Whether its spec has an `analysis` block."""
+    forms: tuple[Sizes, ...] = ()
+    """The deployments, and how they are scaled, of versions v1, v2, ... and of the last one; those of v0 if none."""
+
+    def sizes_at(self, version: int | str) -> Sizes:
+        """Return a version's deployments."""
+        if not self.forms or version == 0:
+            return self.sizes
+        return self.forms[-1] if isinstance(version, str) else self.forms[(version - 1) % len(self.forms)]
 
     def spec(self, name: str, version: int | str, *, plus: int = 0, suspend: bool = False) -> DesiredService:
         """Return the service at a version; `plus` changes its fixed counts."""
-        sizes = {k: max(1, size + plus) if isinstance(size, int) else size for k, size in self.sizes.items()}
+        listed = self.sizes_at(version)
+        sizes = {k: max(1, size + plus) if isinstance(size, int) else size for k, size in listed.items()}
         final = version == LAST
         wanted = service(
             name,
@@ -86,7 +95,8 @@ class Shape:
 
     def _args(self, version: int | str) -> dict[str, Any]:
         code = CODE[self.code[version % len(self.code)]] if isinstance(version, int) else {}
-        counts = {name: size if isinstance(size, int) else size[0] if size else 2 for name, size in self.sizes.items()}
+        listed = self.sizes_at(version)
+        counts = {name: size if isinstance(size, int) else size[0] if size else 2 for name, size in listed.items()}
         return {**code, "deployments": counts, "version": str(version)}
 
     def is_good(self, version: str) -> bool:
@@ -124,7 +134,8 @@ class Story:
 
 def _leaves_room(shape: Shape) -> bool:
     """The rule of the spec: surge and unavailable must not both round to 0; autoscaling needs surge."""
-    for name, size in shape.sizes.items():
+    sized = [entry for sizes in (shape.sizes, *shape.forms) for entry in sizes.items()]
+    for name, size in sized:
         counts = range(size[0], size[1] + 1) if isinstance(size, tuple) else (size,)
         for count in counts:
             if count is None:
@@ -164,6 +175,11 @@ shapes = st.builds(
     code=st.tuples(st.just("good"), *[st.sampled_from([*CODE, "good"])] * 3),
 ).filter(_leaves_room)
 
+reshaped = st.builds(
+    lambda shape, forms: replace(shape, forms=tuple(forms)), shapes, st.lists(sizes, min_size=1, max_size=4)
+)
+reshaped = reshaped.filter(_leaves_room)
+
 ORDERS = ("abort", "retry", "promote", "full", "pause", "rollback")
 PEOPLE = ("push", "push", "push", "revert", "scale", "suspend", "leave", *ORDERS)
 OUTAGES = ("ray", "gateway", "git", "writes", "disk", "clock")
@@ -184,8 +200,14 @@ gate_lists = st.sampled_from(
 gated_shapes = st.builds(lambda shape, gates: replace(shape, gates=gates), shapes, gate_lists)
 
 
-def stories(*whats: str, services: int = 2, acts: int = 8, gated: bool = False) -> st.SearchStrategy[Story]:
-    """Return random stories in which `whats` happen; `gated` ones ask others before they go on."""
+def stories(
+    *whats: str, services: int = 2, acts: int = 8, gated: bool = False, reshapes: bool = False
+) -> st.SearchStrategy[Story]:
+    """Return random stories in which `whats` happen; `gated` ones ask others before they go on.
+
+    With `reshapes` revisions differ in their deployments and in how these are scaled.
+    """
+    one = reshaped if reshapes else gated_shapes if gated else shapes
     act = st.builds(
         Act,
         after=st.sampled_from([0, 1, 3, 8, 20, 45]),
@@ -198,7 +220,7 @@ def stories(*whats: str, services: int = 2, acts: int = 8, gated: bool = False) 
         seed=st.integers(0, 3),
         drain=st.sampled_from([25, 25, 25, 100]),
         is_direct=st.sampled_from([True, True, True, False]),
-        shapes=st.lists(gated_shapes if gated else shapes, min_size=1, max_size=services).map(tuple),
+        shapes=st.lists(one, min_size=1, max_size=services).map(tuple),
         acts=st.lists(act, min_size=1, max_size=acts).map(tuple),
     )
 
@@ -313,7 +335,9 @@ class Teller:
 
     async def _scale(self, name: str, plus: int) -> None:
         was, self.plus[name] = self.plus[name], plus
-        if not _leaves_room(replace(self.shape(name), sizes=_sizes(self.shape(name).spec(name, 0, plus=plus)))):
+        shape = self.shape(name)
+        scaled = (_sizes(shape.spec(name, version, plus=plus)) for version in range(len(shape.forms) + 1))
+        if not all(_leaves_room(replace(shape, sizes=sizes, forms=())) for sizes in scaled):
             self.plus[name] = was
         self.push()
 

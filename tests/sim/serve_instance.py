@@ -77,6 +77,8 @@ class ServeInstance:
     top_level: dict[str, Any] = field(default_factory=dict)
     wanted: dict[tuple[str, str], int] = field(default_factory=dict)
     """What the autoscaler would like, by application and deployment."""
+    places_by_deployment: bool = False
+    """Whether room goes to one deployment of every application first; else to one application after the other."""
     on_tick: Callable[[], None] | None = None
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _ports: Iterator[int] = field(default_factory=lambda: itertools.cycle(PORTS))
@@ -263,7 +265,10 @@ class ServeInstance:
                 if replica.node in free:
                     for resource, amount in deployment.demand.items():
                         free[replica.node][resource] = free[replica.node].get(resource, 0.0) - amount
-        for deployment in self._deployments():
+        waiting = list(self._deployments())
+        if self.places_by_deployment:
+            waiting.sort(key=lambda deployment: deployment.name)
+        for deployment in waiting:
             for replica in deployment.waiting():
                 self._place_one(deployment, replica, free, now)
 

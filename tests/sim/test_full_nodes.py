@@ -27,10 +27,13 @@ def crowded(*cpus: float) -> Simulation:
     sim = Simulation()
     sim.nodes.nodes = {node.id: node for node in (make_node(n, "a", cpus=c) for n, c in enumerate(cpus, start=1))}
     sim.book.default = Behaviour(cpus=1.0)
+    sim.serve.instance.places_by_deployment = True
     return sim
 
 
-def spec(version: str, size: int = 2, name: str = "chat", **options: Any) -> DesiredService:
+def spec(version: str, size: int | dict[str, int] = 2, name: str = "chat", **options: Any) -> DesiredService:
+    if isinstance(size, dict):
+        options["args"] = {"deployments": size}
     return service(name, version, size, steps=steps(50), scale_down=0, deadline=60, max_request=20, **options)
 
 
@@ -112,6 +115,75 @@ async def test_counting_want_of_room_against_a_revision_is_found(monkeypatch: py
     monkeypatch.setattr(reconciler.planning.perceive, "shortages", lambda view, revision: ())
     with pytest.raises(AssertionError, match=r"want of room|blocked"):
         await _patience(crowded(2))
+
+
+async def _both_arrive(
+    sizes: list[dict[str, int]], spare: int, unavailable: int | str = 0, apart: int = 0
+) -> Simulation:
+    """Roll several services with several deployments out at once, on nodes that have `spare` places left."""
+    sim = crowded(*[1.0] * (sum(sum(size.values()) for size in sizes) + spare))
+    names = [f"s{number}" for number in range(len(sizes))]
+    versions = dict.fromkeys(names, "v1")
+
+    def push() -> None:
+        sim.push(*(spec(versions[n], s, n, unavailable=unavailable) for n, s in zip(names, sizes, strict=True)))
+
+    await sim.start()
+    push()
+    await sim.settle()
+    for name in names:
+        versions[name] = "v2"
+        push()
+        await sim.run(apart)
+    await sim.until(lambda: all(sim.memory(name).stable == "v2" for name in names), within=3000, what="all at v2")
+    await sim.settle(within=600)
+    taken_back = [entry for entry in sim.store._history if entry.outcome is Outcome.ROLLED_BACK]
+    assert not taken_back, "a good revision was taken back for want of room"
+    return sim
+
+
+PAIRS = [{"Echo": 1, "Backend": 1}, {"Echo": 1, "Backend": 1}]
+
+
+async def test_two_rollouts_that_each_hold_half_of_the_room_take_turns() -> None:
+    sim = await _both_arrive(PAIRS, 2)
+    gave = [event for event in sim.watch.events if event.kind == "GaveWay"]
+    assert {event.service for event in gave} == {"s1"}, "the eldest goes first"
+    assert "s0 waits for the same room and goes first" in gave[0].message
+
+
+async def test_without_turns_they_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies.service, "gives_way_to", lambda view: None)
+    with pytest.raises(AssertionError, match="not within"):
+        await _both_arrive(PAIRS, 2)
+
+
+async def test_first_deployments_that_each_hold_half_of_the_room_take_turns() -> None:
+    sim = crowded(*[1.0] * 4)
+    await sim.start()
+    sim.push(spec("v1", {"Echo": 2, "Backend": 2}, "a"), spec("v1", {"Echo": 2, "Backend": 2}, "b"))
+    done = lambda: sum(1 for name in ("a", "b") if sim.memory(name).stable == "v1") == 1  # noqa: E731
+    await sim.run(5)
+    await sim.until(done, within=900, what="one of them serves")
+    for number in range(5, 9):
+        sim.nodes.add(make_node(number, "a", cpus=1))
+    await sim.until(lambda: sim.memory("b").stable == sim.memory("a").stable == "v1", within=900, what="both serve")
+
+
+double_sizes = st.fixed_dictionaries({"Echo": st.integers(1, 3), "Backend": st.integers(1, 2)})
+
+
+@lives
+@given(
+    sizes=st.lists(double_sizes, min_size=2, max_size=3),
+    spare=st.integers(2, 4),
+    unavailable=st.sampled_from([0, 0, "50%"]),
+    apart=st.sampled_from([0, 1, 7, 40]),
+)
+async def test_rollouts_with_several_deployments_on_full_nodes_all_arrive(
+    sizes: list[dict[str, int]], spare: int, unavailable: int | str, apart: int
+) -> None:
+    await _both_arrive(sizes, spare, unavailable, apart)
 
 
 @lives

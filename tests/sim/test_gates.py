@@ -149,6 +149,17 @@ async def test_what_was_said_yes_to_is_not_asked_again_when_later_steps_change()
     assert len(sim.gates.asked) == asked
 
 
+async def test_a_yes_to_a_weight_holds_wherever_that_stands_among_other_steps() -> None:
+    sim = await begun(gate(), mood="yes", steps=steps(10, 20, "600", 50))
+    await sim.until(lambda: sim.weights().get("v2") == 20)
+    asked = len(sim.gates.asked)
+    sim.gates.mood = "no"
+    sim.push(spec("v2", gate(), steps=steps(5, 10, 15, 20, "600", 50)))
+    await sim.run(60)
+    assert len(sim.gates.asked) == asked, "a yes to 20% was forgotten"
+    assert sim.weights() == {"v1": 80, "v2": 20}
+
+
 async def test_a_no_stands_for_the_interval_and_is_asked_anew_under_another_key() -> None:
     sim = await begun(gate(interval=20), mood="no")
     await sim.until(lambda: sim.status().reason.value == "GateRefused")

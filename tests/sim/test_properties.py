@@ -105,6 +105,18 @@ async def test_everything_at_once(story: Story) -> None:
 
 
 @lives
+@given(story=stories("push", "push", "push", "revert", "scale", "demand", services=1, reshapes=True))
+async def test_revisions_with_other_deployments_and_other_ways_to_scale(story: Story) -> None:
+    await _tell(story)
+
+
+@lives
+@given(story=stories(*PEOPLE, *ACCIDENTS, services=2, acts=12, reshapes=True))
+async def test_everything_at_once_and_revisions_of_other_shapes(story: Story) -> None:
+    await _tell(story)
+
+
+@lives
 @given(story=stories("push", services=3, acts=1), limit=st.integers(1, 3))
 async def test_many_services_moving_at_once_all_finish(story: Story, limit: int) -> None:
     teller = Teller(story, moving=limit)

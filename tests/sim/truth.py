@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from specs.cells import CellKey, parse_cell_name
-from specs.desired import AutoScale, DesiredService, FixedScale
+from specs.desired import AutoScale, DesiredService, FixedScale, Scale
 from specs.placement import ANYWHERE, MOST_SITES, USABLE, ZoneFailure
 from specs.routes import FULL
 from specs.selectors import matches
@@ -91,17 +91,19 @@ class Truth:
         return min(FULL, int(carried * FULL))
 
     def target(self, spec: DesiredService, deployment: str) -> tuple[int, int]:
-        """Return the least and the most that a deployment's N can be."""
-        for listed in spec.revision.deployments:
-            if listed.name == deployment:
-                match listed.scale:
-                    case FixedScale(replicas=count):
-                        return self._tolerant(spec, count), self._tolerant(spec, count)
-                    case AutoScale() as auto:
-                        return self._tolerant(spec, auto.min_replicas), self._tolerant(spec, auto.max_replicas)
-                    case None:
-                        break
+        """Return the least and the most that a deployment's N can be.
+
+        While revisions differ in whether they have it, or in how it is scaled, it may be what any of them says.
+        """
         memory = self._sim.known(spec.name)
+        own = spec.revision.scale(deployment)
+        live = {cell.key.revision for cell in memory.cells} if memory else set()
+        records = [record for record in memory.revisions if record.id in live] if memory else []
+        others = [scale for record in records if (scale := record.scale(deployment)) and type(scale) is not type(own)]
+        ranges = [_range(scale) for scale in (own, *others) if scale is not None]
+        if ranges:
+            low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+            return self._tolerant(spec, low), self._tolerant(spec, high)
         learned = memory.learned.get(deployment, 1) if memory else 1
         return learned, learned
 
@@ -156,6 +158,14 @@ class Truth:
         for cell, app in self._cells(service, revision):
             if name in app.deployments:
                 yield cell, app.deployments[name]
+
+
+def _range(scale: Scale) -> tuple[int, int]:
+    match scale:
+        case FixedScale(replicas=count):
+            return count, count
+        case AutoScale():
+            return scale.min_replicas, scale.max_replicas
 
 
 def target_after(deployment: SimDeployment, entry: Mapping[str, Any]) -> int:

@@ -64,7 +64,7 @@ def still_answered(memory: ServiceMemory, new: DesiredService, rollout: Rollout 
     if rollout is None or memory.wanted.rollout.steps == new.rollout.steps:
         return kept
     by_step = {gate.name for gate in new.rollout.gates if gate.at is GateAt.BEFORE_STEP}
-    same = rollout.step + 1 if rollout == memory.rollout else rollout.step
+    same = rollout.step + 1 if rollout == memory.rollout else 0
     places = {weight: index for index, weight in reversed(list(enumerate(_weights(new)))) if weight is not None}
     moved = (_moved(memory, call, places) if call.gate in by_step and call.step >= same else call for call in kept)
     return tuple(call for call in moved if call is not None)

@@ -15,7 +15,7 @@ from datetime import timedelta
 from policies.resources import Shortage, free_resources, has_room, shortages, usable_nodes
 from policies.view import ServiceView, view_of
 from specs.memory import Rollout
-from specs.observed import DeploymentSeen, Node
+from specs.observed import Node, ReplicaState
 from specs.selectors import matches
 
 TURN = timedelta(minutes=30)
@@ -71,13 +71,18 @@ def is_weightless(view: ServiceView) -> bool:
 
 
 def _would_fit(view: ServiceView, waiting: Iterable[ServiceView]) -> bool:
-    """Return whether everything that a rollout waits for would have room if no other one held a part of it."""
+    """Return whether everything that a rollout waits for would have room if no other one held a part of it.
+
+    What is stopping is as good as gone: to count it would make whoever has just been given way to step back.
+    """
     nodes = {node.id: node for node in usable_nodes(view.world.observed)}
     room = {node: dict(resources) for node, resources in free_resources(view.world.observed).items()}
-    for other in waiting:
-        for seen in _released(other):
+    released = {cell for other in waiting for cell in _released(other)}
+    for cell in view.world.observed.cells:
+        for seen in cell.deployments:
             for replica in seen.replicas:
-                if replica.node in room:
+                goes = cell.name in released or replica.state is ReplicaState.STOPPING
+                if goes and replica.node in room:
                     for name, need in seen.needs.items():
                         room[replica.node][name] = room[replica.node].get(name, 0.0) + need
     needs = sorted(_needs(view), key=lambda need: -sum(need[0].values()))
@@ -95,12 +100,9 @@ def _placed(need: Need, nodes: Mapping[str, Node], room: dict[str, dict[str, flo
     return False
 
 
-def _released(view: ServiceView) -> Iterable[DeploymentSeen]:
-    """Return what a rollout would let go if it gave way whole; of one with weight nothing is counted on."""
-    if not is_weightless(view):
-        return ()
-    cells = view.cells_of(view.memory.candidate)
-    return (seen for cell in cells if cell.seen is not None for seen in cell.seen.deployments)
+def _released(view: ServiceView) -> Iterable[str]:
+    """Return the cells that a rollout would let go if it gave way whole; of one with weight nothing is counted on."""
+    return (cell.name for cell in view.cells_of(view.memory.candidate)) if is_weightless(view) else ()
 
 
 def _needs(view: ServiceView) -> list[Need]:

@@ -18,6 +18,7 @@ from reconciler.adapters.gates import HttpGates
 from reconciler.adapters.git import GitSettings, GitSource
 from reconciler.adapters.git_access import GitAccess
 from reconciler.adapters.git_trust import Trust
+from reconciler.adapters.herald import Form, Herald, Target
 from reconciler.adapters.kubernetes_secrets import KubernetesApi, KubernetesApiSecrets
 from reconciler.adapters.lease import FileLease
 from reconciler.adapters.node_drains import RayDrains
@@ -43,7 +44,7 @@ from reconciler.compaction import Compactor
 from reconciler.desk import Desk
 from reconciler.errors import PortError, Stalled
 from reconciler.gateway import GatewaySettings, HAProxyGateway
-from reconciler.journal import Journal
+from reconciler.journal import Journal, saved_events
 from reconciler.loop import Reconciler, Tick, WrongMode
 from reconciler.node_settings import NodeProviderKind
 from reconciler.observe import is_direct
@@ -95,6 +96,7 @@ class _Fittings:
     metrics: Metrics
     desk: Desk
     last: _Last
+    herald: Herald
 
 
 async def serve(settings: Settings) -> None:
@@ -125,8 +127,23 @@ async def serve(settings: Settings) -> None:
         fittings.last.compactor = app.state.compaction = compactor
         fittings.metrics.watch_compaction(compactor)
         await compactor.load()
-        await _until_told(_run(fittings, api.serve(app), compactor.run()))
+        await _until_told(_run(fittings, api.serve(app), compactor.run(), fittings.herald.run()))
         log.info("stopped; the gateway goes on with the last routes")
+
+
+def _herald(settings: Settings, clock: SystemClock, metrics: Metrics) -> Herald:
+    hooks = ((Form.WEBHOOK, settings.notify_webhook_file), (Form.SLACK, settings.notify_slack_file))
+    targets = [
+        Target(form=form, url=words[0], secret=words[1] if len(words) > 1 else None)
+        for form, listed in hooks
+        for words in listed
+    ]
+    if settings.commit_status is not None:
+        if not settings.commit_status_url:
+            raise Stalled("--commit-status needs --commit-status-url: the repository in the API of its host")
+        form, url = Form(settings.commit_status.value), Secret(settings.commit_status_url)
+        targets.append(Target(form=form, url=url, token_file=settings.commit_status_token_file))
+    return Herald(targets, clock, settings.cluster, count=metrics.count_notification)
 
 
 def _vault(settings: Settings) -> Vault:
@@ -243,6 +260,7 @@ async def _fitted(settings: Settings) -> AsyncIterator[_Fittings]:
                 policies=policies,
                 metrics=metrics,
                 desk=Desk(store, settings.cluster, metrics.render),
+                herald=_herald(settings, clock, metrics),
                 last=_Last(),
             )
         finally:
@@ -285,6 +303,7 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
         fittings.last.ticked(tick)
         fittings.desk.ticked(tick)
         journal.ticked(tick)
+        fittings.herald.take(saved_events(tick), tick.status, tick.world)
         fittings.metrics.observe_tick(tick, gateway)
         tracer(tick)
 

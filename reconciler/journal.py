@@ -8,11 +8,17 @@ import structlog
 
 from reconciler.loop import Tick
 from specs.effects import SaveMemory
+from specs.memory import Event
 
 log = structlog.get_logger("heliostat")
 
 LONGEST_MESSAGE = 2_000
 """A traceback's end names its cause; the whole of it is in the event."""
+
+
+def saved_events(tick: Tick) -> tuple[Event, ...]:
+    """Return the events that a turn has saved: others are not true yet."""
+    return tuple(event for effect in tick.results.done if isinstance(effect, SaveMemory) for event in effect.events)
 
 
 class Journal:
@@ -26,11 +32,9 @@ class Journal:
 
     def ticked(self, tick: Tick) -> None:
         """Write what is new in this turn."""
-        for effect in tick.results.done:
-            if isinstance(effect, SaveMemory):
-                for event in effect.events:
-                    tell = log.warning if event.is_warning else log.info
-                    tell(event.kind, service=event.service, message=event.message[-LONGEST_MESSAGE:], by=event.by)
+        for event in saved_events(tick):
+            tell = log.warning if event.is_warning else log.info
+            tell(event.kind, service=event.service, message=event.message[-LONGEST_MESSAGE:], by=event.by)
         self._tell_problem(tick.status.problem)
         self._tell_errors(tick.status.errors)
         self._tell_reasons({service.name: service.reason.value for service in tick.status.services}, tick)

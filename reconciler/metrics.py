@@ -144,6 +144,7 @@ class Metrics:
         )
         self._git = self._counter("git_requests", "Requests to the repository.", "kind", "outcome")
         self._webhooks = self._counter("webhooks", "Webhooks received.", "sender", "outcome")
+        self._notifications = self._counter("notifications", "Messages to others.", "form", "outcome")
         self._rollouts = self._counter("rollouts", "Ended rollouts.", "service", "outcome")
         self._rollbacks = self._counter("rollbacks", "Rollbacks.", "service", "reason")
         self._drift = self._counter("drift", "Changes in Serve that somebody else made.", "service", "field")
@@ -188,6 +189,10 @@ class Metrics:
     def count_webhook(self, sender: str, outcome: str) -> None:
         """Count one webhook: accepted, ignored, refused, malformed, too_large, or off."""
         self._webhooks.labels(sender, outcome).inc()
+
+    def count_notification(self, form: str, outcome: str) -> None:
+        """Count one message to others: told, failed, or dropped."""
+        self._notifications.labels(form, outcome).inc()
 
     def render(self) -> bytes:
         """Return everything in Prometheus' text format."""

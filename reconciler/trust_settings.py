@@ -71,6 +71,13 @@ class ForcePush(StrEnum):
     ALLOW = "allow"
 
 
+class CommitStatus(StrEnum):
+    """Who hosts the repository."""
+
+    GITHUB = "github"
+    GITLAB = "gitlab"
+
+
 class ReadAccess(StrEnum):
     """Who may read what the daemon tells."""
 
@@ -98,6 +105,16 @@ class TrustSettings:
     """The public GPG keys that commits may be signed with; with it only signed ones are followed."""
     force_push: ForcePush = ForcePush.HOLD
     """What happens when the branch is rewritten."""
+    notify_webhook_file: tuple[tuple[Secret, ...], ...] = ()
+    """Addresses that are told every event, each with the secret that its messages are signed with, if any."""
+    notify_slack_file: tuple[tuple[Secret, ...], ...] = ()
+    """Addresses of channels that are told what matters."""
+    commit_status: CommitStatus | None = None
+    """Whose API is told how far each commit has come; None: nobody's."""
+    commit_status_url: str = ""
+    """The repository in that API."""
+    commit_status_token_file: Path | None = None
+    """What opens that API; read at each call."""
     git_ssh_key: Path | None = None
     """The private key that the repository is opened with over SSH; None: what ssh finds by itself."""
     git_known_hosts: Path | None = None
@@ -155,6 +172,11 @@ OPTIONS = (
     Option(name="allowed_signers", metavar="FILE", help="Follow only commits that these SSH keys signed."),
     Option(name="allowed_gpg_keys", metavar="FILE", help="Follow only commits that these GPG keys signed."),
     Option(name="force_push", metavar="hold|allow", help="What to do about a rewritten branch.  [default: hold]"),
+    Option(name="notify_webhook_file", metavar="FILE", help="URLs that are told every event; URL [SECRET] a line."),
+    Option(name="notify_slack_file", metavar="FILE", help="URLs of channels that are told what matters."),
+    Option(name="commit_status", metavar="github|gitlab", help="Whose API is told how far commits have come."),
+    Option(name="commit_status_url", metavar="URL", help="The repository in that API."),
+    Option(name="commit_status_token_file", metavar="FILE", help="File with the token that opens that API."),
     Option(name="git_ssh_key", metavar="FILE", help="SSH key that opens the repository."),
     Option(name="git_known_hosts", metavar="FILE", help="Host keys that are accepted, and no others."),
     Option(name="git_token_file", metavar="FILE", help="File with a token that opens the repository over HTTPS."),
@@ -240,6 +262,25 @@ def _parse_force_push(text: object) -> ForcePush:
         raise ValueError("write hold or allow") from None
 
 
+def parse_targets(text: object) -> tuple[tuple[Secret, ...], ...]:
+    """Read a file of addresses, each with a secret behind it or not."""
+    path = Path(str(text)).expanduser()
+    try:
+        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+    if not lines or any(len(words) > 2 or not words[0].startswith(("https://", "http://")) for words in lines):
+        raise ValueError(f"{path}: write an address (https://...) in each line, and behind it a secret if it has one")
+    return tuple(tuple(map(Secret, words)) for words in lines)
+
+
+def _parse_commit_status(text: object) -> CommitStatus:
+    try:
+        return CommitStatus(str(text))
+    except ValueError:
+        raise ValueError("write github or gitlab") from None
+
+
 def _parse_read_access(text: object) -> ReadAccess:
     try:
         return ReadAccess(str(text))
@@ -283,6 +324,11 @@ TRUST_PARSERS: Mapping[str, Callable[[object], Any]] = {
     "allowed_signers": _parse_file,
     "allowed_gpg_keys": _parse_file,
     "force_push": _parse_force_push,
+    "notify_webhook_file": parse_targets,
+    "notify_slack_file": parse_targets,
+    "commit_status": _parse_commit_status,
+    "commit_status_url": _parse_url,
+    "commit_status_token_file": _parse_file,
     "git_ssh_key": _parse_file,
     "git_known_hosts": _parse_file,
     "git_token_file": _parse_file,

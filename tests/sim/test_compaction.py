@@ -14,8 +14,10 @@ from policies.compaction.problem import Answer, Problem
 from reconciler.errors import Retry, Stalled
 from specs.compaction import Holding
 from specs.windows import read_window
+from tests.builders import zones
 from tests.sim.compacting import SETTINGS, Compacting, spec
 from tests.sim.fake_nodes import make_node
+from tests.sim.test_zones import per_zone
 
 ONCE = replace(SETTINGS, enabled=False)
 
@@ -321,3 +323,22 @@ async def test_what_changes_while_a_plan_is_made_ends_the_plan() -> None:
     work.planner.plan = plan  # type: ignore[method-assign]
     await work.run(20)
     assert work.drains.asked == []
+
+
+async def test_a_service_over_zones_stays_spread_while_its_nodes_are_emptied() -> None:
+    work = Compacting(4, 4, 4, 4, 4, 4)
+    await work.start(spec(size=6, placement=zones(least=3)))
+    assert set(per_zone(work.sim).values()) == {2}
+    await work.until(lambda: bool(work.drains.asked))
+    while work.state != "Compact":
+        await work.step()
+        spread = [len([r for r in work.replicas() if r.is_serving and _zone(work, r.node) == zone]) for zone in "abc"]
+        assert min(spread) >= 2, f"{spread}\n{work.sim.describe()}"
+    assert sorted(node.zone or "" for node in work.sim.nodes.usable()) == ["a", "b", "c"]
+    assert work.least == {"chat": 6}
+    await work.run(300)
+    assert set(per_zone(work.sim).values()) == {2}, work.sim.describe()
+
+
+def _zone(work: Compacting, node: str) -> str | None:
+    return work.sim.nodes.nodes[node].zone

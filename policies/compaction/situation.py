@@ -37,6 +37,8 @@ class Situation:
     unsettled_until: datetime | None = None
     """When the next service counts as settled, if some service is waited for."""
     reserves: tuple[str, ...] = ()
+    swinging: tuple[str, ...] = ()
+    """Autoscaled services that have just changed their size: what they gave up they may want back."""
 
 
 def settle(world: World, before: Mapping[str, Settled]) -> Mapping[str, Settled]:
@@ -85,6 +87,7 @@ def situation_of(
         problem=problem,
         replicas=draft.replicas,
         unsettled_until=min(draft.waits, default=None),
+        swinging=tuple(sorted(draft.swinging)),
         reserves=tuple(f"{crowd.reserve} x {crowd.name}" for crowd in crowds if crowd.reserve),
     )
 
@@ -104,6 +107,7 @@ class _Draft:
     crowds: list[Crowd] = field(default_factory=list)
     surging: set[str] = field(default_factory=set)
     waits: list[datetime] = field(default_factory=list)
+    swinging: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Take the nodes that are there, those first that cannot go whatever is on them."""
@@ -139,6 +143,8 @@ class _Draft:
         why = f"a replica of {cell.name}, which is not Heliostat's, is on it" if service is None else self._why(service)
         for seen in cell.deployments:
             reason = why or self._why_deployment(cell, seen)
+            if service is not None and seen.is_autoscaled and not self._is_settled(service):
+                self.swinging.add(service.name)
             places = Counter(replica.node for replica in seen.replicas if replica.node in self.nodes)
             self.replicas.update(places)
             if reason:
@@ -185,13 +191,18 @@ class _Draft:
             return f"{service.name} is being removed"
         if service.name in self._moving or service.candidate or service.outgoing:
             return f"a rollout of {service.name} is under way"
-        known = self.settled.get(service.name)
-        until = known.since + self.settings.settle if known else None
-        if until is None or until > self.world.now:
-            if until is not None:
-                self.waits.append(until)
+        if not self._is_settled(service):
             return f"replicas of {service.name} changed less than {self.settings.settle} ago"
         return ""
+
+    def _is_settled(self, service: ServiceMemory) -> bool:
+        known = self.settled.get(service.name)
+        if known is None:
+            return False
+        until = known.since + self.settings.settle
+        if until > self.world.now:
+            self.waits.append(until)
+        return until <= self.world.now
 
     def _why_deployment(self, cell: CellSeen, seen: DeploymentSeen) -> str:
         running = seen.count(ReplicaState.RUNNING)

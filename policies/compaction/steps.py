@@ -165,6 +165,12 @@ def begin(
     plan: Plan,
 ) -> Step | Wait:
     """Return the next node to empty by a plan, or why there is none. The plan comes with what its provider refuses."""
+    if situation.swinging:
+        names = ", ".join(situation.swinging)
+        text = f"{names}, autoscaled, changed its size less than {settings.settle} ago"
+        return (
+            _at_work(memory) if memory.drains else Wait(state="Waiting", message=text, until=situation.unsettled_until)
+        )
     answer, refused = plan
     problem = situation.problem
     saving = problem.cost - answer.cost

@@ -197,5 +197,5 @@ class Compacting:
         return [event.kind for event in self.sim.store._events if not event.service]
 
 
-def spec(version: str = "v1", size: int = 6, name: str = "chat", **options: Any) -> DesiredService:
+def spec(version: str = "v1", size: Any = 6, name: str = "chat", **options: Any) -> DesiredService:
     return service(name, version, size, steps=steps(50), scale_down=0, max_request=20, **options)

@@ -342,3 +342,15 @@ async def test_a_service_over_zones_stays_spread_while_its_nodes_are_emptied() -
 
 def _zone(work: Compacting, node: str) -> str | None:
     return work.sim.nodes.nodes[node].zone
+
+
+async def test_an_autoscaled_service_is_left_alone_until_its_size_has_settled() -> None:
+    work = Compacting(4, 4, 4, settings=replace(SETTINGS, settle=timedelta(seconds=60)))
+    await work.start(spec(size={"Echo": (2, 8)}))
+    for wanted in (6, 3, 5, 2):
+        for key, _ in work.sim.watch.applications("chat"):
+            work.sim.serve.want(key.name, "Echo", wanted)
+        await work.run(45)
+        assert work.drains.asked == []
+    await work.until(lambda: work.state == "Compact")
+    assert (work.alive, work.serving("chat")) == (1, 2)

@@ -31,15 +31,21 @@ def drain(node: str, expected: "dict[str, float]", why: str) -> "dict[str, objec
     from ray.core.generated import autoscaler_pb2
 
     gcs = ray._raylet.GcsClient(address=services.canonicalize_bootstrap_address_or_die(None))
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    return drain_with(gcs, reason, (node, expected, why))
+
+
+def drain_with(gcs: "object", reason: int, wanted: "tuple[str, dict[str, float], str]") -> "dict[str, object]":
+    """Do it through a client of the GCS."""
+    node, expected, why = wanted
     surplus = _surplus(gcs, node, expected)
     if surplus is None:
-        return {"drained": False, "why": "Ray does not list the node"}
+        return {"drained": False, "why": "Ray does not tell what is in use on the node"}
     if surplus:
         used = ", ".join(f"{amount:g} {name}" for name, amount in sorted(surplus.items()))
         return {"drained": False, "why": f"something that is not Heliostat's uses {used} of it"}
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     # No deadline: until its replacement runs, a replica stays, however long that takes.
-    accepted, refusal = gcs.drain_node(node, reason, why, 0)
+    accepted, refusal = gcs.drain_node(node, reason, why, 0)  # type: ignore[attr-defined]
     return {"drained": True} if accepted else {"drained": False, "why": f"Ray refuses: {refusal}"}
 
 
@@ -61,11 +67,19 @@ def _used(gcs: "object", node: str) -> "dict[str, float] | None":
     reply = gcs.get_all_resource_usage(timeout=10)  # type: ignore[attr-defined]
     for row in reply.resource_usage_data.batch:
         if row.node_id.hex() == node:
-            total, left = dict(row.resources_total), dict(row.resources_available)
+            total = dict(row.resources_total) or _total(gcs, node)
+            left = dict(row.resources_available)
             # A placement group's share shows under names of its own beside the plain ones.
             counted = [name for name in total if not name.startswith(NOT_COUNTED) and "_group_" not in name]
-            return {name: total[name] - left.get(name, 0.0) for name in counted}
+            # Without totals nothing would seem to be in use: what cannot be seen is not taken for free.
+            return {name: total[name] - left.get(name, 0.0) for name in counted} if total else None
     return None
+
+
+def _total(gcs: "object", node: str) -> "dict[str, float]":
+    """Return what the node brought along; not every report of its use repeats that."""
+    known = gcs.get_all_node_info(timeout=10)  # type: ignore[attr-defined]
+    return next((dict(found.resources_total) for key, found in known.items() if key.hex() == node), {})
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ class Proposal:
     subject: str = ""
     files: Mapping[str, bytes] | None = None
     folders: tuple[Folder, ...] = ()
+    bases: Mapping[str, bytes] = field(default_factory=dict)
+    """Files beyond those, which they take something from."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Planner:
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
         commit = Commit(sha=proposal.commit, branch="", author="", subject=proposal.subject, committed_at=epoch)
         folders = _Folders({(folder.path, folder.keep_folder): folder.tree for folder in proposal.folders})
-        return await asyncio.to_thread(SpecReader().read, commit, proposal.files, folders)
+        return await asyncio.to_thread(SpecReader().read, commit, proposal.files, folders, proposal.bases.get)
 
     def _packaged(self, proposal: Proposal | None) -> Packaged:
         has_files = proposal is None or proposal.files is None

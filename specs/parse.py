@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from specs.application import application_packages, application_problems, metric_problems, rollout_problems
+from specs.asked import AskedIndex, no_file
 from specs.cluster_policy import ClusterPolicy
 from specs.dependencies import Need, circles
 from specs.desired import (
@@ -29,6 +30,7 @@ from specs.desired import (
     Step,
 )
 from specs.gates import Gate, GateAt, GateKind
+from specs.overlays import BASE, VARIABLES, Misfit, ReadFile, compose, is_composed
 from specs.placement_spec import placement_problems
 from specs.problems import Problem, describe, did_you_mean, validate
 from specs.revision import make_revision
@@ -45,11 +47,11 @@ from specs.service import (
     StepSpec,
     StickySpec,
 )
-from specs.yaml_marks import Document, Mark, Node, YamlFile, YamlProblem, read_yaml
+from specs.yaml_marks import Document, FiledMark, Mark, Node, YamlFile, YamlProblem, read_yaml
 
 __all__ = ["PackageIndex", "SpecReader", "Specs", "is_spec_file", "read_desired"]
 
-KINDS = ("Service", "ClusterPolicy")
+KINDS = ("Service", "ClusterPolicy", BASE, VARIABLES)
 
 MAX_MESSAGE = 500
 """Errors go to terminals, logs and the status page, a line each."""
@@ -129,10 +131,16 @@ class SpecReader:
         self._parsed: dict[bytes, YamlFile] = {}
         self._is_spec: dict[bytes, bool] = {}
 
-    def read(self, commit: Commit, files: Mapping[str, bytes], packages: PackageIndex) -> Specs:
-        """Return what `read_desired` does, with the documents."""
+    def read(
+        self, commit: Commit, files: Mapping[str, bytes], packages: PackageIndex, elsewhere: ReadFile = no_file
+    ) -> Specs:
+        """Return what `read_desired` does, with the documents; `elsewhere` has the commit's other files."""
+
+        def any_file(path: str) -> bytes | None:
+            return files[path] if path in files else elsewhere(path)
+
         self._known = {
-            path: self._file(content, Folders(commit=commit.sha, file=path, index=packages))
+            path: self._file(content, Folders(commit=commit.sha, file=path, index=packages, read=any_file))
             for path, content in sorted(files.items())
         }
         self._parsed.clear()
@@ -155,29 +163,20 @@ class SpecReader:
 
     def _file(self, content: bytes, folders: Folders) -> _KnownFile:
         known = self._known.get(folders.file)
-        if known is not None and known.content == content and known.still_holds(folders.index):
+        if known is not None and known.content == content and known.still_holds(folders):
             return known.at(folders.commit)
         if GROUP.encode() not in content:
             return _KnownFile(content=content, read=_Read())
-        index = _AskedIndex(folders.index)
+        index = AskedIndex(folders)
         file = self._yaml(content)
         self._is_spec[content] = _is_spec(file, content)
         self._parsed.pop(content, None)  # Thousands of files as nodes are larger than what they say.
-        read = _read_file(file, content, replace(folders, index=index))
-        return _KnownFile(content=content, read=read, asked=index.asked)
+        read = _read_file(file, content, replace(folders, index=index, read=index.read))
+        return _KnownFile(content=content, read=read, asked=index.asked, taken=index.taken)
 
-
-class _AskedIndex:
-    """Remembers what a file's meaning depends on besides its own content."""
-
-    def __init__(self, index: PackageIndex) -> None:
-        self._index = index
-        self.asked: dict[tuple[str, bool], str | None] = {}
-
-    def package_id(self, path: str, *, keep_folder: bool) -> str | None:
-        found = self._index.package_id(path, keep_folder=keep_folder)
-        self.asked[path, keep_folder] = found
-        return found
+    def consulted(self) -> Mapping[str, bytes]:
+        """Return the files that the specs of the last reading take something from, by their path."""
+        return {path: text for known in self._known.values() for path, text in known.taken.items() if text is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +186,13 @@ class _KnownFile:
     content: bytes
     read: _Read
     asked: Mapping[tuple[str, bool], str | None] = field(default_factory=dict)
+    taken: Mapping[str, bytes | None] = field(default_factory=dict)
 
-    def still_holds(self, index: PackageIndex) -> bool:
-        return all(index.package_id(path, keep_folder=keep) == answer for (path, keep), answer in self.asked.items())
+    def still_holds(self, folders: Folders) -> bool:
+        index = folders.index
+        return all(folders.read(path) == text for path, text in self.taken.items()) and all(
+            index.package_id(path, keep_folder=keep) == answer for (path, keep), answer in self.asked.items()
+        )
 
     def at(self, commit: str) -> _KnownFile:
         """Return it as a file of another commit: packages are named with the commit that they are made from."""
@@ -264,25 +267,31 @@ def _yaml_errors(problems: Iterable[YamlProblem], path: str) -> tuple[SpecError,
 
 def _error(path: str, mark: Mark, message: str) -> SpecError:
     """Return an error of one line: what users write may hold line breaks, and be long."""
+    path = mark.file if isinstance(mark, FiledMark) else path
     flat = _CONTROL.sub(" ", message)
     shown = flat if len(flat) <= MAX_MESSAGE else flat[: MAX_MESSAGE - 3] + "..."
     return SpecError(path=path, line=mark[0], column=mark[1], message=shown)
 
 
 def _read_document(document: Document, folders: Folders) -> _Read:
-    root = document.root
+    root, misfits = document.root, tuple[Misfit, ...]()
+    problems = list(_header_problems(root.plain()))
+    if not problems and is_composed(root):
+        composed = compose(root, folders.file, folders.read)
+        root, misfits = composed.root, composed.misfits
     value = root.plain()
-    problems = list(_header_problems(value))
     read = _Read()
     if not problems and value["kind"] == "Service":
         read, problems = _read_service(value, root, folders)
-    elif not problems:
+    elif not problems and value["kind"] == "ClusterPolicy":
         read, problems = _read_policy(value, root, folders.file)
     errors = _yaml_errors(document.problems, folders.file)
     taken = {(error.line, error.column) for error in errors}
     located = (_locate(problem, root, folders.file) for problem in problems)
     errors += tuple(error for error in located if (error.line, error.column) not in taken)
-    return replace(read, errors=errors)
+    if misfits:  # What was not merged is missing everywhere.
+        errors = tuple(_error(misfit.file, misfit.mark, misfit.message) for misfit in misfits)
+    return replace(read, errors=errors, services=() if errors else read.services)
 
 
 def _locate(problem: Problem, root: Node, path: str) -> SpecError:

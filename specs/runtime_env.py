@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -49,6 +49,8 @@ class Folders:
     commit: str
     file: str
     index: PackageIndex
+    read: Callable[[str], bytes | None] = field(default=lambda path: None, repr=False)
+    """Other files of the commit, by their path from the root."""
 
     def resolve(self, written: str) -> str | None:
         """Return a path relative to the file as one relative to the root; None when it leaves the repository."""

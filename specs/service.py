@@ -413,4 +413,16 @@ class Service(CamelModel):
     api_version: Literal["heliostat.dev/v1alpha1"] = Field(description="The version of this schema.")
     kind: Literal["Service"]
     metadata: Metadata
+    bases: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        max_length=10,
+        description="Files with a Service or ServiceBase, relative to this one, that this document is laid on.",
+    )
+    variables: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        max_length=10,
+        description="Files of kind Variables, relative to this one, whose values take the place of $(NAME).",
+    )
     spec: ServiceSpec

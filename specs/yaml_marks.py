@@ -31,6 +31,22 @@ Path = tuple[str | int, ...]
 Mark = tuple[int, int]
 """Line and column, counted from 1."""
 
+
+class FiledMark(tuple[int, int]):
+    """A mark in another file than the document's own; to everybody who does not ask, a mark as any other."""
+
+    file: str
+
+    @classmethod
+    def of(cls, mark: Mark, file: str) -> FiledMark:
+        """Return a mark that names its file; one that does so already stays."""
+        if isinstance(mark, FiledMark):
+            return mark
+        filed = cls(mark)
+        filed.file = file
+        return filed
+
+
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

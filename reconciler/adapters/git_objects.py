@@ -54,9 +54,17 @@ class Listing:
 
     def blob(self, path: str) -> str | None:
         """Return the blob id of the file, link included, at `path`, or None."""
-        at = bisect_left(self.entries, path, key=_path)
-        found = self.entries[at] if at < len(self.entries) and self.entries[at].path == path else None
+        found = self._at(path)
         return found.oid if found is not None and found.mode != SUBMODULE else None
+
+    def file(self, path: str) -> Entry | None:
+        """Return the ordinary file at `path`, or None."""
+        found = self._at(path)
+        return found if found is not None and found.is_file else None
+
+    def _at(self, path: str) -> Entry | None:
+        at = bisect_left(self.entries, path, key=_path)
+        return self.entries[at] if at < len(self.entries) and self.entries[at].path == path else None
 
 
 def _time(seconds: str) -> datetime:

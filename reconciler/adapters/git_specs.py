@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from reconciler.adapters.git_command import Failure, GitFailed
 from reconciler.adapters.git_objects import Entry, Objects
@@ -10,6 +10,7 @@ from reconciler.adapters.git_packages import Packer
 from reconciler.adapters.packaging import MAX_PACKAGE_BYTES
 from specs.desired import PackageRef
 from specs.parse import SpecReader, Specs
+from specs.yaml_marks import MAX_BYTES
 
 __all__ = ["MAX_SPEC_BYTES", "CommitReader"]
 
@@ -29,11 +30,31 @@ class CommitReader:
         self._reader = SpecReader()
         self.packer = Packer(objects, self._reader.is_spec_file, max_package_bytes)
         self._contents: dict[str, bytes] = {}
+        self._bases: dict[str, bytes] = {}
 
     def read(self, sha: str, branch: str) -> Specs:
         """Return what a commit wants. Raises GitFailed when it cannot be read, or holds nothing to read."""
         commit = self._objects.commit(sha, branch)
-        return self._reader.read(commit, self.files(commit.sha), self.packer.at(commit.sha))
+        return self._reader.read(
+            commit, self.files(commit.sha), self.packer.at(commit.sha), self._elsewhere(commit.sha)
+        )
+
+    def consulted(self) -> Mapping[str, bytes]:
+        """Return the files, wherever they are, that the specs of the last reading take something from."""
+        return self._reader.consulted()
+
+    def _elsewhere(self, sha: str) -> Callable[[str], bytes | None]:
+        """Return how to read files of a commit beyond the folder with the specs; not links, wherever they lead."""
+
+        def read(path: str) -> bytes | None:
+            entry = self.packer.at(sha).listing.file(path)
+            if entry is None or (entry.size or 0) > MAX_BYTES:
+                return None
+            if entry.oid not in self._bases:
+                self._bases[entry.oid] = self._objects.blobs([entry.oid])[entry.oid]
+            return self._bases[entry.oid]
+
+        return read
 
     def files(self, sha: str) -> Mapping[str, bytes]:
         """Return a commit's YAML files by their path."""

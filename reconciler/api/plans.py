@@ -24,7 +24,7 @@ LARGEST_BODY = 16 * 1024 * 1024
 """Specs of thousands of services; more is something else."""
 
 MOST_ENTRIES = 20_000
-FIELDS = frozenset({"commit", "subject", "files", "folders"})
+FIELDS = frozenset({"commit", "subject", "files", "folders", "bases"})
 
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _TREE = re.compile(r"[0-9a-f]{40}")
@@ -78,6 +78,7 @@ def read_proposal(body: bytes) -> Proposal:
         commit=commit,
         subject=_text(given.get("subject", ""), "subject")[:200],
         files=_files(files) if files is not None else None,
+        bases=_files(given.get("bases", {})),
         folders=tuple(_folder(entry) for entry in _entries(given.get("folders", []), "folders")),
     )
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from specs.desired import Commit, Desired, SpecError
-from specs.parse import is_spec_file, read_desired
+from specs.parse import SpecReader, Specs
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -98,24 +98,29 @@ def validate(paths: tuple[Path, ...], output: str) -> None:
 
 def check(paths: Sequence[Path]) -> Verdict:
     """Check files and folders; each is read relative to the repository, or else the folder, that holds it."""
-    by_root: dict[Path, dict[str, bytes]] = {}
-    without_specs = []
-    for path in paths:
-        root = repository_of(path)
-        for file in yaml_files(path):
-            content = file.read_bytes()
-            if is_spec_file(content):
-                by_root.setdefault(root, {})[file.resolve().relative_to(root).as_posix()] = content
-            elif file == path:
-                without_specs.append(str(path))
-    wanted = {root: read_desired(_WORKING_COPY, files, WorkingCopy(root=root)) for root, files in by_root.items()}
+    reader, by_root, without_specs = _gathered(paths)
+    wanted = {
+        root: reader.read(_WORKING_COPY, files, WorkingCopy(root=root), _on_disk(root)).desired
+        for root, files in by_root.items()
+    }
     return Verdict(
         files=sum(len(files) for files in by_root.values()),
         services=tuple(sorted(service.name for desired in wanted.values() for service in desired.services)),
         errors=tuple(sorted(_from_here(root, error) for root, desired in wanted.items() for error in desired.errors)),
         warnings=tuple(sorted({found for root, desired in wanted.items() for found in handle_warnings(root, desired)})),
-        without_specs=tuple(without_specs),
+        without_specs=without_specs,
     )
+
+
+def _on_disk(root: Path) -> Callable[[str], bytes | None]:
+    """Return how to read files below `root`; not links, wherever they lead, as a commit is read."""
+
+    def read(path: str) -> bytes | None:
+        file = root / path
+        is_own = file.is_file() and file.resolve() == root.resolve() / path
+        return file.read_bytes() if is_own else None
+
+    return read
 
 
 def repository_of(path: Path) -> Path:
@@ -133,6 +138,32 @@ def yaml_files(path: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(folder) / name for name in sorted(files) if name.endswith(SUFFIXES))
+
+
+def read_paths(paths: Sequence[Path]) -> tuple[tuple[Specs, ...], tuple[SpecError, ...]]:
+    """Return what files and folders say, and what is wrong with them."""
+    reader, by_root, _ = _gathered(paths)
+    found = {
+        root: reader.read(_WORKING_COPY, files, WorkingCopy(root=root), _on_disk(root))
+        for root, files in by_root.items()
+    }
+    errors = sorted(_from_here(root, error) for root, specs in found.items() for error in specs.desired.errors)
+    return tuple(found.values()), tuple(errors)
+
+
+def _gathered(paths: Sequence[Path]) -> tuple[SpecReader, dict[Path, dict[str, bytes]], tuple[str, ...]]:
+    """Return the spec files below some paths by the repository that holds them, and the files that are none."""
+    reader, by_root = SpecReader(), dict[Path, dict[str, bytes]]()
+    without_specs = []
+    for path in paths:
+        root = repository_of(path)
+        for file in yaml_files(path):
+            content = file.read_bytes()
+            if reader.is_spec_file(content):
+                by_root.setdefault(root, {})[file.resolve().relative_to(root).as_posix()] = content
+            elif file == path:
+                without_specs.append(str(path))
+    return reader, by_root, tuple(without_specs)
 
 
 def handle_warnings(root: Path, desired: Desired) -> Iterator[SpecError]:

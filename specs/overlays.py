@@ -1,0 +1,346 @@
+"""Services that share a spec: `bases` are merged under a document, and `variables` put into its texts.
+
+All of it happens on values that remember where they are written, so that a problem points at the file and line
+of the very value that is wrong, be it in the base.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from specs.problems import describe, did_you_mean
+from specs.yaml_marks import MAX_BYTES, Document, FiledMark, Mark, Node, read_yaml
+from specs.yaml_scalars import JsonScalar
+
+ReadFile = Callable[[str], bytes | None]
+"""Return a file of the commit by its path from the root, or None."""
+
+BASE, VARIABLES = "ServiceBase", "Variables"
+
+MAX_DEPTH = 5
+"""Bases of bases of bases: deeper, nobody finds where a value comes from."""
+
+MAX_BASES = 10
+
+MAX_TAKEN = 50
+"""Bases of one document in all: ten bases with ten bases each, five deep, would be a hundred thousand."""
+
+BY_NAME = frozenset(
+    {
+        ("spec", "application", "deployments"),
+        ("spec", "rollout", "gates"),
+        ("spec", "analysis", "metrics"),
+    }
+)
+"""Lists whose entries are merged by `name`; all others are replaced whole."""
+
+_REFERENCE = re.compile(r"\$\$\(|\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
+_OWN = ("bases", "variables")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misfit:
+    """What is wrong with a composition, and where."""
+
+    file: str
+    mark: Mark
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """A document after everything was merged into it."""
+
+    root: Node
+    misfits: tuple[Misfit, ...] = ()
+
+
+def is_composed(root: Node) -> bool:
+    """Return whether a document takes anything from other files."""
+    return isinstance(root.content, dict) and any(key in root.content for key in _OWN)
+
+
+def compose(root: Node, file: str, read: ReadFile) -> Composed:
+    """Return a document of `file` with its bases under it and its variables in it."""
+    composer = _Composer(read=read)
+    merged = composer.merged(root, file, (file,))
+    if composer.variables_from and not composer.misfits:
+        merged = composer.filled(merged, file)
+    return Composed(root=merged, misfits=tuple(composer.misfits))
+
+
+@dataclass(kw_only=True)
+class _Composer:
+    read: ReadFile
+    misfits: list[Misfit] = field(default_factory=list)
+    variables: dict[str, JsonScalar] = field(default_factory=dict)
+    variables_from: list[str] = field(default_factory=list)
+    taken: int = 0
+    filled_in: int = 0
+    """Characters that took the place of variables."""
+
+    def merged(self, root: Node, file: str, above: tuple[str, ...]) -> Node:
+        """Return a document over its bases, without the fields that name them."""
+        own = _without(root, _OWN)
+        under: Node | None = None
+        for place, name in self._names(root, "bases", file):
+            base = self._base(name, place, file, above)
+            if base is not None:
+                under = base if under is None else merge(under, base)
+        for place, name in self._names(root, "variables", file):
+            self._take_variables(name, place, file)
+        return own if under is None else merge(under, own)
+
+    def _names(self, root: Node, key: str, file: str) -> Iterator[tuple[Mark, str]]:
+        listed = root.child(key)
+        if listed is None:
+            return
+        entries = listed.content if isinstance(listed.content, list) else None
+        if entries is None or len(entries) > MAX_BASES:
+            self._wrong(
+                file, listed.mark, f"{key} is a list of at most {MAX_BASES} files: write - ../base/service.yaml"
+            )
+            return
+        for entry in entries:
+            if isinstance(entry.content, str) and entry.content:
+                yield entry.mark, entry.content
+            else:
+                self._wrong(file, entry.mark, f"a file is expected here, relative to {file}")
+
+    def _base(self, name: str, place: Mark, file: str, above: tuple[str, ...]) -> Node | None:
+        written, _, wanted = name.partition("#")
+        path = self._found(written, place, file)
+        self.taken += 1
+        if path is None or self.taken > MAX_TAKEN + 1:
+            return None
+        if self.taken > MAX_TAKEN:
+            self._wrong(file, place, f"a document is laid on more than {MAX_TAKEN} bases in all: take fewer")
+            return None
+        if path in above or len(above) > MAX_DEPTH:
+            way = " -> ".join((*above, path))
+            text = "bases go round in a circle" if path in above else f"bases are more than {MAX_DEPTH} deep"
+            self._wrong(file, place, f"{text}: {way}")
+            return None
+        documents = [one for one in self._documents(path) if _text(one.root, "kind") in ("Service", BASE)]
+        if wanted:
+            documents = [one for one in documents if _name(one.root) == wanted]
+        if len(documents) != 1:
+            which = f"no Service or {BASE}" if not documents else "more than one"
+            called = f' called "{wanted}"' if wanted else ""
+            self._wrong(file, place, f"{path} has {which}{called}: write FILE#NAME for one of several")
+            return None
+        root = _filed(documents[0].root, path)
+        merged = self.merged(root, path, (*above, path))
+        _rebase_folders(merged, path, file)
+        return _unnamed(merged)
+
+    def _documents(self, path: str) -> tuple[Document, ...]:
+        """Return a file's documents; what is no YAML in it is told at its own place."""
+        found = read_yaml(self.read(path) or b"")
+        for problem in (*found.problems, *(problem for one in found.documents for problem in one.problems)):
+            self._wrong(path, (problem.line, problem.column), problem.message)
+        return found.documents
+
+    def _found(self, name: str, place: Mark, file: str) -> str | None:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(file), name))
+        if path.startswith(("../", "/")) or path == ".." or name.startswith(("/", "~")):
+            self._wrong(file, place, f'"{name}" leaves the repository: write a file inside of it, relative to {file}')
+        elif self.read(path) is None:
+            self._wrong(file, place, f'the commit has no file "{path}": write an existing one, relative to {file}')
+        else:
+            return path
+        return None
+
+    def _take_variables(self, name: str, place: Mark, file: str) -> None:
+        path = self._found(name, place, file)
+        if path is None:
+            return
+        documents = [one.root for one in self._documents(path) if _text(one.root, "kind") == VARIABLES]
+        values = documents[0].child("values") if len(documents) == 1 else None
+        if values is None or not isinstance(values.content, dict):
+            self._wrong(file, place, f"{path} is not one document of kind: {VARIABLES} with values: {{NAME: value}}")
+            return
+        self.variables_from.append(path)
+        for key, node in values.content.items():
+            if isinstance(node.content, dict | list):
+                self._wrong(path, node.mark, f"{key} must be one value, not {describe(node.plain())}")
+            else:
+                self.variables[key] = node.content
+
+    def filled(self, node: Node, file: str) -> Node:
+        """Return a value with each `$(NAME)` in its texts replaced."""
+        match node.content:
+            case dict() as entries:
+                content: Any = {key: self.filled(child, file) for key, child in entries.items()}
+            case list() as children:
+                content = [self.filled(child, file) for child in children]
+            case str() as text:
+                content = self._filled_text(text, node.mark, file)
+            case _:
+                return node
+        return Node(node.mark, content, node.key_marks, node.values, node.height)
+
+    def _filled_text(self, text: str, mark: Mark, file: str) -> JsonScalar:
+        whole = _REFERENCE.fullmatch(text)
+        if whole and whole.group(1):
+            return self._value(whole.group(1), mark, file)
+
+        def value(found: re.Match[str]) -> str:
+            if found.group(1) is None:
+                return "$("
+            known = self._value(found.group(1), mark, file)
+            return self._counted(known if isinstance(known, str) else _spelt(known), mark, file)
+
+        return _REFERENCE.sub(value, text)
+
+    def _counted(self, text: str, mark: Mark, file: str) -> str:
+        """Return a text, or nothing once a document became too large by them."""
+        self.filled_in += len(text)
+        if self.filled_in <= MAX_BYTES:
+            return text
+        if self.filled_in - len(text) <= MAX_BYTES:
+            self._wrong(file, mark, f"the variables make the document longer than {MAX_BYTES >> 20} MiB: shorten them")
+        return ""
+
+    def _value(self, name: str, mark: Mark, file: str) -> JsonScalar:
+        if name in self.variables:
+            return self.variables[name]
+        near = did_you_mean(name, self.variables)
+        hint = f'did you mean "{near}"?' if near else "write it there, or $$( for the text itself"
+        self._wrong(file, mark, f'the variable "{name}" is not in {", ".join(self.variables_from)}: {hint}')
+        return ""
+
+    def _wrong(self, file: str, mark: Mark, message: str) -> None:
+        self.misfits.append(Misfit(file=getattr(mark, "file", file), mark=mark, message=message))
+
+
+def merge(under: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
+    """Return `over` laid on `under`: mappings key by key, some lists by name, everything else replaced.
+
+    A null in `over` takes the field away.
+    """
+    if isinstance(under.content, dict) and isinstance(over.content, dict):
+        return _merged_mapping(under, over, path)
+    if path in BY_NAME and _are_named(under) and _are_named(over):
+        return _merged_by_name(under, over, path)
+    return over
+
+
+def _merged_mapping(under: Node, over: Node, path: tuple[str, ...]) -> Node:
+    below, above = under.content, over.content
+    assert isinstance(below, dict)
+    assert isinstance(above, dict)
+    content: dict[str, Node] = dict(below)
+    marks = dict(under.key_marks)
+    for key, node in above.items():
+        marks[key] = over.key_marks[key]
+        if node.content is None and key in below:
+            del content[key]
+        else:
+            content[key] = merge(below[key], node, (*path, key)) if key in below else node
+    return _node(over.mark, content, marks)
+
+
+def _merged_by_name(under: Node, over: Node, path: tuple[str, ...]) -> Node:
+    assert isinstance(under.content, list)
+    assert isinstance(over.content, list)
+    entries = {_text(node, "name"): node for node in under.content}
+    for node in over.content:
+        name = _text(node, "name")
+        if _text(node, "$patch") == "delete":
+            entries.pop(name, None)
+        else:
+            entries[name] = merge(entries[name], node, path) if name in entries else node
+    return _node(over.mark, list(entries.values()), {})
+
+
+def _node(mark: Mark, content: dict[str, Node] | list[Node], key_marks: dict[str, Mark]) -> Node:
+    children = list(content.values()) if isinstance(content, dict) else content
+    values = 1 + sum(child.values for child in children)
+    return Node(mark, content, key_marks, values, 1 + max((child.height for child in children), default=0))
+
+
+def _are_named(node: Node) -> bool:
+    """Return whether it is a list of mappings each with a name of its own: others are not merged."""
+    if not isinstance(node.content, list):
+        return False
+    names = [_text(entry, "name") for entry in node.content]
+    return all(names) and len(names) == len(set(names))
+
+
+def _text(node: Node, key: str) -> str:
+    child = node.child(key)
+    return child.content if child is not None and isinstance(child.content, str) else ""
+
+
+def _name(root: Node) -> str:
+    metadata = root.child("metadata")
+    return _text(metadata, "name") if metadata is not None else ""
+
+
+def _without(root: Node, keys: tuple[str, ...]) -> Node:
+    if not isinstance(root.content, dict) or not any(key in root.content for key in keys):
+        return root
+    content = {key: node for key, node in root.content.items() if key not in keys}
+    return Node(root.mark, content, root.key_marks, root.values, root.height)
+
+
+def _unnamed(root: Node) -> Node:
+    """Return a base without what says that it is one: a name is never inherited."""
+    metadata = root.child("metadata")
+    root = _without(root, ("kind", "apiVersion"))
+    if metadata is None or not isinstance(root.content, dict):
+        return root
+    content = {**root.content, "metadata": _without(metadata, ("name",))}
+    return Node(root.mark, content, root.key_marks, root.values, root.height)
+
+
+def _filed(node: Node, file: str) -> Node:
+    """Return a value whose marks name the file that they are in."""
+    match node.content:
+        case dict() as entries:
+            content: Any = {key: _filed(child, file) for key, child in entries.items()}
+        case list() as children:
+            content = [_filed(child, file) for child in children]
+        case _:
+            content = node.content
+    marks: dict[str, Mark] = {key: FiledMark.of(mark, file) for key, mark in node.key_marks.items()}
+    return Node(FiledMark.of(node.mark, file), content, marks, node.values, node.height)
+
+
+def _rebase_folders(root: Node, base: str, file: str) -> None:
+    """Rename the folders of a base's runtime environments, relative to the document that takes them."""
+    spec = root.child("spec")
+    application = spec.child("application") if spec is not None else None
+    if application is None:
+        return
+    deployments = application.child("deployments")
+    listed = deployments.content if deployments is not None and isinstance(deployments.content, list) else []
+    owners = [application, *(options for entry in listed if (options := entry.child("ray_actor_options")))]
+    for owner in owners:
+        env = owner.child("runtime_env")
+        folders = [env.child("working_dir")] if env is not None else []
+        modules = env.child("py_modules") if env is not None else None
+        folders += modules.content if modules is not None and isinstance(modules.content, list) else []
+        for folder in folders:
+            if folder is not None and isinstance(folder.content, str) and _is_relative(folder.content):
+                folder.content = _from(file, posixpath.join(posixpath.dirname(base), folder.content))
+
+
+def _is_relative(folder: str) -> bool:
+    return bool(folder) and "://" not in folder and not folder.startswith(("/", "~"))
+
+
+def _from(file: str, path: str) -> str:
+    """Return a path from the root as one relative to a file; one that leaves the repository still does."""
+    return "../" * file.count("/") + posixpath.normpath(path)
+
+
+def _spelt(value: JsonScalar) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else f"{value}"

@@ -1,0 +1,281 @@
+"""The CI files do what they say: their very steps are run, against a repository and a stand-in of the comment API."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from reconciler.cli.main import heliostat
+from tests.origin import IDENTITY, Origin, git
+
+CI = Path(__file__).parents[2] / "deploy" / "ci"
+SPEC = """apiVersion: heliostat.dev/v1alpha1
+kind: Service
+metadata: {name: chat}
+spec:
+  application: {import_path: "app:build", args: {model: small}, runtime_env: {working_dir: .}}
+"""
+TOKEN = "t0ken-for-tests"
+
+
+@dataclass(kw_only=True)
+class Forge:
+    """What both forges have in common: a request with comments, some of them other people's."""
+
+    url: str = ""
+    head: str = ""
+    comments: dict[int, str] = field(default_factory=dict)
+    foreign: set[int] = field(default_factory=set)
+    writes: list[str] = field(default_factory=list)
+
+    def read(self, path: str, query: str) -> tuple[int, Any]:
+        if path.endswith(("/pulls/7", "/merge_requests/7")):
+            return 200, {"head": {"sha": self.head}, "sha": self.head}
+        page = int(query.partition("&page=")[2])
+        found = [{"id": number, "body": body} for number, body in self.comments.items()]
+        return 200, found[(page - 1) * 100 : page * 100]
+
+    def write(self, method: str, path: str, body: str) -> tuple[int, Any]:
+        self.writes.append(method)
+        if method == "POST":
+            self.comments[len(self.comments) + 1] = body
+            return 201, {}
+        number = int(path.rpartition("/")[2])
+        if number in self.foreign:
+            return 403, {}
+        self.comments[number] = body
+        return 200, {}
+
+
+@pytest.fixture
+def forge() -> Iterator[Forge]:
+    found = Forge()
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            path, _, query = self.path.partition("?")
+            size = int(self.headers.get("content-length") or 0)
+            body = json.loads(self.rfile.read(size))["body"] if size else ""
+            tokens = (f"Bearer {TOKEN}", TOKEN)
+            if self.headers.get("Authorization", self.headers.get("PRIVATE-TOKEN")) not in tokens:
+                status, answer = 401, {}
+            elif self.command == "GET":
+                status, answer = found.read(path, query)
+            else:
+                status, answer = found.write(self.command, path, body)
+            text = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        do_GET = do_POST = do_PATCH = do_PUT = _answer  # noqa: N815
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield found
+    server.shutdown()
+    thread.join(5)
+    server.server_close()
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Origin:
+    """A checkout of a pull request: HEAD merges it into main."""
+    found = Origin(tmp_path / "checkout")
+    found.commit({"chat.yaml": SPEC, "app.py": "one"}, "First")
+    git(found.folder, "checkout", "--quiet", "-b", "topic")
+    found.commit({"chat.yaml": SPEC.replace("small", "large"), "app.py": "one"}, "Larger")
+    git(found.folder, "checkout", "--quiet", "main")
+    git(found.folder, "merge", "--quiet", "--no-ff", "-m", "Merge", "topic")
+    return found
+
+
+def read(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((CI / name).read_text())
+    return document
+
+
+def step(workflow: dict[str, Any], job: str, name: str) -> str:
+    script: str = next(one["run"] for one in workflow["jobs"][job]["steps"] if one.get("name") == name)
+    assert "${{" not in script, "what a stranger may write must never become part of a script"
+    return script
+
+
+def bash(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a step as the runners do."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", script],
+        cwd=folder,
+        env={"PATH": path, "HOME": str(folder), **IDENTITY, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def plan_on_github(origin: Origin) -> subprocess.CompletedProcess[str]:
+    summary = origin.folder / ".summary"
+    script = step(read("github/plan.yml"), "plan", "Plan")
+    return bash(script, origin.folder, NUMBER="7", HELIOSTAT_PATH=".", GITHUB_STEP_SUMMARY=str(summary))
+
+
+def planned(origin: Origin) -> None:
+    """Leave what the first workflow leaves, for tests of the second."""
+    folder = origin.folder / "plan"
+    folder.mkdir()
+    (folder / "number").write_text("7\n")
+    (folder / "plan.md").write_text("<!-- heliostat-plan -->\n\nNothing changes.\n")
+
+
+def comment_on_github(origin: Origin, forge: Forge, head: str = "abc") -> subprocess.CompletedProcess[str]:
+    script = step(read("github/comment.yml"), "comment", "Comment")
+    environment = {"GITHUB_TOKEN": TOKEN, "HEAD_SHA": head, "GITHUB_API_URL": forge.url, "GITHUB_REPOSITORY": "o/r"}
+    return bash(script, origin.folder, **environment)
+
+
+def test_a_pull_request_gets_one_comment_that_the_next_push_updates(origin: Origin, forge: Forge) -> None:
+    forge.head, forge.comments = "abc", {1: "hello"}
+    assert plan_on_github(origin).returncode == 0
+    done = comment_on_github(origin, forge)
+    assert done.returncode == 0, done.stderr
+    assert "0 to add, 1 to change" in forge.comments[2]
+    assert '"small" -> "large"' in forge.comments[2]
+    assert comment_on_github(origin, forge).returncode == 0
+    assert forge.writes == ["POST"], "the same plan is not written again"
+    git(origin.folder, "reset", "--quiet", "--hard", "HEAD^1")
+    git(origin.folder, "commit", "--quiet", "--allow-empty", "-m", "Nothing")
+    assert plan_on_github(origin).returncode == 0
+    assert comment_on_github(origin, forge).returncode == 0
+    assert forge.writes == ["POST", "PATCH"]
+    assert forge.comments[1] == "hello"
+    assert "Nothing changes." in forge.comments[2]
+
+
+def test_a_broken_spec_fails_the_check_and_is_told_in_the_comment(origin: Origin, forge: Forge) -> None:
+    git(origin.folder, "checkout", "--quiet", "--detach")
+    origin.commit({"chat.yaml": SPEC.replace("args", "orgs"), "app.py": "one"}, "Broken")
+    forge.head = "abc"
+    assert plan_on_github(origin).returncode == 1
+    assert bash(step(read("github/plan.yml"), "plan", "Validate"), origin.folder, HELIOSTAT_PATH=".").returncode == 1
+    assert comment_on_github(origin, forge).returncode == 0
+    assert "chat.yaml:5:" in forge.comments[1]
+    assert "chat.yaml:5:" in (origin.folder / ".summary").read_text()
+
+
+def test_a_plan_of_another_commit_than_the_newest_is_not_put_there(origin: Origin, forge: Forge) -> None:
+    forge.head = "newer"
+    planned(origin)
+    done = comment_on_github(origin, forge)
+    assert done.returncode == 1
+    assert "newest commit is not abc" in done.stderr
+    assert forge.comments == {}
+
+
+@pytest.mark.parametrize("number", ["$(touch here)", "../1"])
+def test_a_number_from_a_stranger_is_a_number_or_nothing(origin: Origin, forge: Forge, number: str) -> None:
+    planned(origin)
+    (origin.folder / "plan/number").write_text(number)
+    assert comment_on_github(origin, forge).returncode == 2
+    assert forge.writes == []
+    assert not (origin.folder / "here").exists()
+
+
+def test_a_text_from_a_stranger_that_is_no_plan_is_not_put_there(origin: Origin, forge: Forge) -> None:
+    forge.head = "abc"
+    planned(origin)
+    for text in ("buy now", "<!-- heliostat-plan -->\n" + "x" * 70_000):
+        (origin.folder / "plan/plan.md").write_text(text)
+        assert comment_on_github(origin, forge).returncode == 1
+    assert forge.writes == []
+
+
+def test_a_comment_of_somebody_else_with_the_same_first_line_is_left_alone(origin: Origin, forge: Forge) -> None:
+    forge.head = "abc"
+    forge.comments, forge.foreign = (
+        dict.fromkeys(range(1, 150), "chatter") | {120: "<!-- heliostat-plan -->\nfake"},
+        {120},
+    )
+    planned(origin)
+    assert comment_on_github(origin, forge).returncode == 0
+    assert forge.writes == ["PATCH", "POST"]
+    assert forge.comments[120].endswith("fake")
+    assert comment_on_github(origin, forge).returncode == 0
+    assert forge.writes == ["PATCH", "POST", "PATCH"], "its own is found behind a hundred others"
+
+
+def test_without_a_plan_the_comment_is_skipped(origin: Origin, forge: Forge) -> None:
+    done = comment_on_github(origin, forge)
+    assert done.returncode == 0
+    assert "there is no plan" in done.stdout
+
+
+def test_a_merge_request_gets_one_note_that_the_next_push_updates(origin: Origin, forge: Forge) -> None:
+    jobs = read("gitlab/heliostat.yml")
+    environment = {
+        "CI_MERGE_REQUEST_DIFF_BASE_SHA": git(origin.folder, "rev-parse", "HEAD^1"),
+        "CI_COMMIT_SHA": git(origin.folder, "rev-parse", "HEAD"),
+        "CI_MERGE_REQUEST_IID": "7",
+        "CI_PROJECT_ID": "12",
+        "CI_API_V4_URL": forge.url,
+        "HELIOSTAT_GITLAB_TOKEN": TOKEN,
+        "HELIOSTAT_PATH": ".",
+    }
+    for _ in range(2):
+        for job in ("heliostat-plan", "heliostat-comment"):
+            done = bash("\n".join(jobs[job]["script"]), origin.folder, **environment)
+            assert done.returncode == 0, done.stderr
+        environment["CI_MERGE_REQUEST_DIFF_BASE_SHA"] = environment["CI_COMMIT_SHA"]
+    assert forge.writes == ["POST", "PUT"]
+    assert "Nothing changes." in forge.comments[1]
+
+
+def test_what_sees_a_strangers_files_has_no_secret_and_writes_nothing() -> None:
+    workflow = read("github/plan.yml")
+    assert workflow[True] == "pull_request"
+    assert workflow["permissions"] == {"contents": "read"}
+    text = (CI / "github/plan.yml").read_text()
+    assert "${{ secrets" not in text
+    assert "github.token" not in text
+    checkout = workflow["jobs"]["plan"]["steps"][0]
+    assert checkout["with"]["persist-credentials"] is False
+
+
+def test_what_may_write_sees_no_file_of_a_stranger() -> None:
+    workflow = read("github/comment.yml")
+    assert workflow["permissions"] == {"actions": "read", "pull-requests": "write"}
+    used = [one["uses"] for one in workflow["jobs"]["comment"]["steps"] if "uses" in one]
+    assert not any("checkout" in one for one in used)
+    gitlab = read("gitlab/heliostat.yml")
+    assert "CI_MERGE_REQUEST_SOURCE_PROJECT_ID == $CI_PROJECT_ID" in gitlab["heliostat-comment"]["rules"][0]["if"]
+    assert gitlab["heliostat-comment"]["variables"]["GIT_STRATEGY"] == "none"
+    assert "TOKEN" not in json.dumps(gitlab["heliostat-plan"])
+
+
+def test_a_token_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_TOKEN", raising=False)
+    plan = tmp_path / "plan.md"
+    plan.write_text("<!-- heliostat-plan -->\n")
+    result = CliRunner().invoke(heliostat, ["comment", str(plan), "--on", "github", "--number", "7"])
+    assert result.exit_code == 2
+    assert "GITHUB_TOKEN" in result.stderr

@@ -145,6 +145,29 @@ class Desk:
             raise Refused("nothing was seen of the cluster or of Git yet; try again in a moment")
         return found
 
+    async def apply(self, base: str, commit: str, live: str) -> None:
+        """Follow the commit of a plan that still holds."""
+        if self._planner is None or self._reconciler is None:
+            raise Refused("the daemon is starting; try again in a moment")
+        try:
+            await self._planner.apply(base, commit, live)
+        except PortError as error:
+            raise Refused(error.reason) from error
+        self._reconciler.wake()
+
+    async def release(self) -> str:
+        """Follow the branch again."""
+        if self._planner is None or self._reconciler is None:
+            raise Refused("the daemon is starting; try again in a moment")
+        try:
+            pinned = await self._planner.commits.release()
+        except PortError as error:
+            raise Refused(error.reason) from error
+        if pinned is None:
+            raise Refused("no plan was applied: the branch is followed already")
+        self._reconciler.wake()
+        return pinned
+
     def plans(self, planner: Planner) -> None:
         """Answer plans with this planner from now on."""
         self._planner = planner

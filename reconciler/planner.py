@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from reconciler.errors import Stalled
 from reconciler.planning.changes import changes, is_same_service
+from reconciler.planning.live_state import live_state
 from reconciler.planning.moment import Surroundings
 from reconciler.planning.preview import Question, predict
 from reconciler.planning.virtual import Pace
@@ -36,6 +38,12 @@ class Commits(Protocol):
 
     def packaged(self, ref: PackageRef) -> Mapping[str, str]:
         """Return the files of a package, each with what tells its contents apart."""
+
+    async def pin(self, commit: str) -> None:
+        """Follow a commit instead of the branch until the branch contains it. Raises Retry or Stalled."""
+
+    async def release(self) -> str | None:
+        """Follow the branch again; return the commit that was followed instead, or None."""
 
 
 class Packaged(Protocol):
@@ -102,6 +110,18 @@ class Planner:
             wanted = world.desired if proposal is None else _as_live(head.desired, base.desired, world)
             question = await self._question(world, wanted)
             return _together(change, await asyncio.to_thread(predict, question))
+
+    async def apply(self, base: str, commit: str, live: str) -> None:
+        """Follow the commit of a plan, if the plan still holds. Raises Stalled saying why it does not, or Retry."""
+        world = self.world
+        if world is None or world.desired is None:
+            raise Stalled("nothing was seen of the cluster or of Git yet; try again in a moment")
+        if world.desired.commit.sha != base:
+            now = world.desired.commit.sha[:12]
+            raise Stalled(f"the plan is stale: it was made for commit {base[:12]}, and {now} is live. Make it anew")
+        if live_state(world.memory) != live:
+            raise Stalled("the plan is stale: the services have moved on since it was made. Make it anew")
+        await self.commits.pin(commit)
 
     async def _specs(self, proposal: Proposal) -> Specs:
         if proposal.files is None:

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     GROUP_ROLLED_BACK = "GroupRolledBack"
     SUPERSEDED = "Superseded"
     ROUTE_CONFLICT = "RouteConflict"
+    PINNED = "Pinned"
     METRICS_UNREACHABLE = "MetricsUnreachable"
     GATE_PENDING = "GatePending"
     GATE_REFUSED = "GateRefused"

@@ -25,6 +25,7 @@ from reconciler.ports import Clock, Reading
 from specs.commit_notes import CommitNote
 from specs.desired import Desired, PackageRef
 from specs.parse import Specs
+from specs.reasons import Reason
 
 _FIRST_RETRY = timedelta(seconds=1)
 _STAMP_EVERY = timedelta(minutes=1)
@@ -155,6 +156,35 @@ class GitSource:
                     raise Retry(error.text, timedelta(seconds=5)) from error
                 raise Stalled(error.text) from error
 
+    async def pin(self, commit: str) -> None:
+        """Follow a commit instead of the branch, until the branch contains it or `release`; it survives restarts.
+
+        The commit must come after the one that is live, be vouched for as one of the branch has to be, and have no
+        mistake in its files. Raises Stalled when it does not, Retry when Git does not answer.
+        """
+        found = await self.specs_at(commit)
+        if found.desired.errors:
+            raise Stalled(f"commit {commit[:12]} has mistakes: {found.desired.errors[0]}")
+        async with self._lock:
+            live = self._desired.commit.sha if self._desired is not None else commit
+            if not await in_thread(self._mirror.contains, commit, live):
+                raise Stalled(
+                    f"commit {commit[:12]} does not come after {live[:12]}, which is live: bring it up to date"
+                )
+            if fault := await self._fault(commit):
+                raise Stalled(f"commit {commit[:12]} is not followed: {fault}")
+            await in_thread(self._mirror.pin, commit)
+        await self._refresh()
+
+    async def release(self) -> str | None:
+        """Follow the branch again; return the commit that was followed instead of it, None when there was none."""
+        async with self._lock:
+            pinned = await in_thread(self._mirror.pinned)
+            if pinned is not None:
+                await in_thread(self._mirror.unpin)
+        await self._refresh()
+        return pinned
+
     def packaged(self, ref: PackageRef) -> Mapping[str, str]:
         """Return the files of a package of a commit that `specs_at` read. Blocking."""
         return self._proposals.packaged(ref)
@@ -235,7 +265,7 @@ class GitSource:
     async def _recover(self) -> None:
         """After a start: serve what an earlier run read, in case the repository cannot be reached now."""
         await in_thread(self._mirror.prepare)
-        accepted = await in_thread(self._mirror.accepted)
+        accepted = await in_thread(self._mirror.pinned) or await in_thread(self._mirror.accepted)
         if accepted is not None:
             with suppress(GitFailed):  # a damaged mirror is mended when the repository is looked at
                 self._desired = await in_thread(self._parse, accepted)
@@ -244,6 +274,8 @@ class GitSource:
     async def _look(self) -> None:
         self._looked_at = None
         self._looked_at = tip = await self._tip()
+        if await self._is_pinned_beside(tip):
+            return
         live = self._desired.commit.sha if self._desired is not None else None
         if tip == live:
             self._notes = tuple(note for note in self._notes if not note.is_refused)
@@ -253,7 +285,9 @@ class GitSource:
         if tip == self._refused[0]:
             raise GitFailed(Failure.OTHER, self._refused[1])
         self._looked_at = tip = await self._fetch(tip)
-        self._notes = await in_thread(self._warden.judge, live, tip, await self._fault(tip))
+        # A pin that was released never was on the branch: it is judged by the branch's own last commit.
+        before = (await in_thread(self._mirror.accepted) or live) if live is not None else None
+        self._notes = await in_thread(self._warden.judge, before, tip, await self._fault(tip))
         if self._is_held:
             return
         try:
@@ -263,6 +297,21 @@ class GitSource:
                 self._refused = (tip, error.text)
             raise
         await in_thread(self._mirror.accept, tip)
+
+    async def _is_pinned_beside(self, tip: str) -> bool:
+        """Return whether another commit than the branch's is followed; a branch that contains it ends that."""
+        pinned = await in_thread(self._mirror.pinned)
+        if pinned is None:
+            return False
+        self._looked_at = tip = await self._fetch(tip)
+        if await in_thread(self._mirror.contains, tip, pinned):
+            await in_thread(self._mirror.unpin)
+            return False
+        if self._desired is None or self._desired.commit.sha != pinned:
+            self._desired = await self._parse_whole(pinned)
+        text = f"a plan of commit {pinned[:12]} was applied; the branch, at {tip[:12]}, waits until it contains that"
+        self._notes = (CommitNote(commit=tip, reason=Reason.PINNED, message=text, is_refused=True),)
+        return True
 
     async def _fault(self, tip: str) -> str:
         """Return why nobody vouches for a commit; only then is it worth asking for the tags."""

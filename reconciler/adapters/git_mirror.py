@@ -37,6 +37,7 @@ class Mirror:
         self._tip = f"refs/heliostat/tip/{watched}"
         self._accepted = f"refs/heliostat/accepted/{watched}"
         self._tags = f"refs/heliostat/tags/{watched}/"
+        self._pinned_ref = f"refs/heliostat/pinned/{watched}"
         self._stamp = folder / f"read-at-{watched}"
         self._writing = threading.Lock()
         self._fetches = 0
@@ -82,6 +83,27 @@ class Mirror:
     def accepted(self) -> str | None:
         """Return the commit that was accepted last, or None."""
         return self._resolve(self._accepted)
+
+    def pin(self, sha: str) -> None:
+        """Remember, over restarts, that this commit is followed instead of the branch."""
+        with self._writing:
+            self.command.run("update-ref", self._pinned_ref, sha)
+
+    def unpin(self) -> None:
+        """Follow the branch again."""
+        with self._writing:
+            self.command.run("update-ref", "-d", self._pinned_ref)
+
+    def pinned(self) -> str | None:
+        """Return the commit that is followed instead of the branch, or None."""
+        return self._resolve(self._pinned_ref)
+
+    def contains(self, descendant: str, ancestor: str) -> bool:
+        """Return whether a commit is another one, or comes after it."""
+        try:
+            return self.command.run("merge-base", ancestor, descendant).decode().strip() == ancestor
+        except GitFailed:
+            return False  # They have no commit in common.
 
     def tip(self) -> str | None:
         """Return the commit that was fetched last, or None."""

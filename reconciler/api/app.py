@@ -63,6 +63,8 @@ def _reads() -> list[BaseRoute]:
         Route(f"{SERVICE}/events", reads.events),
         Route(f"{V1}/nodes", reads.nodes),
         Route(f"{V1}/plan", plans.answer, methods=["GET", "POST"]),
+        Route(f"{V1}/apply", plans.apply, methods=["POST"]),
+        Route(f"{V1}/release", plans.release, methods=["POST"]),
         Route(f"{V1}/compaction", compaction.show),
         Route(f"{V1}/events", reads.events),
         Route(f"{V1}/events/stream", streams.stream),

@@ -52,6 +52,12 @@ class Backend(Protocol):
     async def plan(self, proposal: Proposal | None) -> PlannedChange:
         """Return what a proposal would do; without one, what is about to be done anyway. Raises `Refused`."""
 
+    async def apply(self, base: str, commit: str, live: str) -> None:
+        """Follow `commit` of a plan made for `base` and the state `live`. Raises `Refused`, a stale plan included."""
+
+    async def release(self) -> str:
+        """Follow the branch again; return the commit that was followed instead. Raises `Refused`."""
+
     def is_ready(self) -> bool:
         """Return whether a first commit was read and a first observation made."""
 

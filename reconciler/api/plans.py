@@ -49,6 +49,25 @@ async def answer(request: Request) -> Response:
     return JSONResponse(plan_document(await backend_of(request).plan(proposal)))
 
 
+async def apply(request: Request) -> Response:
+    """Follow the commit of a plan, if nothing has moved since it was made."""
+    access: Access = request.app.state.access
+    check_mutation(request, access)
+    given = _read_object(await _body(request), frozenset({"base", "commit", "live"}))
+    base, commit = (_sha(given.get(name), name) for name in ("base", "commit"))
+    live = _text(given.get("live", ""), "live")
+    await backend_of(request).apply(base, commit, live)
+    return JSONResponse({"commit": commit, "pinned": True}, status_code=202)
+
+
+async def release(request: Request) -> Response:
+    """Follow the branch again."""
+    access: Access = request.app.state.access
+    check_mutation(request, access)
+    _read_object(await _body(request), frozenset())
+    return JSONResponse({"commit": await backend_of(request).release(), "pinned": False}, status_code=202)
+
+
 async def _body(request: Request) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
@@ -64,15 +83,8 @@ async def _body(request: Request) -> bytes:
 
 def read_proposal(body: bytes) -> Proposal:
     """Return what a body proposes. Raises Problem saying what is wrong with it."""
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Problem(400, f"the body is not JSON: {error}") from error
-    if not isinstance(given, dict) or not given.keys() <= FIELDS:
-        raise Problem(400, f"send an object with {', '.join(sorted(FIELDS))}")
-    commit = given.get("commit")
-    if not isinstance(commit, str) or not _SHA.fullmatch(commit):
-        raise Problem(400, '"commit" is the full id of a commit: 40 hex digits')
+    given = _read_object(body, FIELDS)
+    commit = _sha(given.get("commit"), "commit")
     files = given.get("files")
     return Proposal(
         commit=commit,
@@ -81,6 +93,22 @@ def read_proposal(body: bytes) -> Proposal:
         bases=_files(given.get("bases", {})),
         folders=tuple(_folder(entry) for entry in _entries(given.get("folders", []), "folders")),
     )
+
+
+def _read_object(body: bytes, fields: frozenset[str]) -> dict[str, Any]:
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, f"the body is not JSON: {error}") from error
+    if not isinstance(given, dict) or not given.keys() <= fields:
+        raise Problem(400, f"send an object with nothing but {', '.join(sorted(fields)) or 'braces'}")
+    return given
+
+
+def _sha(given: object, name: str) -> str:
+    if not isinstance(given, str) or not _SHA.fullmatch(given):
+        raise Problem(400, f'"{name}" is the full id of a commit: 40 hex digits')
+    return given
 
 
 def _files(given: object) -> dict[str, bytes]:

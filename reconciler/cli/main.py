@@ -37,6 +37,7 @@ VERBS = {
     "nodes": Verb("look", LOOK, "Show the cluster's nodes."),
     "compaction": Verb("compaction", LOOK, "Show which nodes could go, and let them go with --apply."),
     "wait": Verb("wait", LOOK, "Wait until a service is Healthy, Synced, Paused or Quarantined."),
+    "apply": Verb("apply", ACT, "Follow the commit of a plan, if nothing has moved since it was made."),
     "promote": Verb("act", ACT, "End a pause; with --full, go straight to 100%."),
     "pause": Verb("act", ACT, "Hold a rollout where it is."),
     "resume": Verb("act", ACT, "Let a paused rollout go on."),

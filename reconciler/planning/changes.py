@@ -94,10 +94,10 @@ def _described(service: DesiredService, action: Action, **rest: object) -> Plann
 
 def is_same_service(one: DesiredService, other: DesiredService) -> bool:
     """Return whether two specs ask for the same, wherever they are written."""
-    return one == other or _without_place(one) == _without_place(other)
+    return one == other or without_place(one) == without_place(other)
 
 
-def _without_place(service: DesiredService) -> DesiredService:
+def without_place(service: DesiredService) -> DesiredService:
     """Return what counts of a service: not where it is written, nor from which commit its packages are made."""
     packages = tuple(replace(package, commit="", path="") for package in service.revision.packages)
     return replace(

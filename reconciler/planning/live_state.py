@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from reconciler.planning.changes import without_place
 from specs.canonical import canonical_json
 from specs.memory import Memory, ServiceMemory
 
@@ -19,12 +20,9 @@ def live_state(memory: Memory) -> str:
 
 
 def _state(service: ServiceMemory) -> dict[str, Any]:
-    rollout, wanted = service.rollout, service.wanted
+    rollout = service.rollout
     return {
-        "wanted": wanted.revision.id,
-        "form": hashlib.sha256(wanted.revision.template.encode()).hexdigest(),
-        "scale": [repr(deployment) for deployment in wanted.revision.deployments],
-        "settings": repr((wanted.route, wanted.suspend, wanted.rollout, wanted.group, wanted.depends_on)),
+        "wanted": hashlib.sha256(repr(without_place(service.wanted)).encode()).hexdigest(),
         "stable": service.stable,
         "candidate": service.candidate,
         "step": [rollout.step, rollout.is_fast] if rollout is not None else None,

@@ -15,7 +15,7 @@ from reconciler.planner import Folder, Planner, Proposal, pace_of
 from reconciler.planning.live_state import live_state
 from reconciler.planning.moment import Surroundings
 from specs.desired import Commit, PackageRef
-from specs.memory import Event
+from specs.memory import Event, OperatorPause
 from specs.parse import SpecReader, Specs
 from specs.planned import Action, PlannedChange
 from specs.predicted import Ending
@@ -47,6 +47,7 @@ class Pushed:
 
     def __init__(self) -> None:
         self.specs: dict[str, Specs] = {}
+        self.pinned: str | None = None
 
     def add(self, commit: Commit, files: Mapping[str, bytes]) -> None:
         self.specs[commit.sha] = SpecReader().read(commit, files, NoFolders())
@@ -58,6 +59,12 @@ class Pushed:
 
     def packaged(self, ref: PackageRef) -> Mapping[str, str]:
         return {}
+
+    async def pin(self, commit: str) -> None:
+        self.pinned = commit
+
+    async def release(self) -> str | None:
+        return self.pinned
 
 
 async def planner_of(sim: Simulation, spec: str = SPEC) -> Planner:
@@ -188,3 +195,21 @@ async def test_how_long_replicas_take_is_learned_from_the_last_rollouts() -> Non
     waits = replace(service, rollout=replace(service.rollout, min_ready=seconds(15)))
     assert pace_of(waits, events)[0].build + pace_of(waits, events)[0].start == timedelta(seconds=25)
     assert "no rollout of it is remembered" in pace_of(service, [])[1]
+
+
+async def test_a_plan_is_applied_only_while_nothing_has_moved() -> None:
+    sim = Simulation()
+    planner = await planner_of(sim)
+    change = await planned(planner, SPEC.replace("version: v1", "version: v2"))
+    assert change.prediction is not None
+    base, live = change.base.sha, change.prediction.live
+    with pytest.raises(Stalled, match="is live"):
+        await planner.apply("e" * 40, "f" * 40, live)
+    await planner.apply(base, "f" * 40, live)
+    assert await planner.commits.release() == "f" * 40
+    assert planner.world is not None
+    memory = planner.world.memory
+    paused = replace(memory.services["chat"], pause=OperatorPause(by="ada", why="", at=NOW))
+    planner.world = replace(planner.world, memory=replace(memory, services={"chat": paused}))
+    with pytest.raises(Stalled, match="have moved on"):
+        await planner.apply(base, "f" * 40, live)

@@ -47,6 +47,7 @@ class MemoryBackend:
 
     def __init__(self, status: ClusterStatus | None = None) -> None:
         self.cluster = status or cluster(chat())
+        self.pinned: tuple[str, str] | None = None
         self.proposals: list[Proposal | None] = []
         self.planned: PlannedChange | Refused = Refused("nothing was seen yet")
         self.commands: list[Command] = []
@@ -103,6 +104,17 @@ class MemoryBackend:
         if isinstance(self.planned, Refused):
             raise self.planned
         return self.planned
+
+    async def apply(self, base: str, commit: str, live: str) -> None:
+        if live != "0123456789abcdef":
+            raise Refused("the plan is stale")
+        self.pinned = (base, commit)
+
+    async def release(self) -> str:
+        if self.pinned is None:
+            raise Refused("no plan was applied")
+        pinned, self.pinned = self.pinned, None
+        return pinned[1]
 
     def is_ready(self) -> bool:
         return self.ready

@@ -183,3 +183,46 @@ def test_a_base_is_the_daemons_own(server: Serving, tmp_path: Path) -> None:
     result = CliRunner().invoke(heliostat, ["plan", "--server", server.url, "--base", "x"])
     assert result.exit_code == 2
     assert "leave out --base" in result.stderr
+
+
+def test_a_plan_is_applied_while_it_holds_and_released_again(
+    server: Serving, backend: MemoryBackend, tmp_path: Path
+) -> None:
+    file = tmp_path / "plan.json"
+    document = plan_document(planned())
+    file.write_text(json.dumps(document))
+    asked = ["--server", server.url, "--token", TOKEN]
+    result = CliRunner().invoke(heliostat, ["apply", str(file), *asked])
+    assert result.exit_code == 0, result.output
+    assert backend.pinned == (COMMIT, COMMIT)
+    assert "until the branch contains it" in result.stdout
+    assert CliRunner().invoke(heliostat, ["apply", "--release", *asked]).exit_code == 0
+    assert backend.pinned is None
+    again = CliRunner().invoke(heliostat, ["apply", "--release", *asked])
+    assert (again.exit_code, "no plan was applied" in again.stderr) == (1, True)
+    document["prediction"]["live"] = "f" * 16
+    file.write_text(json.dumps(document))
+    stale = CliRunner().invoke(heliostat, ["apply", str(file), *asked])
+    assert (stale.exit_code, "stale" in stale.stderr) == (1, True)
+
+
+def test_only_a_sound_plan_of_a_live_state_is_applied(server: Serving, backend: MemoryBackend, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    whole = plan_document(planned())
+    wrong = [
+        "[]",
+        "{",
+        json.dumps(whole | {"version": 2}),
+        json.dumps({k: v for k, v in whole.items() if k != "prediction"}),
+    ]
+    wrong.append(json.dumps(whole | {"errors": [{"path": "a", "line": 1, "column": 1, "message": "no"}]}))
+    for text in wrong:
+        file.write_text(text)
+        result = CliRunner().invoke(heliostat, ["apply", str(file), "--server", server.url, "--token", TOKEN])
+        assert result.exit_code == 1, text
+    assert backend.pinned is None
+    assert httpx.post(f"{server.url}/api/v1/apply", json={}, trust_env=False).status_code == 401
+    assert httpx.post(f"{server.url}/api/v1/release", json={}, trust_env=False).status_code == 401
+    for body in ({"base": COMMIT, "commit": "x", "live": "a"}, {"base": COMMIT, "commit": COMMIT, "live": 1}):
+        answer = httpx.post(f"{server.url}/api/v1/apply", json=body, headers=AUTH, trust_env=False)
+        assert answer.status_code == 400

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from reconciler.adapters.git_command import Failure, GitCommand, GitFailed
@@ -52,10 +53,11 @@ class Listing:
         cut = len(folder) + 1
         return tuple(replace(entry, path=entry.path[cut:]) for entry in self.entries[first:last])
 
-    def blob(self, path: str) -> str | None:
-        """Return the blob id of the file, link included, at `path`, or None."""
-        found = self._at(path)
-        return found.oid if found is not None and found.mode != SUBMODULE else None
+    @cached_property
+    def attributes(self) -> Mapping[str, str]:
+        """Return the blob id of each attribute file, by path: most commits have none, and each package asks."""
+        found = (entry for entry in self.entries if entry.path.rpartition("/")[2] == ATTRIBUTES)
+        return {entry.path: entry.oid for entry in found if entry.mode != SUBMODULE}
 
     def file(self, path: str) -> Entry | None:
         """Return the ordinary file at `path`, or None."""

@@ -145,10 +145,15 @@ class CommitPackages:
         tree = self.listing.folders.get(path)
         if tree is None:
             return None
-        above = (posixpath.join(folder, ATTRIBUTES) for folder in ("", *_folders_of(path)))
-        attributes = ((file, oid) for file in above if (oid := self.listing.blob(file)) is not None)
-        listed = _Listed(tree=tree, path=path, attributes=tuple(sorted(attributes)))
+        listed = _Listed(tree=tree, path=path, attributes=self._attributes_above(path))
         return self._packer.folder(listed, self.listing)
+
+    def _attributes_above(self, path: str) -> tuple[tuple[str, str], ...]:
+        known = self.listing.attributes
+        if not known:
+            return ()
+        above = (posixpath.join(folder, ATTRIBUTES) for folder in ("", *_folders_of(path)))
+        return tuple(sorted((file, known[file]) for file in above if file in known))
 
     @cached_property
     def listing(self) -> Listing:

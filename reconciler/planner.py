@@ -26,6 +26,9 @@ from specs.world import World
 LONGEST_BUILD = timedelta(seconds=5)
 """Of the time from creating a cell to its first request, at most this much is taken for building it."""
 
+FRESH = timedelta(seconds=15)
+"""Anybody may ask what is about to be done: so often it is worked out anew, however many ask."""
+
 REMEMBERED = 200
 """Events of a service that are looked through for how long its replicas took to start."""
 
@@ -94,6 +97,8 @@ class Planner:
     world: World | None = None
     """As the loop saw it last."""
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _own: tuple[datetime, PlannedChange] | None = None
+    """What is about to be done anyway, and when that was worked out."""
 
     async def plan(self, proposal: Proposal | None) -> PlannedChange | None:
         """Return what a proposal would do; None while nothing was seen yet. Raises Retry or Stalled.
@@ -104,12 +109,17 @@ class Planner:
             world = self.world
             if world is None or world.desired is None:
                 return None
+            if proposal is None and self._own is not None and timedelta(0) <= world.now - self._own[0] < FRESH:
+                return self._own[1]
             base = await self.commits.specs_at(world.desired.commit.sha)
             head = base if proposal is None else await self._specs(proposal)
             change = await asyncio.to_thread(changes, base, head, self._packaged(proposal))
             wanted = world.desired if proposal is None else _as_live(head.desired, base.desired, world)
             question = await self._question(world, wanted)
-            return _together(change, await asyncio.to_thread(predict, question))
+            found = _together(change, await asyncio.to_thread(predict, question))
+            if proposal is None:
+                self._own = (world.now, found)
+            return found
 
     async def apply(self, base: str, commit: str, live: str) -> None:
         """Follow the commit of a plan, if the plan still holds. Raises Stalled saying why it does not, or Retry."""

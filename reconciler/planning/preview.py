@@ -26,8 +26,9 @@ from specs.world import World
 LONGEST = timedelta(days=8)
 """Windows open once a week at the latest."""
 
-MAX_TURNS = 4000
-"""A prediction costs what so many looks cost; what takes more of them is told as unfinished."""
+MAX_TURNS, MIN_TURNS = 4000, 50
+MAX_LOOKS = 20_000
+"""Looks at one service each: some 2 ms, beside a daemon that must go on. What takes more is told as unfinished."""
 
 QUIET = timedelta(minutes=30)
 """After so long without any change, and without a time at which one is due, nothing more happens."""
@@ -193,7 +194,7 @@ class _Run:
     def go(self) -> None:
         """Turn until nothing moves any more."""
         step, changed_at = FIRST_STEP, self._began
-        for _ in range(MAX_TURNS):
+        for _ in range(max(MIN_TURNS, min(MAX_TURNS, MAX_LOOKS // max(1, len(self._names))))):
             plan = self._turn()
             if not plan.is_quiet:
                 step, changed_at = FIRST_STEP, self._cluster.now

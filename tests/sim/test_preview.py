@@ -207,6 +207,15 @@ async def test_in_the_middle_of_a_rollout_it_goes_on_from_there() -> None:
     check(await compared(sim, spec("chat", "v3", 4)))
 
 
+async def test_what_would_take_too_long_to_work_out_is_told_as_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
+    sim = await settled(spec("chat", "v1"))
+    monkeypatch.setattr(reconciler.planning.preview, "MIN_TURNS", 5)
+    monkeypatch.setattr(reconciler.planning.preview, "MAX_LOOKS", 10)
+    found = prediction(sim, spec("chat", "v2"))
+    assert found.services[0].ending is Ending.UNFINISHED
+    assert found.duration is None
+
+
 async def test_nothing_is_predicted_from_half_a_view() -> None:
     sim = await settled(spec("chat", "v1"))
     sim.ray_fails()

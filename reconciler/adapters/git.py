@@ -110,12 +110,14 @@ class GitSource:
             while self._outlook() == self._told:
                 await self._until_due()
                 await self._refresh()
+            self._told = self._outlook()  # once: who waits again before anybody has read must wait
             return
         async with aclosing(self._refs.stirs(self._clock)) as stirs:
             async for _ in stirs:
                 if await self._has_moved():
                     await self._refresh()
                 if self._outlook() != self._told:
+                    self._told = self._outlook()
                     return
 
     async def package(self, ref: PackageRef) -> bytes:

@@ -14,6 +14,7 @@ from policies.revisions import asked_back, choose, judge
 from policies.rollout import advance, keep, move, route_as_is
 from policies.room import gives_way_to
 from policies.sites import too_few_zones
+from policies.staging import note_staged
 from policies.verdicts import failed_analysis, lacks_requests
 from policies.view import ServiceView, view_of
 from policies.way_back import watch
@@ -35,7 +36,7 @@ def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
         return (*retire_removed(view), _removing(view))
     if view.spec.suspend:
         return (*_parked(view), *route_as_is(view), explain(view))
-    heard: tuple[Decision, ...] = (*hear(view), *troubles(view))
+    heard: tuple[Decision, ...] = (*hear(view), *note_staged(view), *troubles(view))
     verdict = judge(view) or failed_analysis(view) or failed_metrics(view) or asked_back(view) or watch(view)
     if verdict:
         return (*heard, *verdict, explain(view))

@@ -19,6 +19,7 @@ from specs.effects import (
     SaveMemory,
     ScaleDeployment,
     SetRoutes,
+    TendStaging,
     UploadPackage,
 )
 from specs.reasons import Reason
@@ -51,8 +52,8 @@ async def apply(
     patience.keep(effect for effect in effects if not isinstance(effect, SaveMemory))
     for effect in effects:
         try:
-            if isinstance(effect, PostQuestion | MeasureMetric | ConsultPolicy):
-                _send(effect, errands)
+            if isinstance(effect, PostQuestion | MeasureMetric | ConsultPolicy | TendStaging):
+                errands.begin(effect)
             elif isinstance(effect, SaveMemory):
                 await ports.store.save(effect)
             else:
@@ -70,17 +71,6 @@ async def apply(
                 results.is_saved = False
                 return results
     return results
-
-
-def _send(effect: PostQuestion | MeasureMetric | ConsultPolicy, errands: Errands) -> None:
-    """Begin what others are asked beside the loop."""
-    match effect:
-        case PostQuestion():
-            errands.post(effect)
-        case MeasureMetric():
-            errands.measure(effect)
-        case ConsultPolicy():
-            errands.consult(effect)
 
 
 async def _do(ports: Ports, effect: Awaited, deployed: frozenset[str], results: Results) -> None:
@@ -118,7 +108,7 @@ def _blame(effect: Effect, error: PortError) -> tuple[str, Reason]:
     """Return whose problem a failed effect is, and what to call it."""
     refused = Reason.SERVE_BUSY if isinstance(error, Retry) else Reason.INVALID_DOCUMENT
     match effect:
-        case SaveMemory():
+        case SaveMemory() | TendStaging():  # The latter is an errand: what fails of it is seen at a later look.
             return "", Reason.STORE_FAILED
         case UploadPackage(service=service):
             return service, Reason.PACKAGE_FAILED

@@ -19,6 +19,7 @@ from reconciler.adapters.git import GitSettings, GitSource
 from reconciler.adapters.git_access import GitAccess
 from reconciler.adapters.git_trust import Trust
 from reconciler.adapters.herald import Form, Herald, Target
+from reconciler.adapters.jobs import RayJobs
 from reconciler.adapters.kubernetes_secrets import KubernetesApi, KubernetesApiSecrets
 from reconciler.adapters.lease import FileLease
 from reconciler.adapters.node_drains import RayDrains
@@ -307,7 +308,12 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
         fittings.metrics.observe_tick(tick, gateway)
         tracer(tick)
 
-    surroundings = Surroundings(gateway_url=settings.public_url, cluster=settings.cluster, prune=prune_limits(settings))
+    surroundings = Surroundings(
+        gateway_url=settings.public_url,
+        cluster=settings.cluster,
+        prune=prune_limits(settings),
+        stage_python=settings.stage_python,
+    )
     async with gateway.running(), with_keeper(settings, gateway_settings, fittings.clock):
         reconciler = Reconciler(
             Ports(
@@ -321,6 +327,7 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
                 gates=HttpGates(fittings.outbound),
                 metrics=fittings.prometheus,
                 advisers=fittings.policies,
+                jobs=RayJobs(fittings.rest, owner=settings.cluster),
             ),
             surroundings,
             cluster=settings.cluster,

@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import Callable, Coroutine, Set
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, assert_never
 
 from reconciler.errors import PortError
-from reconciler.planning.outgoing import advice_slot
+from reconciler.planning.outgoing import STAGING, advice_slot
 from reconciler.ports import Ports
-from specs.effects import ConsultPolicy, MeasureMetric, PostQuestion
+from reconciler.stagings import Stagings
+from specs.effects import ConsultPolicy, MeasureMetric, PostQuestion, TendStaging
 from specs.gates import GateReply, GateVerdict
 from specs.metric_readings import MetricOutcome, MetricReading
 from specs.outward import Outward
@@ -32,6 +33,7 @@ class Errands:
         self._gates = ports.gates
         self._metrics = ports.metrics
         self._advisers = ports.advisers
+        self._stagings = Stagings(ports.jobs)
         self._wake = wake
         self._waiting: list[Errand] = []
         self._begun = asyncio.Event()
@@ -54,17 +56,19 @@ class Errands:
         taken, self._waiting = self._waiting, []
         return taken
 
-    def post(self, question: PostQuestion) -> None:
-        """Begin to ask a gate, unless that very question is on its way."""
-        self._begin(question.key, partial(self._ask, question))
-
-    def measure(self, wanted: MeasureMetric) -> None:
-        """Begin a measurement, unless the last one of this metric is still on its way."""
-        self._begin(wanted.slot, partial(self._measured, wanted))
-
-    def consult(self, wanted: ConsultPolicy) -> None:
-        """Begin to ask a policy of another package, unless it is still at the last question."""
-        self._begin(wanted.policy, partial(self._consulted, wanted))
+    def begin(self, wanted: PostQuestion | MeasureMetric | ConsultPolicy | TendStaging) -> None:
+        """Begin an errand, unless the last one of its slot is still under way."""
+        match wanted:
+            case PostQuestion(key=key):
+                self._begin(key, partial(self._ask, wanted))
+            case MeasureMetric(slot=slot):
+                self._begin(slot, partial(self._measured, wanted))
+            case ConsultPolicy(policy=policy):
+                self._begin(policy, partial(self._consulted, wanted))
+            case TendStaging():
+                self._begin(STAGING, partial(self._stagings.tend, wanted))
+            case _:
+                assert_never(wanted)
 
     def seen(self) -> Outward:
         """Return what is under way and what came back."""
@@ -74,6 +78,8 @@ class Errands:
             readings=tuple(self._readings.values()),
             policies=self._advisers.enabled,
             advice=tuple(self._advice.values()),
+            stagings=self._stagings.seen(),
+            swept=self._stagings.swept,
         )
 
     def keep(self, slots: Set[str]) -> None:
@@ -81,6 +87,7 @@ class Errands:
         self._replies = {key: reply for key, reply in self._replies.items() if key in slots}
         self._readings = {slot: reading for slot, reading in self._readings.items() if slot in slots}
         self._advice = {key: said for key, said in self._advice.items() if advice_slot(said.service) in slots}
+        self._stagings.keep(slots)
 
     def _begin(self, slot: str, errand: Errand) -> None:
         if slot not in self._under_way:

@@ -6,9 +6,9 @@ Every method may raise `Retry` or `Stalled` (reconciler.errors) and nothing else
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from policies.compaction.problem import Answer, Problem
 from specs.commit_notes import CommitNote
@@ -228,6 +228,44 @@ class CompactionPorts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobOrder:
+    """A program to run on the cluster: a shell command in a runtime environment, which may hold secrets."""
+
+    id: str
+    command: str
+    runtime_env: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A program on the cluster as it was last seen; `message` is Ray's."""
+
+    id: str
+    ended: bool
+    succeeded: bool = False
+    message: str = ""
+
+
+class Jobs(Protocol):
+    """Programs of one owner on the cluster."""
+
+    async def start(self, order: JobOrder) -> None:
+        """Start a program; harmless when there is one of that id, whether it still runs or not."""
+
+    async def look(self, job: str) -> Job | None:
+        """Return how a program is getting on, None when the cluster knows of none with that id."""
+
+    async def output(self, job: str) -> str:
+        """Return what a program has printed so far, "" when there is none."""
+
+    async def stop(self, job: str) -> None:
+        """End a program; harmless when it has ended or was never there."""
+
+    async def own(self) -> tuple[Job, ...]:
+        """Return all programs that this owner started, running or not: whose else they are, is not told."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ports:
     """Every seam of the daemon."""
 
@@ -241,3 +279,4 @@ class Ports:
     gates: Gates
     metrics: MetricsServer
     advisers: Advisers
+    jobs: Jobs

@@ -133,6 +133,8 @@ class Settings(TrustSettings, NodeSettings):
     """The Prometheus server that answers specs' metric queries, "" for none; may hold credentials."""
     allow_hosts: tuple[AllowedHost, ...] = ()
     """Hosts that gates in specs may call. Nothing else is ever called because a spec says so."""
+    stage_python: str = "python"
+    """The cluster's Python that brings weights to nodes (`loading.stage` in specs): it needs heliostat[loaders]."""
     state: Path
     cluster: str = "default"
     serve_host: str = "0.0.0.0"  # noqa: S104 (replicas must be reachable from the gateway's host)
@@ -269,6 +271,7 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "gateway_url": _parse_url,
     "prometheus": _parse_url,
     "allow_hosts": _parse_allowed,
+    "stage_python": str,
     "state": lambda text: Path(str(text)).expanduser(),
     "cluster": _parse_cluster,
     "serve_host": str,

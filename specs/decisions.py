@@ -12,6 +12,7 @@ from specs.desired import DesiredService, Revision
 from specs.gates import Gate, GateCall, GateState
 from specs.memory import Bounds, Drift, Failure, OutgoingCause, Pin
 from specs.reasons import Reason
+from specs.staging import Staged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +152,14 @@ class OverruleGates:
     step: int
     gates: tuple[str, ...]
     by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteStaging:
+    """The staging of the running rollout's weights ended."""
+
+    service: str
+    staged: Staged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,6 +368,7 @@ Decision = (
     | AskGate
     | HearGate
     | OverruleGates
+    | NoteStaging
     | Promote
     | RollBack
     | Quarantine

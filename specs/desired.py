@@ -179,6 +179,8 @@ class Revision:
     packages: tuple[PackageRef, ...]
     max_request_duration: timedelta
     deployments: tuple[DesiredDeployment, ...]
+    stage: tuple[str, ...] = ()
+    """URIs of weights that nodes should have when its replicas start."""
 
     def scale(self, deployment: str) -> Scale | None:
         """Return how a deployment is scaled, None when that is not written."""

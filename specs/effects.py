@@ -10,6 +10,7 @@ from specs.compaction import CompactionMemory
 from specs.desired import PackageRef
 from specs.memory import Event, HistoryEntry, ServiceMemory
 from specs.routes import RouteTable
+from specs.staging import StagingJob
 from specs.world import World
 
 
@@ -99,6 +100,14 @@ class ConsultPolicy:
     world: World = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TendStaging:
+    """Begin to look after the stagings: these run, and no other of ours does; how they do is seen at a later look."""
+
+    jobs: tuple[StagingJob, ...]
+    asked_at: datetime
+
+
 Effect = (
     SaveMemory
     | UploadPackage
@@ -108,4 +117,5 @@ Effect = (
     | PostQuestion
     | MeasureMetric
     | ConsultPolicy
+    | TendStaging
 )

@@ -15,6 +15,7 @@ from specs.gates import GateCall
 from specs.metric_readings import MetricTally
 from specs.placement import SiteMemory
 from specs.reasons import Reason
+from specs.staging import Staged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +252,8 @@ class ServiceMemory:
     """Questions of the running rollout to its gates, and notices that are not delivered yet."""
     sites: tuple[SiteMemory, ...] = ()
     """What is believed of the places where its cells may be."""
+    staged: Staged | None = None
+    """How the last staging of weights ended; of an earlier rollout than the running one, perhaps."""
     is_removed: bool = False
     """It left the repository and the prune guard let it go."""
     troubles: Mapping[str, datetime] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from specs.gates import GateReply
 from specs.metric_readings import MetricReading
+from specs.staging import StagingSeen
 from specs.wishes import Advice
 
 
@@ -23,6 +24,9 @@ class Outward:
     """The policies of other packages that the daemon's settings enable, such as `rollout.ramp`."""
     advice: tuple[Advice, ...] = ()
     """What they said last."""
+    stagings: tuple[StagingSeen, ...] = ()
+    swept: frozenset[str] | None = frozenset()
+    """The stagings besides which no other was left running at the last sweep; None before a daemon's first one."""
 
     def reply(self, key: str, failures: int) -> GateReply | None:
         """Return the outcome of one try of a question, or None while there is none."""
@@ -35,3 +39,7 @@ class Outward:
     def advice_of(self, policy: str, service: str) -> Advice | None:
         """Return what a policy said last of a service, or None."""
         return next((said for said in self.advice if (said.policy, said.service) == (policy, service)), None)
+
+    def staging(self, job: str) -> StagingSeen | None:
+        """Return how a staging is getting on, or None before it was looked at."""
+        return next((seen for seen in self.stagings if seen.job == job), None)

@@ -358,7 +358,7 @@ def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef
         route=spec.route or f"/{model.metadata.name}",
         suspend=spec.suspend,
         labels=dict(sorted(model.metadata.labels.items())),
-        revision=make_revision(spec.application, packages, spec.max_request_duration),
+        revision=make_revision(spec.application, packages, spec.max_request_duration, spec.loading.stage),
         rollout=_rollout(spec.rollout),
         source=source,
         analysis=spec.analysis.settings() if spec.analysis is not None else None,

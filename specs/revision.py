@@ -7,7 +7,8 @@ Decided field by field from Ray 2.60 (`get_app_code_version`, `override_deployme
   `ray_actor_options`, `placement_group_*`, `max_replicas_per_node`, `request_router_config`,
   `deployment_actors`, whether it is autoscaled, and its autoscaling `policy`; the content of each packaged
   folder. Also `maxRequestDuration`, which Serve could change in place: a live cell keeps the drain time
-  that its requests were promised.
+  that its requests were promised. And the URIs of `loading.stage`, in any order: other weights are another
+  model, whatever the code says of them.
 * In place (`IN_PLACE`), in the template but not in the id: Serve applies them to running replicas. These are
   `user_config`, `max_ongoing_requests`, `max_queued_requests`, `backpressure_config`,
   `graceful_shutdown_wait_loop_s`, `health_check_period_s`, `health_check_timeout_s`, `logging_config` (of the
@@ -78,18 +79,22 @@ _FREE_FORM = frozenset(
 
 
 def make_revision(
-    application: Application, packages: Iterable[PackageRef], max_request_duration: timedelta
+    application: Application,
+    packages: Iterable[PackageRef],
+    max_request_duration: timedelta,
+    stage: Iterable[str] = (),
 ) -> Revision:
-    """Return the revision of an application whose folders are packaged as `packages`."""
-    found = tuple(sorted(packages, key=lambda package: package.where))
+    """Return the revision of an application whose folders are packaged as `packages`; `stage` are URIs of weights."""
+    found, stage = tuple(sorted(packages, key=lambda package: package.where)), tuple(stage)
     listed = sorted(application.deployments or [], key=lambda deployment: deployment.name)
     template = _template(application, found, max_request_duration)
     return Revision(
-        id=digest(template, max_request_duration),
+        id=digest(template, max_request_duration, stage),
         template=canonical_json(template),
         packages=found,
         max_request_duration=max_request_duration,
         deployments=tuple(DesiredDeployment(name=deployment.name, scale=_scale(deployment)) for deployment in listed),
+        stage=stage,
     )
 
 
@@ -117,9 +122,13 @@ def _restart_options(deployment: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def digest(template: Mapping[str, Any], max_request_duration: timedelta) -> str:
-    """Return the id of the revision with this template."""
-    whole = {"application": restart_form(template), "maxRequestSeconds": max_request_duration.total_seconds()}
+def digest(template: Mapping[str, Any], max_request_duration: timedelta, stage: Iterable[str] = ()) -> str:
+    """Return the id of the revision with this template and these staged weights, in whatever order."""
+    seconds = max_request_duration.total_seconds()
+    whole: dict[str, Any] = {"application": restart_form(template), "maxRequestSeconds": seconds}
+    staged = sorted(stage)
+    if staged:  # Else as it always was: nobody's revision changes because there is a new field.
+        whole["stage"] = staged
     return hashlib.sha256(canonical_json(whole).encode("ascii")).hexdigest()[:ID_LENGTH]
 
 

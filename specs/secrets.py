@@ -182,7 +182,7 @@ def _sealed(service: DesiredService, seals: Mapping[SecretRef, str | Unreadable]
 
 def _identified(template: dict[str, Any], service: DesiredService) -> dict[str, Any]:
     return {
-        "id": digest(template, service.revision.max_request_duration),
+        "id": digest(template, service.revision.max_request_duration, service.revision.stage),
         "template": canonical_json(template),
     }
 

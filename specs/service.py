@@ -36,6 +36,9 @@ MAX_WINDOW = 20
 
 MAX_DEPENDENCIES = 100
 MAX_GATES = 20
+MAX_STAGED = 16
+MAX_URI = 2048
+WEIGHTS_SCHEMES = ("s3", "gs", "az", "https", "http")
 LONGEST_REQUEST = timedelta(days=20)
 """Time-outs of the gateway count milliseconds in 31 bits."""
 
@@ -301,6 +304,43 @@ class GateSpec(CamelModel):
     )
 
 
+def _weights_uri(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        is_sound = parts.scheme in WEIGHTS_SCHEMES and bool(parts.netloc) and (parts.port or 1) > 0
+    except ValueError:
+        is_sound = False
+    if not is_sound or len(value) > MAX_URI or any(not " " < character < "\x7f" for character in value):
+        raise ValueError(
+            "these are no weights that nodes could fetch: write a URI such as s3://models/chat/model.safetensors "
+            f"({', '.join(WEIGHTS_SCHEMES)}), a remote folder with a slash at its end"
+        )
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(
+            "a URI in Git must not hold credentials or a signature: name an object that nodes reach with credentials "
+            "of their own, without what stands before an @ or after a ? or #"
+        )
+    return value
+
+
+def _uris_once(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) < len(value):
+        raise ValueError("the same URI is listed twice: write each once")
+    return value
+
+
+class LoadingSpec(CamelModel):
+    """What replicas load before they can serve."""
+
+    stage: Annotated[tuple[Annotated[str, AfterValidator(_weights_uri)], ...], AfterValidator(_uris_once)] = Field(
+        default=(),
+        strict=False,
+        max_length=MAX_STAGED,
+        description="URIs of weights (a .safetensors file, an index, or a folder) that are put into the caches of the "
+        "nodes where the revision may run, from the start of its rollout on. Nothing waits for it.",
+    )
+
+
 class RolloutSpec(CamelModel):
     """How a new revision replaces the old one."""
 
@@ -391,6 +431,9 @@ class ServiceSpec(CamelModel):
     )
     application: Application = Field(
         description="A Ray Serve application as in a Serve config file, without name and route_prefix."
+    )
+    loading: LoadingSpec = Field(
+        default=LoadingSpec(), description="Weights that are brought to nodes ahead of the replicas."
     )
     rollout: RolloutSpec = Field(default=RolloutSpec(), description="The way from one revision to the next.")
     analysis: AnalysisSpec | None = Field(

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from specs.analysis import Outcome, Verdict
 from specs.reasons import Reason
+from specs.staging import StagingState
 
 
 class Sync(StrEnum):
@@ -125,6 +126,23 @@ class AnalysisStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StagingStatus:
+    """The weights of the candidate (or of the last rollout's revision) on their way to nodes; nothing waits for it.
+
+    `done` of `size` bytes are there, of those that are known to be wanted; `ended` of `nodes` nodes have ended.
+    """
+
+    revision: str
+    uris: tuple[str, ...]
+    state: StagingState
+    done: int = 0
+    size: int = 0
+    nodes: int = 0
+    ended: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Condition:
     """A Kubernetes-style condition; `status` is True, False or Unknown."""
 
@@ -163,6 +181,8 @@ class ServiceStatus:
     """None when nothing is analysed now."""
     zones: tuple[ZoneStatus, ...] = ()
     """Of a service that is spread over zones; replicas are summed over its deployments and revisions."""
+    staging: StagingStatus | None = None
+    """None when no weights are, or were, staged for the candidate or the stable revision."""
 
 
 @dataclass(frozen=True, kw_only=True)

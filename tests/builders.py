@@ -136,7 +136,14 @@ def gate(name: str = "calendar", at: str = "beforeStep", **options: Any) -> Gate
 
 
 def revision(
-    version: str, sizes: Sizes | None = None, *, max_request: float = 60, args: Mapping[str, Any] | None = None
+    version: str,
+    sizes: Sizes | None = None,
+    *,
+    max_request: float = 60,
+    args: Mapping[str, Any] | None = None,
+    stage: Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
 ) -> Revision:
     """Return a revision called `version`, whose code has the deployments of `sizes` (Echo first)."""
     sizes = {"Echo": 3} if sizes is None else sizes
@@ -144,11 +151,13 @@ def revision(
     code = dict.fromkeys(sizes, 1)
     template = {
         "import_path": "app:build",
+        **({"runtime_env": dict(runtime_env)} if runtime_env else {}),
         "args": {"version": version, "deployments": code, "ingress": next(iter(sizes)), **(args or {})},
         "deployments": [
             {
                 "name": name,
                 "graceful_shutdown_timeout_s": max_request,
+                **({"ray_actor_options": dict(options)} if options else {}),
                 **({"autoscaling_config": {}} if isinstance(size, tuple) else {}),
             }
             for name, size in sorted(listed.items())
@@ -160,6 +169,7 @@ def revision(
         packages=(),
         max_request_duration=seconds(max_request),
         deployments=tuple(DesiredDeployment(name=name, scale=_scale(size)) for name, size in sorted(listed.items())),
+        stage=tuple(stage),
     )
 
 
@@ -184,6 +194,9 @@ def service(
     group: str = "",
     judge: str = "sequential",
     placement: Placement | None = None,
+    stage: Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
     **rollout: Any,
 ) -> DesiredService:
     """Return a service of one or more deployments; `rollout` as in `rollout_settings`, `analysis` its settings."""
@@ -192,7 +205,9 @@ def service(
         name=name,
         route=route or f"/{name}",
         suspend=suspend,
-        revision=revision(version, sizes, max_request=max_request, args=args),
+        revision=revision(
+            version, sizes, max_request=max_request, args=args, stage=stage, options=options, runtime_env=runtime_env
+        ),
         rollout=rollout_settings(**rollout),
         source=SourceRef(path=f"{name}.yaml", line=1),
         analysis=AnalysisSettings(**analysis) if analysis is not None else None,

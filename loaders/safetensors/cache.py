@@ -62,7 +62,7 @@ def through_cache(uri: str, open_origin: Callable[[], Source]) -> Source:
         return origin
     content = Content(uri=uri, etag=origin.version, size=origin.size)
     try:
-        entry = store.open(content, content.size)
+        entry = store.open(content, 0)  # room is taken once the header is judged: nobody goes for what is no file
     except OSError as full:
         LOG.warning("%s is loaded without keeping it: %s", content.public_uri, full)
         return origin

@@ -63,6 +63,7 @@ class ReadThrough:
         self._store, self._entry, self._origin = store, entry, origin
         self._wanted: dict[int, int] = {}
         self._reading: set[Piece] = set()
+        self._reserved = store.has_room(entry.content)
         self._full = False
         self._filler = filler
         self._filling: Filling | None = None
@@ -70,15 +71,35 @@ class ReadThrough:
         self._scratch = threading.BoundedSemaphore(SCRATCH_CHUNKS)
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Say which ranges (first and last byte + 1, none overlapping) will be read: their chunks can be kept."""
+        """Say which ranges (first and last byte + 1, none overlapping) will be read: their chunks can be kept.
+
+        Room is reserved for them now, so this is for files whose header has been judged. What is read before is not
+        kept.
+        """
         for start, stop in ranges:
             for piece in pieces(start, stop - start, self.content.chunk_size):
                 self._wanted[piece.chunk] = self._wanted.get(piece.chunk, 0) + piece.length
+        if not self._reserved and not self._full:
+            self._reserve()
         wanted = sum(self._wanted.values())
-        if self._filler is None or self._filling is not None or wanted < NEARLY_ALL * self.size:
+        if self._full or self._filler is None or self._filling is not None or wanted < NEARLY_ALL * self.size:
             return
         if not self._entry.complete():
             self._filling = self._filler(self._entry, self._origin)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what was expected is kept, as far as is known."""
+        return self._reserved and not self._full
+
+    def _reserve(self) -> None:
+        try:
+            self._reserved = self._store.reserve(self.content)
+        except OSError as failing:
+            self._keep_no_more(failing)
+            return
+        if not self._reserved:
+            self._keep_no_more("the node's cache has no room for it")
 
     def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
         """Fill the buffer from the cache, and from the origin where the cache has nothing."""
@@ -121,6 +142,8 @@ class ReadThrough:
                 waited, wait = waited + wait, min(LONGEST_WAIT, wait * 2)
 
     def _keeps(self, piece: Piece) -> bool:
+        if not self._reserved:
+            return False
         wanted = max(self._wanted.get(piece.chunk, 0), piece.length)
         return wanted >= NEARLY_ALL * self.content.length_of(piece.chunk)
 
@@ -157,7 +180,7 @@ class ReadThrough:
         except OSError as failing:
             self._keep_no_more(failing)
 
-    def _keep_no_more(self, why: Exception) -> None:
+    def _keep_no_more(self, why: Exception | str) -> None:
         self._full = True
         LOG.warning("%s; the rest of %s is loaded without keeping it", why, self.content.public_uri)
 
@@ -179,5 +202,9 @@ class ReadThrough:
         """Give the content back to the cache and close the origin."""
         if self._filling is not None:
             self._filling.close()
+        unused = not self._reserved and not self._entry.present()
         self._entry.close()
         self._origin.close()
+        if unused:  # it turned out to be no weights, or there was no room
+            with contextlib.suppress(OSError):
+                self._store.remove(self.content.key)

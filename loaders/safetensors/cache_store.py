@@ -56,7 +56,10 @@ class Store:
             raise PermissionError(errno.EPERM, "the weight cache belongs to another user", str(folder))
 
     def open(self, content: Content, room: int) -> Entry | None:
-        """Open a content with at least so much room for its chunks, evicting others; `None` if the cap forbids it."""
+        """Open a content with at least so much room for its chunks, evicting others; `None` if the cap forbids it.
+
+        With no room it is only looked at: `reserve` comes before the first chunk is kept.
+        """
         for _ in range(OPEN_ATTEMPTS):
             with self._locked():
                 if not self._admit(content, min(room, content.size)):
@@ -68,6 +71,15 @@ class Store:
                 return entry
             entry.close()
         return None
+
+    def reserve(self, content: Content) -> bool:
+        """Reserve room for all of a content that is open, evicting others; False if the cap forbids it."""
+        with self._locked():
+            return self._admit(content, content.size)
+
+    def has_room(self, content: Content) -> bool:
+        """Tell whether room for all of a content is reserved already."""
+        return room_of(self._folder_of(content)) >= content.size
 
     def peek(self, key: str) -> Entry | None:
         """Open what is there under a key, without making it used; `None` if it is not there."""
@@ -122,7 +134,7 @@ class Store:
         missing = max(0, room - has)
         taken = sum(room_of(other) for other in self._folders())
         over = taken + missing - self.cap
-        if over > 0 and (room > self.cap or self._evict_bytes(over, content.key) < over):
+        if missing and over > 0 and (room > self.cap or self._evict_bytes(over, content.key) < over):
             return False
         if not folder.exists():
             self._create(folder, content)

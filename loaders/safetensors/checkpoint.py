@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
+from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.errors import InvalidFile, SourceFailed, SourceMissing
 from loaders.safetensors.header import PREFIX_BYTES, Header, TensorSpec, header_span, parse_header
 from loaders.safetensors.index import MOST_INDEX_BYTES, SUFFIX, check_index, parse_index
@@ -99,6 +100,8 @@ def _content(uri: str, origin: Origin, interrupt: Interrupt) -> bytes:
     try:
         if source.size > MOST_INDEX_BYTES:
             raise InvalidFile(f"an index of {source.size} bytes", uri=uri)
+        if isinstance(source, ReadThrough):
+            source.expect([(0, source.size)])
         return _read(source, 0, source.size, interrupt)
     finally:
         source.close()

@@ -204,9 +204,10 @@ class Fetch:
         if flight.wins():
             for other in tuple(flight.others):
                 other.fire(Overtaken("the first request was faster"))
-            wall = time.monotonic() - flight.began
+            now = time.monotonic()
+            wall = now - flight.began
             self._times.append(wall)
-            source.streams.served(wall, time.thread_time() - cpu)
+            source.streams.served(flight.chunk.size, wall=wall, cpu=time.thread_time() - cpu, now=now)
             self._has_landed(flight)
 
     def _ask_again(self, flight: Flight, interrupt: Interrupt) -> None:

@@ -164,7 +164,7 @@ class Fill:
         connections = self._pools.setdefault(assignment.endpoint, Pool())
         span = f"bytes={offset}-{offset + len(buffer) - 1}"
         asked = {"Authorization": f"Bearer {self._membership.token}", "Range": span}
-        connection, fresh = connections.take(place)
+        connection, fresh = connections.take(place, interrupt)
         complete, status, said = False, 0, ""
         try:
             answer = connection.ask(place, asked, interrupt)

@@ -22,6 +22,7 @@ _NO_HUGE_PAGES = 15
 _madvise = ctypes.CDLL(None, use_errno=True).madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _huge_pages_are_slow = threading.Event()
+_huge_pages_were_tried = threading.Event()
 
 
 class HostBlock:
@@ -36,6 +37,10 @@ class HostBlock:
         if not self._small:
             with contextlib.suppress(OSError):  # a kernel without huge pages is slower, not wrong
                 self._mapping.madvise(mmap.MADV_HUGEPAGE)
+        if not self._small and not _huge_pages_were_tried.is_set():
+            # Here, by the one thread that makes the block: else each reader would find out by itself, all at once.
+            _huge_pages_were_tried.set()
+            self.touch(0, min(size, HUGE_PAGE))
 
     def touch(self, start: int, stop: int) -> None:
         """Get the memory of a part that is about to be written, by the thread that will write it.

@@ -33,6 +33,9 @@ LOG = logging.getLogger(__name__)
 HEARTBEAT = 3.0
 """Seconds between two words to the tracker, and between two tries to become the one who serves."""
 
+ENDS_WITHIN = 5.0
+"""How long a load that is over waits for its part in a fill: what was asked is broken off, but for the tracker."""
+
 STALLED = 60.0
 """Seconds without a new chunk after which readers stop waiting for a fill and ask the origin themselves."""
 
@@ -205,7 +208,10 @@ class Filling:
         """End this process's part. What has landed stays for whoever goes on."""
         self._interrupt.fire(LoadError("the load is over"))
         if self._thread is not None:
-            self._thread.join()
+            # The thread may wait for a tracker that hangs. What it touches outlives it, and it lets go of the lock.
+            self._thread.join(ENDS_WITHIN)
+            if self._thread.is_alive():
+                return
         self._lock.release()
 
 

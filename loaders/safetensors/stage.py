@@ -66,7 +66,7 @@ def _kept(source: Source) -> ReadThrough:
     if local_path(source.uri) is not None:
         raise SourceFailed("is on this machine already; there is nothing to stage", uri=source.uri)
     raise SourceFailed(
-        "cannot be kept in the node's cache: it has no room for it, or the origin gives no ETag", uri=source.uri
+        "cannot be kept in the node's cache: the cache cannot be used, or the origin gives no ETag", uri=source.uri
     )
 
 
@@ -74,6 +74,8 @@ def _fill(sources: list[ReadThrough], interrupt: Interrupt, told: Told) -> None:
     total, done, lock = sum(source.size for source in sources), 0, threading.Lock()
     for source in sources:
         source.expect([(0, source.size)])
+        if not source.keeps:
+            raise SourceFailed("cannot be kept in the node's cache: it has no room for it", uri=source.uri)
 
     def bring(source: ReadThrough, chunk: int) -> None:
         nonlocal done

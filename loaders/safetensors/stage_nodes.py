@@ -1,7 +1,8 @@
 """Weights onto the nodes of a Ray cluster, ahead of replicas: one Ray task per node, each bound to its node.
 
-As a program it is what a Ray job runs: `python -m loaders.safetensors.stage_nodes URI [--nodes ID,ID]`. It prints one
-JSON document per line: progress of a node, then its result, and ends with 1 if a node has not got everything.
+As a program it is what a Ray job runs: `python -m loaders.safetensors.stage_nodes URI... [--nodes ID,ID]`. It prints
+one JSON document per line (how far all nodes are, every two seconds, and what became of each URI on each node), and
+ends with 1 if a node has not got everything.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,19 +22,62 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from loaders.safetensors.stage import Staged, stage
 
+TOLD_EVERY = 1.0
+"""Seconds between two words of a node on how far it is."""
+
+PRINTED_EVERY = 2.0
+"""Seconds between two lines on how far all are: a log that is read whole must stay short."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodeStaged:
-    """What became of one node: `staged`, or the `error` that says why not."""
+    """What became of one URI on one node: `staged`, or the `error` that says why not."""
 
     node: str
+    uri: str = ""
     staged: Staged | None = None
     error: str | None = None
 
 
-def stage_here(uri: str, region: str | None, timeout: float | None) -> Staged:
-    """Run on one node."""
-    return stage(uri, region=region, timeout=timeout)
+@dataclass(frozen=True, kw_only=True)
+class Far:
+    """How many bytes of one URI are on a node, of how many."""
+
+    uri: str
+    done: int
+    size: int
+
+
+def stage_here(uris: Sequence[str], region: str | None, until: float | None) -> Iterator[Far | NodeStaged]:
+    """Run on one node: stage one URI after the other and say how that is getting on. `until` is a time since 1970."""
+    for uri in uris:
+        left = None if until is None else max(0.1, until - time.time())  # noqa: TID251  # the driver's clock counts
+        yield from _stage_one(uri, region, left)
+
+
+def _stage_one(uri: str, region: str | None, timeout: float | None) -> Iterator[Far | NodeStaged]:
+    far, ended = [(0, 0)], threading.Event()
+    result: list[NodeStaged] = []
+
+    def told(done: int, size: int) -> None:
+        far[0] = (done, size)
+
+    def run() -> None:
+        try:
+            staged = stage(uri, region=region, timeout=timeout, told=told)
+            result.append(NodeStaged(node="", uri=uri, staged=staged))
+        except Exception as error:  # whatever it is, the node's other weights and the other nodes go on
+            result.append(NodeStaged(node="", uri=uri, error=str(error)))
+        finally:
+            ended.set()
+
+    threading.Thread(target=run, name="weights-stage-node", daemon=True).start()
+    last = (0, 0)
+    while not ended.wait(TOLD_EVERY):
+        if far[0] != last:
+            last = far[0]
+            yield Far(uri=uri, done=last[0], size=last[1])
+    yield from result
 
 
 def stage_on_nodes(
@@ -42,37 +87,73 @@ def stage_on_nodes(
 
     The nodes share what they fetch, so the origin sends each byte about once. Ray must be initialised.
     """
-    return tuple(sorted(_as_they_end(uri, nodes, region, timeout), key=lambda each: each.node))
+    ended = _Staging([uri], nodes, region, timeout).results()
+    return tuple(sorted((each for each in ended if isinstance(each, NodeStaged)), key=lambda each: each.node))
 
 
-def _as_they_end(
-    uri: str, nodes: Sequence[str] | None, region: str | None, timeout: float | None
-) -> Iterator[NodeStaged]:
-    task = ray.remote(num_cpus=0, max_retries=0)(stage_here)
-    running: dict[Any, str] = {}
-    for node in nodes if nodes is not None else workers():
-        bound = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-        running[task.options(scheduling_strategy=bound).remote(uri, region, timeout)] = node
-    until = None if timeout is None else time.monotonic() + timeout
-    while running:
-        left = None if until is None else max(0.0, until - time.monotonic())
-        ended, _ = ray.wait(list(running), timeout=left)
-        if not ended:
-            for waiting, node in running.items():
-                ray.cancel(waiting, force=True)
-                yield NodeStaged(node=node, error=f"not staged after {timeout:g} s")
+class _Staging:
+    """Tasks on nodes, and how far each is with each URI."""
+
+    def __init__(
+        self, uris: Sequence[str], nodes: Sequence[str] | None, region: str | None, timeout: float | None
+    ) -> None:
+        self._uris, self._timeout = uris, timeout
+        until = None if timeout is None else time.time() + timeout  # noqa: TID251  # told to other machines
+        self._until = None if timeout is None else time.monotonic() + timeout
+        task = ray.remote(num_cpus=0, max_retries=0, num_returns="streaming")(stage_here)
+        self._running: dict[Any, str] = {}
+        for node in dict.fromkeys(nodes if nodes is not None else workers()):
+            bound = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+            self._running[task.options(scheduling_strategy=bound).remote(list(uris), region, until)] = node
+        self._nodes = len(self._running)
+        self._far: dict[tuple[str, str], tuple[int, int]] = {}
+        self._ended: set[tuple[str, str]] = set()
+
+    def progress(self) -> dict[str, int]:
+        """Return how far all nodes are together; a size is known once a node has begun with a URI."""
+        done, size = (sum(each[which] for each in self._far.values()) for which in (0, 1))
+        return {"done": done, "size": size, "nodes": self._nodes, "ended": self._nodes - len(self._running)}
+
+    def results(self) -> Iterator[NodeStaged | None]:
+        """Yield what becomes of each URI on each node as it ends, and `None` now and then in between."""
+        while self._running:
+            left = PRINTED_EVERY if self._until is None else min(PRINTED_EVERY, self._until - time.monotonic())
+            ready, _ = ray.wait(list(self._running), timeout=max(0.0, left))
+            if not ready and left <= 0:
+                yield from self._given_up()
+                return
+            for waiting in ready:
+                yield from self._next(waiting)
+            yield None
+
+    def _next(self, waiting: Any) -> Iterator[NodeStaged]:
+        node = self._running[waiting]
+        try:
+            said = ray.get(next(waiting))
+        except StopIteration:
+            del self._running[waiting]
             return
-        for reference in ended:
-            yield _result(running.pop(reference), reference)
+        except ray.exceptions.RayError as error:
+            del self._running[waiting]
+            yield from self._lost(node, str(getattr(error, "cause", None) or error))
+            return
+        if isinstance(said, Far):
+            self._far[node, said.uri] = (said.done, said.size)
+            return
+        self._ended.add((node, said.uri))
+        if said.staged is not None:
+            self._far[node, said.uri] = (said.staged.size, said.staged.size)
+        yield dataclasses.replace(said, node=node)
 
+    def _lost(self, node: str, error: str) -> Iterator[NodeStaged]:
+        for uri in self._uris:
+            if (node, uri) not in self._ended:
+                yield NodeStaged(node=node, uri=uri, error=error)
 
-def _result(node: str, reference: Any) -> NodeStaged:
-    try:
-        return NodeStaged(node=node, staged=ray.get(reference))
-    except ray.exceptions.RayTaskError as error:
-        return NodeStaged(node=node, error=str(error.cause))
-    except ray.exceptions.RayError as error:
-        return NodeStaged(node=node, error=str(error))
+    def _given_up(self) -> Iterator[NodeStaged]:
+        for waiting, node in self._running.items():
+            ray.cancel(waiting, force=True)
+            yield from self._lost(node, f"not staged after {self._timeout:g} s")
 
 
 def workers() -> list[str]:
@@ -81,19 +162,25 @@ def workers() -> list[str]:
 
 
 def main() -> None:
-    """Stage what the command line says and print what became of each node."""
+    """Stage what the command line says; print how far that is, and what became of each URI on each node."""
     parser = argparse.ArgumentParser(description="Put weights into the caches of Ray nodes.")
-    parser.add_argument("uri")
+    parser.add_argument("uris", nargs="+")
     parser.add_argument("--nodes", help="Ray node ids, separated by commas; by default every node with CPUs")
     parser.add_argument("--region")
     parser.add_argument("--timeout", type=float, help="seconds")
     given = parser.parse_args()
     ray.init(log_to_driver=False)
-    failed = False
     nodes = given.nodes.split(",") if given.nodes else None
-    for each in _as_they_end(given.uri, nodes, given.region, given.timeout):
-        failed = failed or each.error is not None
-        print(json.dumps(dataclasses.asdict(each)), flush=True)
+    staging = _Staging(given.uris, nodes, given.region, given.timeout)
+    failed, printed = False, 0.0
+    for each in staging.results():
+        if each is not None:
+            failed = failed or each.error is not None
+            print(json.dumps(dataclasses.asdict(each)), flush=True)
+        elif time.monotonic() - printed >= PRINTED_EVERY:
+            printed = time.monotonic()
+            print(json.dumps({"progress": staging.progress()}), flush=True)
+    print(json.dumps({"progress": staging.progress()}), flush=True)
     sys.exit(1 if failed else 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import secrets
 import shlex
 from collections.abc import Mapping
 from datetime import timedelta
@@ -13,14 +14,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reconciler.adapters.jobs import Job, RayJobs
+from reconciler.adapters.jobs import RayJobs
 from reconciler.adapters.nodes import ROW_LIMIT
 from reconciler.adapters.ray_rest import RayRest, last_line
 from reconciler.errors import Retry, Stalled
+from reconciler.ports import Job, JobOrder
 from specs.compaction import Holding
 
 PROGRAM = Path(__file__).parents[1] / "drain_program.py"
 MARK = "HELIOSTAT "
+OWNER = "heliostat drain"
 LOOK_EVERY = timedelta(seconds=1)
 DONE_WITHIN = timedelta(seconds=90)
 """A job needs seconds; a head that is short of memory may need much longer to start one."""
@@ -65,7 +68,7 @@ class RayDrains:
         """`rest` is Ray's dashboard, `python` the interpreter on the cluster's head that has Ray."""
         self._rest = rest
         self._python = python
-        self._jobs = RayJobs(rest)
+        self._jobs = RayJobs(rest, owner=OWNER)
 
     async def holdings(self) -> tuple[Holding, ...]:
         """Return the actors and bundles on nodes that Serve's report does not show."""
@@ -83,19 +86,23 @@ class RayDrains:
 
     async def drain(self, node: str, expected: Mapping[str, float], why: str) -> None:
         """Drain a node unless more than `expected` of it is in use. Raises Stalled with the reason."""
-        job = await self._jobs.submit(command_line(node, expected, why, self._python))
+        job = f"heliostat-drain-{secrets.token_hex(8)}"
+        await self._jobs.start(JobOrder(id=job, command=command_line(node, expected, why, self._python)))
         try:
             async with asyncio.timeout(DONE_WITHIN.total_seconds()):
                 seen = await self._ended(job)
+                output = await self._jobs.output(job)
         except TimeoutError:
             raise Retry(f"Ray's job {job} that drains node {node[:12]} has not ended in time.") from None
-        said = _said(seen)
+        said = _said(output)
         if not said.get("drained"):
-            raise Stalled(str(said.get("why") or last_line(seen.logs) or seen.message))
+            raise Stalled(str(said.get("why") or (last_line(output) if output.strip() else seen.message)))
 
     async def _ended(self, job: str) -> Job:
         while True:
             seen = await self._jobs.look(job)
+            if seen is None:
+                raise Retry(f"Ray's job {job} is gone: its head was started anew.")
             if seen.ended:
                 return seen
             await asyncio.sleep(LOOK_EVERY.total_seconds())
@@ -123,8 +130,8 @@ def command_line(node: str, expected: Mapping[str, float], why: str, python: str
     return " ".join(shlex.quote(word) for word in words)
 
 
-def _said(job: Job) -> dict[str, Any]:
-    lines = [line for line in job.logs.splitlines() if line.startswith(MARK)]
+def _said(output: str) -> dict[str, Any]:
+    lines = [line for line in output.splitlines() if line.startswith(MARK)]
     try:
         said = json.loads(lines[-1].removeprefix(MARK)) if lines else {}
     except ValueError:

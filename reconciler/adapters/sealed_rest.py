@@ -17,6 +17,8 @@ from reconciler.errors import Retry, Stalled
 from specs.secrets import MARK, concealed, hidden, revealed
 
 APPLICATIONS = "/api/serve/applications/"
+JOBS = "/api/jobs/"
+"""Programs on the cluster run in the environment of an application, secrets included."""
 
 
 class SealedRest(RayRest):
@@ -35,8 +37,10 @@ class SealedRest(RayRest):
         self._vault = vault
 
     async def get(self, path: str, *, params: Mapping[str, str] | None = None) -> Answer:
-        """GET `path`; of Serve's applications, with seals."""
+        """GET `path`; of Serve's applications, with seals; of jobs, with masks."""
         answer = await super().get(path, params=params)
+        if path.startswith(JOBS):
+            return replace(answer, body=hidden(answer.body.decode(errors="replace"), self._vault.values()).encode())
         if path != APPLICATIONS or MARK.encode() not in answer.body:
             return answer
         document, values = concealed(answer.json())
@@ -46,8 +50,8 @@ class SealedRest(RayRest):
     async def send(
         self, method: str, path: str, *, body: Any = None, content: bytes | None = None, within: timedelta = READ_WITHIN
     ) -> Answer:
-        """PUT or POST; Serve's applications with the values of their seals. What Ray says about it hides them."""
-        if path == APPLICATIONS and body is not None:
+        """PUT or POST; applications and jobs with the values of their seals. What Ray says about it hides them."""
+        if path in (APPLICATIONS, JOBS) and body is not None:
             body = await asyncio.to_thread(revealed, body, self._vault.value_of)
         try:
             answer = await super().send(method, path, body=body, content=content, within=within)

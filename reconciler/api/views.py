@@ -6,10 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from reconciler.api.wording import ago, span
+from reconciler.api.wording import ago, span, staging_text
 from specs.analysis import Outcome
 from specs.memory import Event
-from specs.status import CellState, ClusterStatus, Condition, Health, Phase, ServiceStatus, Sync, TrafficStatus
+from specs.staging import StagingState
+from specs.status import (
+    CellState,
+    ClusterStatus,
+    Condition,
+    Health,
+    Phase,
+    ServiceStatus,
+    Sync,
+    TrafficStatus,
+)
 
 STALE = timedelta(seconds=30)
 """An observation this old is worth a warning: the daemon looks every few seconds."""
@@ -30,6 +40,11 @@ VERDICT_TONES: Mapping[Outcome, str] = {
     Outcome.PASSING: "good",
     Outcome.FAILING: "bad",
     Outcome.INCONCLUSIVE: "busy",
+}
+STAGING_TONES: Mapping[StagingState, str] = {
+    StagingState.RUNNING: "busy",
+    StagingState.DONE: "good",
+    StagingState.FAILED: "warn",
 }
 URGENCY = {"bad": 0, "busy": 1, "quiet": 2, "good": 3}
 
@@ -93,6 +108,9 @@ class ServiceView:
     quarantine_message: Excerpt
     spec_problem: str
     analysis_tone: str
+    staging_tone: str
+    staging_text: str
+    staging_message: str
 
     @property
     def zones(self) -> tuple[str, ...]:
@@ -161,6 +179,9 @@ def service_view(status: ServiceStatus) -> ServiceView:
         quarantine_message=excerpt(quarantine.message if quarantine else ""),
         spec_problem=invalid.message if invalid else "",
         analysis_tone=VERDICT_TONES[status.analysis.outcome] if status.analysis else "",
+        staging_tone=STAGING_TONES[status.staging.state] if status.staging else "",
+        staging_text=staging_text(status.staging) if status.staging else "",
+        staging_message=excerpt(status.staging.message).line if status.staging else "",
     )
 
 

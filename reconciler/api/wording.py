@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 
+from specs.status import StagingStatus
+
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
@@ -42,6 +44,14 @@ def seconds(duration: float | None) -> str:
     if duration is None:
         return "-"
     return f"{duration * 1000:.3g} ms" if duration < 0.9995 else f"{duration:.3g} s"
+
+
+def staging_text(found: StagingStatus) -> str:
+    """Return `1.2 of 4.0 GiB, 1 of 3 nodes ended`; "" while nothing is known."""
+    if not found.nodes:
+        return ""
+    unit, name = (1 << 30, "GiB") if found.size >= 1 << 30 else (1 << 20, "MiB")
+    return f"{found.done / unit:.1f} of {found.size / unit:.1f} {name}, {found.ended} of {found.nodes} node(s) ended"
 
 
 def spaced(name: str) -> str:

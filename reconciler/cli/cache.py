@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from reconciler.cli.cache_cluster import command_line, stage_on_cluster
+from reconciler.cli.cache_cluster import stage_on_cluster
 from reconciler.cli.client import as_json, output_option
 from reconciler.cli.terminal import clean, table
 from reconciler.errors import Retry, Stalled
+from specs.staging import command_line
 
 if TYPE_CHECKING:
     from loaders.safetensors.cache_store import Kept, Store
@@ -55,7 +56,7 @@ def list_kept(output: str) -> None:
 @cache.command("stage")
 @click.argument("uris", nargs=-1, required=True, metavar="URI...")
 @click.option("--region", help="The object store's region.")
-@click.option("--timeout", type=float, help="Seconds for each URI.")
+@click.option("--timeout", type=float, help="Seconds for each URI; with --ray for all of them.")
 @click.option("--ray", metavar="URL", help="Stage on the nodes of the cluster with this dashboard, not here.")
 @click.option("--ray-token-file", type=click.Path(exists=True, dir_okay=False), help="File with that cluster's token.")
 @click.option("--node", "nodes", multiple=True, metavar="ID", help="With --ray: only on this node (may be repeated).")
@@ -73,23 +74,22 @@ def stage_weights(
             raise click.UsageError("--node and --ray-token-file go with --ray")
         _stage_here(uris, region, timeout)
         return
-    for uri in uris:
-        _stage_there(
-            ray, cluster["ray_token_file"], command_line(uri, cluster["nodes"], region, timeout, cluster["python"])
-        )
+    within = None if timeout is None else timedelta(seconds=timeout)
+    command = command_line(uris, cluster["nodes"], python=cluster["python"], timeout=within, region=region)
+    _stage_there(ray, cluster["ray_token_file"], command)
 
 
-def _stage_there(ray: str, token_file: str | None, entrypoint: str) -> None:
+def _stage_there(ray: str, token_file: str | None, command: str) -> None:
     token = Path(token_file).read_text().strip() if token_file else os.environ.get("HELIOSTAT_RAY_TOKEN")
     try:
-        failed = asyncio.run(stage_on_cluster(ray, token, entrypoint, _tell))
+        failed = asyncio.run(stage_on_cluster(ray, token, command, _tell))
     except (Retry, Stalled) as error:
         raise click.ClickException(str(error)) from None
     if failed is not None:
         raise click.ClickException(clean(failed))
 
 
-def _tell(node: dict[str, Any]) -> None:
+def _tell(node: Mapping[str, Any]) -> None:
     staged = node["staged"]
     if staged is not None:
         fetched = f"{_size(staged['fetched'])} fetched in {staged['seconds']:.1f} s"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from reconciler.api import views
-from reconciler.api.wording import ago, count, percent, seconds, short_commit, span
+from reconciler.api.wording import ago, count, percent, seconds, short_commit, span, staging_text
 from reconciler.cli.terminal import clean, indented, room, shortened, table, toned
 from specs.memory import Event, HistoryEntry, Outcome
 from specs.observed import Node
 from specs.reasons import Reason
-from specs.status import AnalysisStatus, ClusterStatus, Phase, ServiceStatus
+from specs.status import AnalysisStatus, ClusterStatus, Phase, ServiceStatus, StagingStatus
 
 OLD = timedelta(seconds=60)
 """A younger reading of Git needs no mention."""
@@ -65,6 +65,8 @@ def service_text(cluster: ClusterStatus, service: ServiceStatus, now: datetime) 
         parts += ["", _traffic(view.shares)]
     if service.analysis is not None:
         parts += ["", *_analysis(service.analysis)]
+    if service.staging is not None:
+        parts += ["", *staging_lines(service.staging)]
     if view.cells:
         parts += ["", _cells(view)]
     if service.zones:
@@ -188,6 +190,14 @@ def _analysis(found: AnalysisStatus) -> list[str]:
         more = f" ({count(verdict.needed)} more requests needed)" if verdict.needed else ""
         lines.append(indented(f"{verdict.message}{more}"))
     return lines if found.verdicts else [*lines, indented(found.message)]
+
+
+def staging_lines(found: StagingStatus) -> list[str]:
+    """Return how the weights' way to the nodes is getting on, and which they are."""
+    state = toned(found.state.value, views.STAGING_TONES[found.state])
+    far = staging_text(found)
+    lines = [f"{'weights':<10}{state}{f', {far}' if far else ''}", *(indented(clean(uri)) for uri in found.uris)]
+    return [*lines, indented(clean(views.excerpt(found.message).line))] if found.message else lines
 
 
 def _cells(view: views.ServiceView) -> str:

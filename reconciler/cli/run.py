@@ -47,6 +47,7 @@ OPTIONS = (
         multiple=True,
         help="A host that gates in specs may call; several times for several.",
     ),
+    click.option("--stage-python", metavar="PATH", help="The cluster's Python that stages weights.  [default: python]"),
     click.option("--state", metavar="FOLDER", help="Where state is kept.  [default: ~/.local/state/heliostat]"),
     click.option("--cluster", metavar="NAME", help="This cluster's name.  [default: default]"),
     click.option("--serve-host", metavar="HOST", help="What Serve binds to if it is started here.  [default: 0.0.0.0]"),

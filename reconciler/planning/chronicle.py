@@ -18,6 +18,7 @@ from specs.decisions import (
     LatchFailure,
     LimitSurge,
     NoteDrift,
+    NoteStaging,
     NoteTrouble,
     Ordered,
     OverruleGates,
@@ -39,6 +40,9 @@ from specs.decisions import (
 from specs.desired import Commit
 from specs.gates import GateCall, GateState
 from specs.memory import Event, HistoryEntry, Outcome, OutgoingCause, ServiceMemory
+from specs.staging import StagingState
+
+STAGING_FAILED = "StagingFailed"
 
 WARNINGS = RollBack | FallBack | Quarantine | LatchFailure | NoteDrift | NoteTrouble
 
@@ -69,7 +73,7 @@ def event_of(decision: Decision, at: datetime) -> Event | None:
     if told is None:
         return None
     kind, message, revision = told
-    warning = isinstance(decision, WARNINGS) and kind != "Superseded"
+    warning = (isinstance(decision, WARNINGS) and kind != "Superseded") or kind == STAGING_FAILED
     by = getattr(decision, "by", "heliostat")
     return Event(
         at=at, service=decision.service, kind=kind, message=message, revision=revision, by=by, is_warning=warning
@@ -84,6 +88,7 @@ def _told(decision: Decision) -> tuple[str, str, str] | None:
         _told_of_others,
         _told_of_people,
         _told_of_gates,
+        _told_of_staging,
     )
     return next((told for tell in tellers if (told := tell(decision)) is not None), None)
 
@@ -107,6 +112,16 @@ def _told_of_gates(decision: Decision) -> tuple[str, str, str] | None:
             return "GateOverruled", f"{', '.join(gates)} before step {step + 1}, by {by}", ""
         case HearGate(call=call):
             return _told_of_call(call)
+        case _:
+            return None
+
+
+def _told_of_staging(decision: Decision) -> tuple[str, str, str] | None:
+    match decision:
+        case NoteStaging(staged=staged) if staged.state is StagingState.DONE:
+            return "WeightsStaged", f"on {staged.progress.nodes} node(s)", staged.revision
+        case NoteStaging(staged=staged):
+            return STAGING_FAILED, f"{staged.message}; replicas there fetch their weights themselves", staged.revision
         case _:
             return None
 

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from policies.drift import is_entry_left
 from reconciler.planning.compose import with_counts, without_counts
-from reconciler.planning.outgoing import consultations_due, measurements_due, questions_due
+from reconciler.planning.outgoing import consultations_due, measurements_due, questions_due, staging_due
 from reconciler.planning.plan import Plan
 from reconciler.planning.routing import is_routed, route_table
 from specs.cells import CellKey
@@ -74,6 +74,7 @@ def compile_effects(plan: Plan, before: Memory, routed: RouteTable | None) -> Co
         *questions_due(plan),
         *measurements_due(plan),
         *consultations_due(plan),
+        *staging_due(plan),
     )
     return Compiled(effects=effects, memory=memory, waiting=waiting, invalid=_by_service(plan, invalid))
 

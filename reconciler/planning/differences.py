@@ -18,7 +18,11 @@ MAX_VALUE = 300
 """Longer values are cut: a plan is read, and its documents have the rest."""
 
 _ABSENT = object()
-_OWN_CONSEQUENCE = {"route": Consequence.ROUTE, "maxRequestDuration": Consequence.REVISION}
+_OWN_CONSEQUENCE = {
+    "route": Consequence.ROUTE,
+    "maxRequestDuration": Consequence.REVISION,
+    "loading": Consequence.REVISION,
+}
 
 Path = tuple[str | int, ...]
 

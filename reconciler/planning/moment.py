@@ -22,6 +22,8 @@ class Surroundings:
     """Its name, as gates are told it."""
     prune: PruneSettings = NO_PRUNE_LIMITS
     """What may be removed at most, whatever the ClusterPolicy says: that one is written by who is guarded against."""
+    stage_python: str = "python"
+    """The cluster's Python, which brings weights to nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)

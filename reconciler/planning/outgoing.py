@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
-from policies import metrics
+from policies import metrics, staging
 from policies.counsel import consulted
 from policies.gates import is_due
 from policies.view import ServiceView, view_of
 from reconciler.planning.plan import Plan
-from specs.effects import ConsultPolicy, MeasureMetric, PostQuestion
+from specs.canonical import canonical_json
+from specs.effects import ConsultPolicy, MeasureMetric, PostQuestion, TendStaging
 from specs.gates import GateCall
 from specs.memory import Memory, ServiceMemory
+from specs.staging import StagingJob, StagingState
+
+STAGING = "staging"
+"""The slot of the one errand that looks after all stagings."""
+
+LOOK_AFTER_STAGING = timedelta(seconds=2)
+
+CODE = ("working_dir", "py_modules", "excludes")
+"""Parts of a runtime environment that bring the service's code: staging needs none, and must not import it."""
 
 
 def questions_due(plan: Plan) -> tuple[PostQuestion, ...]:
@@ -87,6 +98,43 @@ def _is_old(plan: Plan, policy: str, service: str) -> bool:
     return not timedelta(0) <= plan.world.now - said.at < ASKED_AGAIN
 
 
+def staging_due(plan: Plan) -> tuple[TendStaging, ...]:
+    """Return the look after stagings that is due: a rollout has begun or ended, or one is being staged for."""
+    world = replace(plan.world, memory=plan.memory)
+    outward = world.observed.outward
+    if STAGING in outward.under_way:
+        return ()
+    wanted = tuple(job for name in sorted(plan.memory.services) if (job := _staging(view_of(world, name), plan)))
+    names = frozenset(job.name for job in wanted)
+    seen = [outward.staging(name) for name in sorted(names)]
+    running = [look for look in seen if look is None or look.state is StagingState.RUNNING]
+    looked_at = max((look.at for look in running if look), default=None)
+    is_late = looked_at is None or not timedelta(0) <= world.now - looked_at < LOOK_AFTER_STAGING
+    if outward.swept != names or (running and is_late):
+        return (TendStaging(jobs=wanted, asked_at=world.now),)
+    return ()
+
+
+def _staging(view: ServiceView, plan: Plan) -> StagingJob | None:
+    name, nodes = staging.job_of(view.memory), staging.suitable_nodes(view)
+    cells = view.cells_of(view.memory.candidate)
+    record = view.memory.revision(view.memory.candidate or "")
+    if name is None or record is None or staging.is_over(view.memory) or not nodes or not cells:
+        return None
+    with_cpus = [node for node in view.world.observed.nodes if node.is_alive and node.resources.get("CPU")]
+    environment = json.loads(cells[0].memory.config).get("runtime_env") or {}
+    kept = {key: value for key, value in environment.items() if key not in CODE}
+    return StagingJob(
+        name=name,
+        service=view.name,
+        revision=record.id,
+        uris=record.stage,
+        nodes=() if len(nodes) == len(with_cpus) else tuple(sorted(node.id for node in nodes)),
+        python=plan.stage_python,
+        runtime_env=canonical_json(kept),
+    )
+
+
 def errand_slots(memory: Memory) -> frozenset[str]:
     """Return what outcomes of calls to others are still waited for."""
     services = tuple(memory.services.values())
@@ -97,7 +145,9 @@ def errand_slots(memory: Memory) -> frozenset[str]:
         if service.rollout is not None
         for metric in service.wanted.metrics
     }
-    return frozenset(questions | measured | {advice_slot(service.name) for service in services if service.rollout})
+    advised = {advice_slot(service.name) for service in services if service.rollout}
+    staged = {job for service in services if (job := staging.job_of(service)) is not None}
+    return frozenset(questions | measured | advised | staged)
 
 
 def advice_slot(service: str) -> str:

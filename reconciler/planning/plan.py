@@ -37,6 +37,7 @@ class Plan:
     memory: Memory
     events: tuple[Event, ...]
     history: tuple[HistoryEntry, ...]
+    stage_python: str = "python"
 
     @property
     def is_quiet(self) -> bool:
@@ -187,6 +188,7 @@ class _Draft:
             memory=Memory(services=self.services),
             events=tuple(self.events),
             history=tuple(self.history),
+            stage_python=self.surroundings.stage_python,
         )
 
     def _moment(self, name: str | None) -> Moment:

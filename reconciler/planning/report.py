@@ -13,6 +13,7 @@ from policies.verdicts import judgement
 from policies.view import ServiceView, view_of
 from reconciler.planning.drift import standing
 from reconciler.planning.plan import Plan
+from reconciler.planning.report_staging import staging_status
 from specs.decisions import Hold
 from specs.desired import Analysis, Delegated, Pause, SetHeaderRoute, SetWeight, Step
 from specs.memory import Memory, OutgoingCause
@@ -142,6 +143,7 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: s
         target=view.wanted.id,
         analysis=_analysis(view),
         zones=_zones(view),
+        staging=staging_status(view),
     )
     return replace(status, conditions=_conditions(view, status, last, drift))
 

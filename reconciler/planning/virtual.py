@@ -23,6 +23,7 @@ from specs.effects import (
     SaveMemory,
     ScaleDeployment,
     SetRoutes,
+    TendStaging,
     UploadPackage,
 )
 from specs.observed import (
@@ -372,7 +373,9 @@ class VirtualCluster:
                     self._scale(effect)
                 case SetRoutes(table=table):
                     self._route(table)
-                case SaveMemory() | UploadPackage() | PostQuestion() | MeasureMetric() | ConsultPolicy():
+                case (
+                    SaveMemory() | UploadPackage() | PostQuestion() | MeasureMetric() | ConsultPolicy() | TendStaging()
+                ):
                     pass  # Nothing of these can be seen in the cluster.
                 case _:
                     assert_never(effect)

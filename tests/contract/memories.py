@@ -45,8 +45,10 @@ from specs.memory import (
     ServiceMemory,
 )
 from specs.metric_readings import Metric, MetricTally
+from specs.placement import Site, SiteMemory, SiteState
 from specs.reasons import Reason
 from specs.routes import HeaderMatch, Sticky, StickyKind
+from specs.staging import Progress, Staged, StagingState
 
 AT = datetime(2026, 11, 23, 10, 0, 0, 123456, tzinfo=UTC)
 
@@ -179,6 +181,7 @@ def rich_service(name: str = "chat") -> ServiceMemory:
         rollout=Rollout(
             started_at=AT,
             step=1,
+            yields_to="echo",
             reached_at=AT,
             progress="p",
             progress_at=AT,
@@ -225,6 +228,23 @@ def rich_service(name: str = "chat") -> ServiceMemory:
                 state=GateState.REFUSED,
                 message="not on a Friday",
             ),
+        ),
+        sites=(
+            SiteMemory(
+                site=Site(zone="us-east-1a", market="spot"),
+                state=list(SiteState)[-1],
+                since=AT,
+                contrary_since=AT,
+                closures=2,
+                placed={"Chat": 1},
+            ),
+        ),
+        staged=Staged(
+            job="heliostat-stage-chat-b77-20260101t120000",
+            revision="b77",
+            state=StagingState.FAILED,
+            progress=Progress(done=3, size=4, nodes=2, ended=1),
+            message="node1: forbids it (403)",
         ),
         is_removed=True,
     )

@@ -17,8 +17,13 @@ import pytest
 from click.testing import CliRunner
 
 from loaders.safetensors.cache_settings import FOLDER_VARIABLE
+from loaders.safetensors.cache_store import Store
 from reconciler.cli.main import heliostat
 from reconciler.embedded import EmbeddedCluster
+from tests.e2e.conftest import lent
+from tests.e2e.project import pause, weight
+from tests.e2e.stage import Stage
+from tests.e2e.waiting import wait_for
 from tests.loading.files import big, write_file
 from tests.loading.servers import ROOT, RangeServer
 from tests.loading.shape import Shape
@@ -75,6 +80,54 @@ def test_the_command_line_stages_on_a_cluster_s_nodes(ray_cluster: EmbeddedClust
         bad = CliRunner().invoke(heliostat, [*arguments, origin.url("none.safetensors")])
         assert bad.exit_code == 1
         assert "has no such object (404)" in bad.stderr
+
+
+def test_the_daemon_stages_a_revision_s_weights_while_it_rolls_out(
+    ray_cluster: EmbeddedCluster, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Killed in the middle, it finds its job again; weights that are not there fail nothing."""
+    write_file(tmp_path / "w.safetensors", big(16 << 20))
+    flags = (f"--stage-python={sys.executable}",)
+    environment = {FOLDER_VARIABLE: str(tmp_path / "cache"), "HELIOSTAT_CACHE_BYTES": "1G"}
+    with (
+        RangeServer(tmp_path, Shape(total_bandwidth=1.5e6)) as origin,
+        lent(ray_cluster, request, flags=flags) as stage,
+    ):
+        stage.deploy(stage.spec("v1", replicas=1, environment=environment))
+        assert stage.daemon.status("chat")["staging"] is None
+        uri = origin.url("w.safetensors")
+        waiting = {"replicas": 1, "environment": environment, "steps": [weight(50), pause()]}
+        stage.project.push(stage.spec("v2", **waiting, extra={"loading": {"stage": [uri]}}))
+        running = wait_for(lambda: staging(stage, "running", partly=True), 60, "weights are on their way")
+        assert running["uris"] == [uri]
+        stage.daemon.kill()
+        stage.daemon.start()
+        done = wait_for(lambda: staging(stage, "done"), 60, "the weights are there")
+        print(done, stage.daemon.cli("status", "chat").stdout)
+        assert done["done"] == done["size"] > 0
+        assert done["ended"] == done["nodes"] == len(ray_cluster.nodes) - 1
+        assert "weights" in stage.daemon.cli("status", "chat").stdout
+        (kept,) = Store(tmp_path / "cache", 1 << 30).kept()
+        assert kept.present == kept.content.size
+        assert origin.counters().body <= 1.1 * kept.content.size
+        kinds = [event["kind"] for event in stage.daemon.events("chat")]
+        assert kinds.count("WeightsStaged") == 1
+        missing = {"loading": {"stage": [origin.url("none.safetensors")]}}
+        stage.project.push(stage.spec("v3", replicas=1, environment=environment, extra=missing))
+        failed = wait_for(lambda: staging(stage, "failed"), 60, "weights that are not there")
+        assert "has no such object (404)" in failed["message"]
+        stage.daemon.wait_settled("chat", "v3", 60)
+        jobs = httpx.get(f"{ray_cluster.dashboard_url}/api/jobs/", timeout=30).json()
+        ours = [job for job in jobs if str(job["submission_id"]).startswith("heliostat-stage-chat-")]
+        assert sorted(job["status"] for job in ours) == ["FAILED", "SUCCEEDED"]
+
+
+def staging(stage: Stage, state: str, *, partly: bool = False) -> dict[str, Any] | None:
+    """Return what status says of weights, once they are in a state (and some of them are there, and some are not)."""
+    found: dict[str, Any] | None = stage.daemon.status("chat")["staging"]
+    if not found or found["state"] != state:
+        return None
+    return found if not partly or 0 < found["done"] < found["size"] else None
 
 
 def package(folder: Path) -> tuple[str, bytes]:

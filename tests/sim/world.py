@@ -27,6 +27,7 @@ from tests.sim.fake_advisers import FakeAdvisers
 from tests.sim.fake_clock import DaemonClock, FakeClock, settle
 from tests.sim.fake_gates import FakeGates
 from tests.sim.fake_gateway import FakeGateway
+from tests.sim.fake_jobs import FakeJobs
 from tests.sim.fake_metrics import FakeMetrics
 from tests.sim.fake_nodes import FakeNodes, FakePackages
 from tests.sim.fake_serve import FakeServe
@@ -68,6 +69,7 @@ class Simulation:
         self.gates = FakeGates(self.clock)
         self.metrics = FakeMetrics()
         self.advisers = FakeAdvisers()
+        self.jobs = FakeJobs(self.clock)
         self.crash = CrashPoint()
         self.watch = Watch(self)
         self.signals = Signals(self)
@@ -97,6 +99,7 @@ class Simulation:
             gates=self.gates,
             metrics=self.metrics,
             advisers=self.advisers,
+            jobs=self.jobs,
         )
         daemon = Reconciler(ports, Surroundings(gateway_url=GATEWAY_URL), cluster="sim", is_direct=self.is_direct)
         await daemon.load()

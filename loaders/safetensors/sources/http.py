@@ -40,14 +40,14 @@ class Pool:
         self._idle: list[Connection] = []
         self._closed = False
 
-    def take(self, place: Place) -> tuple[Connection, bool]:
+    def take(self, place: Place, interrupt: Interrupt) -> tuple[Connection, bool]:
         """Return a connection, and whether it is fresh (one that idled may have been closed by the peer)."""
         with self._lock:
             while self._idle:
                 connection = self._idle.pop()
                 if connection.usable:
                     return connection, False
-        return Connection(place), True
+        return Connection(place, interrupt), True
 
     def give(self, connection: Connection) -> None:
         """Keep it for the next read."""
@@ -87,9 +87,19 @@ class HttpFile:
         buffer = memoryview(bytearray(FIRST_READ))
         began = time.monotonic()
         got = self._patiently(0, buffer, interrupt)
-        if time.monotonic() - began > NEAR_SECONDS:
-            self.streams = Streams(first=MOST_STREAMS, most=MOST_STREAMS, hedged=True)
         self._first = bytes(buffer[:got])
+        # The first answer includes the connection, and a busy machine is soon late once: only twice late is far.
+        if time.monotonic() - began > NEAR_SECONDS and self.size > got and self._answers_late(interrupt):
+            self.streams = Streams(first=MOST_STREAMS, most=MOST_STREAMS, hedged=True)
+
+    def _answers_late(self, interrupt: Interrupt) -> bool:
+        began = time.monotonic()
+        try:
+            self._once(0, memoryview(bytearray(1)), interrupt)
+        except (Broken, LoadError):  # What is wrong, the next read says.
+            interrupt.check()
+            return True
+        return time.monotonic() - began > NEAR_SECONDS
 
     def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
         """Fill the buffer; what broke is resumed where it broke."""
@@ -121,7 +131,7 @@ class HttpFile:
 
     def _once(self, start: int, buffer: memoryview, interrupt: Interrupt) -> tuple[int, float, str]:
         """One request: return bytes received, how long the origin asks to wait, and what was wrong."""
-        connection, fresh = self._pool.take(self._place)
+        connection, fresh = self._pool.take(self._place, interrupt)
         keep = False
         try:
             asked = {**self._headers, **self._pin, "Range": f"bytes={start}-{start + len(buffer) - 1}"}

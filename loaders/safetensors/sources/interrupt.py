@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from loaders.safetensors.errors import LoadError
+
+Found = TypeVar("Found")
 
 
 class Interrupt:
@@ -68,3 +72,24 @@ class Interrupt:
 
         with self.breaking(pass_on):
             yield inner
+
+
+def waited(call: Callable[[], Found], interrupt: Interrupt) -> Found:
+    """Return what a call returns, or raise when the interrupt fires: the call itself cannot be broken off.
+
+    It goes on in a thread of its own until it ends by itself, so it must write to no memory of ours.
+    """
+    ended: queue.SimpleQueue[tuple[Found | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put((call(), None))
+        except BaseException as error:
+            ended.put((None, error))
+
+    with interrupt.breaking(lambda: ended.put((None, interrupt.error))):
+        threading.Thread(target=run, name="weights-ask", daemon=True).start()
+        found, error = ended.get()
+    if error is not None:
+        raise error
+    return found  # type: ignore[return-value]  # without an error it is what the call returned

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import posixpath
-import queue
 import re
-import threading
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed, SourceMissing, SourceUnreachable, shown
-from loaders.safetensors.sources.interrupt import Interrupt
+from loaders.safetensors.sources.interrupt import Interrupt, waited
 from loaders.safetensors.sources.streams import Streams
 
 try:
@@ -35,9 +32,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 FEW_STREAMS, MOST_STREAMS = 8, 32
 PART_BYTES = 1024 * 1024
 """What is copied at a time; between two parts a read can be interrupted."""
-
-
-Found = TypeVar("Found")
 
 
 def open_object(uri: str, region: str | None, interrupt: Interrupt) -> ObjectFile:
@@ -80,7 +74,7 @@ class ObjectFile:
     def _head(self, interrupt: Interrupt) -> Any:
         for tries in range(1, MOST_TRIES + 1):
             try:
-                return _waited(lambda: obstore.head(self._store, self._key), interrupt)
+                return waited(lambda: obstore.head(self._store, self._key), interrupt)
             except FAILURES as error:
                 failed = self._translated(error, None)
                 if not isinstance(failed, SourceUnreachable) or tries == MOST_TRIES:
@@ -109,7 +103,7 @@ class ObjectFile:
 
     def _once(self, span: tuple[int, int], buffer: memoryview, interrupt: Interrupt) -> int:
         asked: Any = {"range": span, **self._pin}
-        answer = _waited(lambda: obstore.get(self._store, self._key, options=asked), interrupt)
+        answer = waited(lambda: obstore.get(self._store, self._key, options=asked), interrupt)
         meta = answer.meta
         if meta["size"] != self.size or (meta["e_tag"] or str(meta["last_modified"])) != self.version:
             raise SourceChanged("the object was replaced while it was read", uri=self.uri, span=span)
@@ -156,24 +150,3 @@ def _said(error: Exception) -> str:
 
 def _pause(tries: int) -> float:
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (tries - 1))
-
-
-def _waited(call: Callable[[], Found], interrupt: Interrupt) -> Found:
-    """Return what a call returns, or raise when the interrupt fires: obstore itself cannot be broken off.
-
-    A call that was left alone ends after obstore's own 30 seconds; it writes to no memory of ours.
-    """
-    ended: queue.SimpleQueue[tuple[Found | None, BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            ended.put((call(), None))
-        except BaseException as error:
-            ended.put((None, error))
-
-    with interrupt.breaking(lambda: ended.put((None, interrupt.error))):
-        threading.Thread(target=run, name="weights-ask", daemon=True).start()
-        found, error = ended.get()
-    if error is not None:
-        raise error
-    return found  # type: ignore[return-value]  # without an error it is what the call returned

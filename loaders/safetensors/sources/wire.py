@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
 from loaders.safetensors.errors import SourceFailed
+from loaders.safetensors.sources.connect import connect
 from loaders.safetensors.sources.interrupt import Interrupt
 
 MOST_HEAD_BYTES = 64 * 1024
@@ -19,7 +20,6 @@ MOST_HEAD_BYTES = 64 * 1024
 HEAD_READ = 4096
 """What comes in with the head beyond its end is body and must be copied once, so the read is small."""
 MOST_DIGITS = 19
-CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 10
 """A connection that gives nothing for so long is dead; the read goes on over another one."""
 
@@ -89,14 +89,13 @@ class Broken(Exception):
 class Connection:
     """A keep-alive connection. One thread at a time; `cut` may come from any."""
 
-    def __init__(self, place: Place) -> None:
-        """Connect; raise `Broken` when that fails."""
+    def __init__(self, place: Place, interrupt: Interrupt) -> None:
+        """Connect; raise `Broken` when that fails, or the interrupt's error when it fires meanwhile."""
         try:
-            self._socket = socket.create_connection((place.host, place.port), timeout=CONNECT_SECONDS)
+            # Blocking: Python's own time-outs would take the meaning from MSG_WAITALL.
+            self._socket = connect(place.host, place.port, interrupt)
         except OSError as error:
             raise Broken(f"no connection to {place.authority}: {error}") from error
-        # Python's own time-outs make a socket non-blocking, which takes the meaning from MSG_WAITALL.
-        self._socket.settimeout(None)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE_SECONDS, 0))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SILENCE_SECONDS, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -60,11 +60,11 @@ class Dashboard:
                 return httpx.Response(200, json=self.groups)
             case "POST", "/api/jobs/":
                 self.entrypoints.append(json.loads(request.content)["entrypoint"])
-                return httpx.Response(200, json={"submission_id": "j1"})
-            case "GET", "/api/jobs/j1":
-                return httpx.Response(200, json={"status": self.status, "message": "the job's message"})
-            case "GET", "/api/jobs/j1/logs":
+                return httpx.Response(200, json={})
+            case "GET", path if path.startswith("/api/jobs/") and path.endswith("/logs"):
                 return httpx.Response(200, json={"logs": self.logs})
+            case "GET", path if path.startswith("/api/jobs/") and self.entrypoints:
+                return httpx.Response(200, json={"status": self.status, "message": "the job's message"})
         return httpx.Response(404)
 
     @property

@@ -19,10 +19,12 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
+from reconciler.adapters.jobs import RayJobs
 from reconciler.adapters.kubernetes_secrets import KubernetesApi, KubernetesApiSecrets
 from reconciler.adapters.sealed_rest import APPLICATIONS, SealedRest
 from reconciler.adapters.secrets import SecretLimits, Vault
 from reconciler.errors import Retry, Stalled
+from reconciler.ports import JobOrder
 from reconciler.settings import Secret, Settings
 from specs.secrets import MARK, SecretKind, SecretRef, Unreadable
 from tests.origin import Origin
@@ -327,6 +329,34 @@ async def test_ray_gets_the_value_and_nobody_above_sees_it(folder: Path) -> None
                     await rest.send("PUT", APPLICATIONS, body={"applications": [app]})
                 told = str(raised.value)
             assert CANARY not in told
+
+
+async def test_a_job_gets_the_values_of_its_environment_and_what_it_says_of_them_is_hidden(folder: Path) -> None:
+    (folder / "a").write_text(CANARY)
+    kept, sent = vault(folder), []
+    made = str(seal(kept, file_ref(folder / "a")))
+
+    def ray(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            sent.append(json.loads(request.content))
+            return httpx.Response(200, json={"submission_id": "stage"})
+        known = bool(sent)
+        found = {
+            "submission_id": "stage",
+            "status": "FAILED",
+            "message": f"env_vars: {CANARY}",
+            "logs": f"KEY={CANARY}",
+        }
+        return httpx.Response(200 if known else 404, json=found)
+
+    async with SealedRest("http://ray.test", kept, transport=httpx.MockTransport(ray)) as rest:
+        jobs = RayJobs(rest, owner="me")
+        await jobs.start(JobOrder(id="stage", command="true", runtime_env={"env_vars": {"KEY": made}}))
+        seen = await jobs.look("stage")
+        assert seen is not None
+        assert CANARY not in seen.message
+        assert CANARY not in await jobs.output("stage")
+    assert sent[0]["runtime_env"]["env_vars"]["KEY"] == CANARY
 
 
 async def test_what_is_live_keeps_its_value_when_the_secret_changes(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,11 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from loaders.safetensors.cache_store import Store
-from reconciler.adapters.jobs import Job
 from reconciler.cli import cache_cluster
-from reconciler.cli.cache_cluster import PROGRAM, command_line, documents, why
 from reconciler.cli.main import heliostat
 from reconciler.errors import Retry
+from reconciler.ports import Job
+from specs.staging import read_output
 from tests.loading.files import big, write_file, write_index
 from tests.loading.servers import RangeServer
 
@@ -96,42 +95,43 @@ def test_no_room_and_bad_settings_are_explained(tmp_path: Path, origin: RangeSer
     assert "HELIOSTAT_CACHE_BYTES: 'much'" in run(tmp_path, "ls", cap="much").stderr
 
 
-def test_the_job_of_a_cluster_is_quoted_for_the_shell() -> None:
-    line = command_line("s3://a/b; rm -rf /", ["n1", "n2"], None, 90.0)
-    program, words = ["python", *PROGRAM.split()], shlex.split(line)
-    assert words == [*program, "--nodes=n1,n2", "--timeout=90", "--", "s3://a/b; rm -rf /"]
-
-
-def test_what_a_job_says_of_its_nodes_is_told_apart_from_the_rest() -> None:
-    logs = """INFO connecting
-{"node": "n1", "staged": {"size": 1}, "error": null}
-{"node": "n2", "staged": null, "error": "forbids it (403)"}
-{"node": "n3", "sta"""
-    job = Job(ended=True, succeeded=False, message="exit code 1", logs=logs)
-    assert [node["node"] for node in documents(job)] == ["n1", "n2"]
-    assert why(job) == "n2: forbids it (403)"
-    assert (
-        why(Job(ended=True, succeeded=False, message="", logs="a\nModuleNotFoundError: x")) == "ModuleNotFoundError: x"
-    )
-
-
 class Answering:
     """Jobs of a cluster whose head answers some looks only."""
 
-    def __init__(self, *answers: Job | Exception) -> None:
+    def __init__(self, *answers: Job | Exception | None) -> None:
         self.answers = list(answers)
 
-    async def look(self, job: str) -> Job:
+    async def look(self, job: str) -> Job | None:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
+    async def output(self, job: str) -> str:
+        return "printed"
+
 
 async def test_a_look_that_fails_is_tried_again_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    busy, ended = Retry("the head is busy", timedelta(0)), Job(ended=True, succeeded=True, message="", logs="")
+    busy, ended = Retry("the head is busy", timedelta(0)), Job(id="job", ended=True, succeeded=True)
     monkeypatch.setattr(cache_cluster, "LOOK_EVERY", 0.0)
-    assert await cache_cluster._look(Answering(busy, busy, ended).look, "job") == ended
+    assert await cache_cluster.look(Answering(busy, busy, ended), "job") == (ended, "printed")  # type: ignore[arg-type]
+    lost, _ = await cache_cluster.look(Answering(None), "job")  # type: ignore[arg-type]
+    assert lost.ended
+    assert not lost.succeeded
     monkeypatch.setattr(cache_cluster, "LOST_AFTER", -1.0)
     with pytest.raises(Retry):
-        await cache_cluster._look(Answering(busy, ended).look, "job")
+        await cache_cluster.look(Answering(busy, ended), "job")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("logs", "message", "reason"),
+    [
+        ('{"node": "n2", "staged": null, "error": "forbids it (403)"}', "exit code 1", "n2: forbids it (403)"),
+        ("a\nModuleNotFoundError: x", "exit code 1", "ModuleNotFoundError: x"),
+        ("", "exit code 1", "exit code 1"),
+        ("", "", "the job was stopped"),
+    ],
+)
+def test_why_a_job_failed_is_said_in_a_sentence(logs: str, message: str, reason: str) -> None:
+    job = Job(id="job", ended=True, message=message)
+    assert cache_cluster.why(job, read_output(logs), logs) == reason

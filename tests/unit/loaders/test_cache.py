@@ -19,7 +19,8 @@ from loaders.safetensors.cache_entry import NoRoom
 from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.cache_settings import cache_settings, parse_bytes
 from loaders.safetensors.cache_store import Store
-from loaders.safetensors.errors import LoadCancelled
+from loaders.safetensors.checkpoint import read_header
+from loaders.safetensors.errors import InvalidFile, LoadCancelled
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams
 
@@ -306,6 +307,38 @@ def test_what_others_keep_in_the_folder_is_never_touched(tmp_path: Path) -> None
     store.make_room(10 * CHUNK, small(9))
     for name in names:
         assert [item.name for item in (tmp_path / name).iterdir()] == ["theirs"]
+
+
+class Lying(Counting):
+    """An origin of a large object that is no file of weights."""
+
+    size = 8 * SIZE
+
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+        buffer[:] = b"<" * len(buffer)
+
+
+def test_what_turns_out_to_be_no_weights_takes_no_room_and_evicts_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "cache", 8 * SIZE)
+    monkeypatch.setattr("loaders.safetensors.cache.node_store", lambda: store)
+    read_all(store, Counting())
+    source = through_cache("http://there/lie", Lying)
+    assert isinstance(source, ReadThrough)
+    with pytest.raises(InvalidFile):
+        read_header(source, Interrupt())
+    source.close()
+    assert [kept.content for kept in store.kept()] == [CONTENT]
+    assert not list(store.folder.glob("leaving-*"))
+    assert read_all(store, Counting()) == BYTES
+
+    source = through_cache("http://there/lie", Lying)
+    assert isinstance(source, ReadThrough)
+    source.expect([(0, source.size)])
+    assert source.keeps
+    assert [kept.room for kept in store.kept()] == [8 * SIZE]
+    source.close()
 
 
 def test_what_would_not_make_enough_room_is_not_evicted(tmp_path: Path) -> None:

@@ -159,13 +159,45 @@ def test_an_interrupt_from_outside_ends_the_load_with_its_error() -> None:
     assert threading.active_count() <= before
 
 
-def test_reads_that_wait_lead_to_more_of_them_and_busy_ones_do_not() -> None:
-    waiting, busy = Streams(first=2, most=32), Streams(first=2, most=32)
-    for _ in range(10):
-        waiting.served(wall=0.1, cpu=0.001)
-        busy.served(wall=0.1, cpu=10.0)
-    assert (waiting.wanted, busy.wanted) == (32, 2)
+def played(streams: Streams, rate: Callable[[int], float], *, chunks: int, cpu: float = 0.001) -> list[int]:
+    """Let an origin serve chunks to so many streams as are wanted; `rate` is chunks per second for all of them."""
+    now, wanted = 0.0, [streams.wanted]
+    for _ in range(chunks):
+        together = rate(streams.wanted)
+        now += 1 / together
+        streams.served(1 << 23, wall=streams.wanted / together, cpu=cpu, now=now)
+        wanted.append(streams.wanted)
+    return wanted
+
+
+def test_where_reads_only_wait_there_are_soon_more_of_them() -> None:
+    """Each connection gives the same: an origin with latency, or one that limits connections."""
+    wanted = played(Streams(first=4, most=32), lambda streams: 10.0 * streams, chunks=60)
+    assert wanted[-1] == 32
+    assert wanted.index(32) <= 4 + 4 + 8 + 16
+
+
+def test_where_more_of_them_bring_no_more_it_stays_at_few() -> None:
+    """A machine that is busy with other things: reads wait for a core most of their time."""
+    wanted = played(Streams(first=4, most=32), lambda streams: 40.0, chunks=400)
+    assert max(wanted) == 8
+    assert wanted.count(8) < 0.35 * len(wanted)
+
+
+def test_what_was_busy_is_tried_again() -> None:
+    streams = Streams(first=4, most=32)
+    assert played(streams, lambda streams: 40.0, chunks=20)[-1] == 4
+    assert played(streams, lambda streams: 10.0 * streams, chunks=120)[-1] == 32
+
+
+def test_reads_that_keep_the_cores_busy_are_enough() -> None:
+    assert max(played(Streams(first=2, most=32), lambda streams: 10.0 * streams, chunks=50, cpu=10.0)) == 2
+
+
+def test_an_origin_that_pushes_back_gets_fewer_and_no_more_than_that() -> None:
+    streams = Streams(first=32, most=32)
     for _ in range(3):
-        waiting.pushed_back()
-    assert waiting.wanted == 4
+        streams.pushed_back()
+    assert streams.wanted == 4
+    assert max(played(streams, lambda streams: 10.0 * streams, chunks=200)) < 32
     assert fetching.MOST_REQUESTS > 2

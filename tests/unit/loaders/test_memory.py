@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(autouse=True)
 def unknown_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_huge_pages_are_slow", memory.threading.Event())
+    monkeypatch.setattr(memory, "_huge_pages_were_tried", memory.threading.Event())
 
 
 @pytest.mark.parametrize("size", [0, 1, 4097, 3 * HUGE_PAGE + 5])

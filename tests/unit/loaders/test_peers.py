@@ -284,5 +284,33 @@ def test_a_cache_that_was_emptied_is_filled_again(machines: list[Machine], serve
     assert timed(machines[0], server.url("w")) < 20
 
 
+def test_a_tracker_that_hangs_does_not_keep_a_load_from_ending(
+    machines: list[Machine], server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "ENDS_WITHIN", 0.2)
+    hung, let_go = threading.Event(), threading.Event()
+
+    def hang(*_: Any) -> Any:
+        hung.set()
+        let_go.wait(20)
+        raise TrackerLost("gone")
+
+    machine = machines[0]
+    origin = HttpFile(server.url("w"), Interrupt())
+    entry = machine.store.open(Content(uri=origin.uri, etag=origin.version, size=origin.size), SIZE)
+    assert entry is not None
+    monkeypatch.setattr(machine.node.tracker.tracker, "turn", hang)
+    filling = machine.node.filling(entry, origin)
+    assert hung.wait(10)
+    began = time.monotonic()
+    filling.close()
+    assert time.monotonic() - began < 5
+    let_go.set()
+    filling._thread.join(10)
+    assert not filling._lock.held, "another process may take over now"
+    entry.close()
+    origin.close()
+
+
 def test_without_ray_there_are_no_peers(tmp_path: Path) -> None:
     assert peers.this_node(Store(tmp_path, SIZE)) is None

@@ -68,6 +68,8 @@ def edited(old: str, new: str) -> PlannedService:
          ("revision", '"app:build"', '"app:make"')),
         ("spec:\n", "spec:\n  maxRequestDuration: 30s\n", Action.ROLL, "maxRequestDuration",
          ("revision", '"10m"', '"30s"')),
+        ("spec:\n", "spec:\n  loading: {stage: [s3://b/w]}\n", Action.ROLL, "loading.stage",
+         ("revision", "[]", '["s3://b/w"]')),
         ("num_replicas: 4", "num_replicas: 6", Action.SCALE, "application.deployments[Chat].num_replicas",
          ("scale", "4", "6")),
         ("max_replicas: 4", "max_replicas: 9", Action.SCALE, "application.deployments[Auto].max_replicas",

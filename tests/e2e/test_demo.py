@@ -279,7 +279,8 @@ def test_a_user_who_types_what_the_demo_printed_sees_what_it_says(start: Start) 
         watching.terminate()
     running.child.send_signal(signal.SIGINT)
     status_code, printed = running.finish(GONE_WITHIN)
-    assert status_code == 0, printed
+    print(running.narration, printed)
+    assert status_code == 0
     assert re.search(r"All in all \d{4,} requests: 0 failed, 0 executed twice", running.narration)
     assert_nothing_is_left(running)
 

@@ -89,7 +89,8 @@ RESTARTING: Mapping[str, Change] = {
 """By deployment: what makes Serve restart that deployment and no other."""
 
 BOUNDS = {"max_replicas": 2}
-OWN_POLICY = {**BOUNDS, "policy": {"policy_function": "fields:stay"}}
+OWN_POLICY = {**BOUNDS, "policy": {"policy_function": "ray.serve.autoscaling_policy:default_autoscaling_policy"}}
+"""Ray's dashboard imports the function when it checks the document: one of the application's own it would not find."""
 
 REBUILDING: Mapping[str, Change] = {
     "import-path": {"import_path": "fields:build_elsewhere"},

@@ -19,11 +19,6 @@ class Part:
         return {"user_config": self.user_config}
 
 
-def stay(context: Any) -> tuple[int, dict[str, Any]]:
-    """Scale to what there is: an autoscaling policy of the application's own."""
-    return context.target_num_replicas, {}
-
-
 @ray.remote(num_cpus=0)
 class Shared:
     """An actor that the replicas of a deployment share."""

@@ -16,7 +16,7 @@ TORCH ?= torch==2.13.0+cpu
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo check lint unit test test-full programs bench bench-loading format lock clean
+.PHONY: help setup demo check lint unit test test-full programs bench bench-loading format fuzz lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -74,6 +74,9 @@ test: lint programs  ## check, then cases, simulation, contracts and end-to-end 
 test-full: lint programs  ## test, and what takes longer than twenty minutes
 	HELIOSTAT_SEEDS=$${HELIOSTAT_SEEDS:-150} $(BIN)/python -m pytest $(SUITES) -m "not ray" -n $(WORKERS) --dist loadfile -q $(PYTEST_ARGS)
 	$(BIN)/python -m pytest $(SUITES) -m ray $(PYTEST_ARGS)
+
+fuzz: $(STAMP)  ## throw odd spec files, webhooks and commits at the parsers for ten minutes (FUZZ_SECONDS= for each kind)
+	HELIOSTAT_FUZZ_SECONDS=$${FUZZ_SECONDS:-200} $(BIN)/python -m pytest tests/fuzz -q -s --timeout 3600 $(PYTEST_ARGS)
 
 programs:  ## what tests need of Debian (installed when root, else named; they are skipped without it)
 	@tests/debian_packages.sh

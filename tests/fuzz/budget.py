@@ -1,0 +1,42 @@
+"""How long to look for trouble: `HELIOSTAT_FUZZ_SECONDS` for each kind of input; a seed that differs each time."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+SECONDS = float(os.environ.get("HELIOSTAT_FUZZ_SECONDS", "20"))
+BATCH = 50
+
+
+def fuzz(strategy: st.SearchStrategy[object], check: Callable[[object], None], *, slowest: float = 20.0) -> int:
+    """Check one input after the other until the time is over; return how many. One that takes long is a failure."""
+    done = 0
+
+    def timed(value: object) -> None:
+        nonlocal done
+        begun = time.monotonic()
+        check(value)
+        done += 1
+        assert time.monotonic() - begun < slowest, "this input takes too long"
+
+    end = time.monotonic() + SECONDS
+    first = int(os.environ.get("HELIOSTAT_FUZZ_SEED", "0")) or random.randrange(2**32)
+    print(f"HELIOSTAT_FUZZ_SEED={first}")
+    number = 0
+    while time.monotonic() < end:
+        options = settings(
+            max_examples=BATCH,
+            deadline=None,
+            database=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+        )
+        seed(first + number)(options(given(strategy)(timed)))()
+        number += 1
+    return done

@@ -11,6 +11,7 @@ import pickle
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,15 @@ from reconciler.adapters.jobs import RayJobs
 from reconciler.adapters.kubernetes_secrets import KubernetesApi, KubernetesApiSecrets
 from reconciler.adapters.sealed_rest import APPLICATIONS, SealedRest
 from reconciler.adapters.secrets import SecretLimits, Vault
+from reconciler.adapters.serve import RayServe
 from reconciler.errors import Retry, Stalled
 from reconciler.ports import JobOrder
 from reconciler.settings import Secret, Settings
+from specs.canonical import canonical_json
+from specs.effects import PutServeConfig, ServeApplication
 from specs.secrets import MARK, SecretKind, SecretRef, Unreadable
 from tests.origin import Origin
+from tests.sim.fake_dashboard import FakeDashboard
 from tests.watched import Watched
 
 KEY = bytes(range(32))
@@ -403,3 +408,45 @@ def test_a_secret_shows_in_no_form(tmp_path: Path) -> None:
         TypeAdapter(Secret)
     assert secret == Secret(CANARY)
     assert secret != Secret("another")
+
+
+async def test_serve_is_put_read_and_found_unchanged_without_a_value_in_sight(folder: Path) -> None:
+    """The whole way: composed with what is live, put, read back, and found to be what was wanted."""
+    (folder / "a").write_text(CANARY)
+    dashboard, kept = FakeDashboard(), vault(folder)
+    made = str(seal(kept, file_ref(folder / "a")))
+
+    def wants(*names: str) -> PutServeConfig:
+        ours = [
+            ServeApplication(
+                name=name,
+                config=canonical_json(
+                    {
+                        "name": name,
+                        "route_prefix": f"/_/{name}",
+                        "import_path": "echo:build",
+                        "runtime_env": {"env_vars": {"KEY": made}},
+                    }
+                ),
+            )
+            for name in names
+        ]
+        return PutServeConfig(applications=tuple(ours), removed=frozenset())
+
+    one, two = "chat.aaaaaaaaaaaa.-.-.1", "chat.bbbbbbbbbbbb.-.-.1"
+    async with SealedRest("http://ray.test", kept, transport=dashboard.transport) as rest:
+        serve = RayServe(rest, nodes=dashboard.instance.nodes)
+        await serve.put(wants(one))
+        dashboard.advance(timedelta(seconds=10))
+        await serve.put(wants(one))
+        assert len(dashboard.puts) == 1, "what Serve holds is what was wanted"
+    (folder / "a").write_text("rotated meanwhile")
+    async with SealedRest("http://ray.test", vault(folder), transport=dashboard.transport) as rest:
+        serve = RayServe(rest, nodes=dashboard.instance.nodes)
+        await serve.put(wants(one, two))
+        seen = await serve.read()
+    first, second = (app["runtime_env"]["env_vars"]["KEY"] for app in dashboard.puts[1]["applications"])
+    assert (first, second) == (CANARY, CANARY), "the same seal has one value, the live one"
+    assert len(seen.cells) == 2
+    assert CANARY not in repr(seen)
+    assert made in repr(seen)

@@ -19,7 +19,7 @@ from tests.e2e.daemon import COMMAND
 from tests.e2e.stage import Stage
 from tests.e2e.waiting import wait_for
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 CANARY = "canary-a8d1-in-a-file"
 ROTATED = "canary-77c0-after-rotation"

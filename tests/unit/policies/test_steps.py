@@ -7,8 +7,7 @@ import pytest
 from policies.steps import resettle
 from specs.desired import Step
 from specs.memory import Rollout
-from tests.builders import NOW, service, steps
-from tests.sim.world import Simulation
+from tests.builders import NOW, steps
 
 LADDER = steps(10, "60", 25, "60", 50, "60")
 
@@ -39,18 +38,3 @@ def test_a_rollout_keeps_its_place_by_weight_when_its_steps_change(
 def test_a_pause_goes_on_from_where_it_was_only_while_its_place_is_the_same() -> None:
     assert resettle(at(3), LADDER, steps(10, "60", 25, "90")).reached_at == NOW
     assert resettle(at(3), LADDER, steps(5, "60", 25, "60")).reached_at is None
-
-
-async def test_a_stop_that_is_put_in_under_way_stops_the_rollout() -> None:
-    sim = Simulation()
-    await sim.start()
-    sim.push(service("chat", "v1", 10, steps=steps(10, "30", 20, "60"), scale_down=5))
-    await sim.settle()
-    sim.push(service("chat", "v2", 10, steps=steps(10, "30", 20, "60"), scale_down=5))
-    await sim.until(lambda: sim.weights().get("v2") == 20)
-
-    sim.push(service("chat", "v2", 10, steps=steps(5, ""), scale_down=5))
-    await sim.run(180)
-
-    assert sim.weights() == {"v1": 95, "v2": 5}
-    assert sim.status().phase.value == "Paused"

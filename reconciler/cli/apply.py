@@ -46,6 +46,8 @@ def _read(plan: Path) -> dict[str, Any]:
     prediction = given.get("prediction") or {}
     if not prediction.get("live"):
         raise click.ClickException(f"{plan} was made for no live state: make it with --server")
+    if not prediction.get("isComplete"):
+        raise click.ClickException(f"{plan} was made while the daemon did not see the whole cluster: make it anew")
     if given.get("errors"):
         raise click.ClickException(f"{plan} has mistakes in its files: mend them first")
     return {"base": given["base"]["sha"], "commit": given["head"]["sha"], "live": prediction["live"]}

@@ -216,6 +216,8 @@ def test_only_a_sound_plan_of_a_live_state_is_applied(server: Serving, backend: 
         json.dumps({k: v for k, v in whole.items() if k != "prediction"}),
     ]
     wrong.append(json.dumps(whole | {"errors": [{"path": "a", "line": 1, "column": 1, "message": "no"}]}))
+    blind = whole["prediction"] | {"isComplete": False}
+    wrong.append(json.dumps(whole | {"prediction": blind}))
     for text in wrong:
         file.write_text(text)
         result = CliRunner().invoke(heliostat, ["apply", str(file), "--server", server.url, "--token", TOKEN])

@@ -124,6 +124,7 @@ class Watch:
             _must(not leaving, f"I3: {row.service} routes to {leaving}, which it is tearing down")
             self._check_gates(row)
             self._check_weights(row)
+            self._check_left(row)
             self._check_header(row)
 
     def before_question(self, question: PostQuestion) -> None:
@@ -239,6 +240,31 @@ class Watch:
             _must(weight <= share, f"I1: {row.service} raises {revision} to {weight}, its ready share is {share}")
             barred = (row.service, revision) in self.barred and memory.stable not in (None, revision)
             _must(not barred, f"I6: {row.service} raises {revision} to {weight}, which was rolled back")
+
+    def _check_left(self, row: ServiceRoute) -> None:
+        """I2: a cell that answers is left, its revision staying, when the others are enough without it."""
+        old = self._sim.gateway.table.service(row.service)
+        before = {cell.cell: cell.weight for cell in old.cells} if old else {}
+        after = {cell.cell: cell.weight for cell in row.cells}
+        stays = {cell.split(".")[1] for cell, weight in after.items() if weight}
+        apps = {key.name: app for key, app in self.applications(row.service)}
+        left = [
+            cell
+            for cell, weight in after.items()
+            if not weight and before.get(cell) and cell.split(".")[1] in stays and self._answers(cell, apps.get(cell))
+        ]
+        for deployment in {name for cell in left for name in apps[cell].deployments}:
+            found = {cell: app.deployments.get(deployment) for cell, app in apps.items()}
+            serving = {cell: len(self.truth.serving(cell, one)) for cell, one in found.items() if one is not None}
+            enough = sum(count for cell, count in serving.items() if after.get(cell))
+            had = sum(count for cell, count in serving.items() if before.get(cell))
+            floor = self.truth.floor(self._sim.memory(row.service).wanted, deployment)
+            text = f"I2: {left} of {row.service} lose their requests, {enough} of {floor} serving replicas are left"
+            _must(enough >= min(floor, had), text)
+
+    def _answers(self, cell: str, app: SimApplication | None) -> bool:
+        names = app.deployments.values() if app is not None else ()
+        return bool(names) and all(self.truth.serving(cell, one) for one in names)
 
     def _check_header(self, row: ServiceRoute) -> None:
         """I6: a header leads to the revision that is rolled out, never to one that was taken back."""

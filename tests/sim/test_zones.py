@@ -130,6 +130,17 @@ async def test_a_zone_that_flaps_is_not_believed() -> None:
     await sim.until(lambda: per_zone(sim) == {"a": 2, "b": 2, "c": 2}, within=900, what="refilled")
 
 
+async def test_a_zone_that_is_away_for_a_moment_costs_nothing() -> None:
+    sim = over_zones("a", "b", "c")
+    await deployed(sim, spec())
+    lose(sim, "b")
+    await sim.run(3)
+    give_back(sim, "b")
+    await sim.settle()
+    assert sim.serve.scales == [], "replicas were moved for a zone that was away for a moment"
+    assert per_zone(sim) == {"a": 2, "b": 2, "c": 2}
+
+
 async def test_a_zone_that_drains_is_left_while_its_replicas_still_answer() -> None:
     sim = over_zones("a", "b", "c")
     await deployed(sim, spec())

@@ -1,0 +1,80 @@
+"""Each rule of placement, broken, is found by a story about zones."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import policies.capacity
+import policies.cells
+import policies.layout
+import policies.shares
+import policies.sites
+import policies.view
+from tests.sim import test_zones as stories
+
+Story = Callable[[], Awaitable[None]]
+
+
+def _all_in_the_first(total: int, sites: Any, ground: Any) -> dict[Any, int]:
+    parts = dict.fromkeys(sites, 1)
+    parts[sites[0]] += total - len(parts)
+    return parts
+
+
+MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
+    "not spread": (policies.layout, "spread", _all_in_the_first, stories.test_replicas_are_spread_evenly),
+    "believed lost at once": (
+        policies.sites,
+        "GONE_AFTER",
+        timedelta(0),
+        stories.test_a_zone_that_is_away_for_a_moment_costs_nothing,
+    ),
+    "believed back at once": (
+        policies.sites,
+        "BACK_AFTER",
+        timedelta(0),
+        stories.test_a_zone_that_flaps_is_not_believed,
+    ),
+    "never moved": (
+        policies.capacity,
+        "_move",
+        lambda posts, missing, room: 0,
+        stories.test_zones_may_be_chosen_changed_and_left_out_again,
+    ),
+    "left before the others carry it": (
+        policies.shares,
+        "_is_dispensable",
+        lambda view, cell, going: True,
+        stories.test_zones_may_be_chosen_changed_and_left_out_again,
+    ),
+    "never left": (
+        policies.cells,
+        "departures",
+        lambda view, layout: frozenset(),
+        stories.test_zones_may_be_chosen_changed_and_left_out_again,
+    ),
+    "nothing kept ready": (
+        policies.view,
+        "kept_ready",
+        lambda target, known, usable: target,
+        stories.test_enough_is_kept_ready_for_the_loss_of_a_zone,
+    ),
+    "without surge nothing goes first": (
+        policies.capacity,
+        "_make_way",
+        lambda posts, missing: 0,
+        stories.test_without_surge_replicas_move_one_after_the_other,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+async def test_a_broken_rule_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, what, value, story = MUTATIONS[name]
+    monkeypatch.setattr(module, what, value)
+    with pytest.raises(AssertionError):
+        await story()

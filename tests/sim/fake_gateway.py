@@ -103,12 +103,11 @@ class FakeGateway:
             self._told_at.setdefault((cell, server_name(entry.endpoint)), now)
 
     def _up(self, lane: LaneSeen, now: datetime) -> frozenset[str]:
-        if not self._is_direct:
-            return frozenset()
         return frozenset(
             entry.endpoint.replica
             for entry in self._book.known.get(lane.cell, ())
-            if self._healthy(lane.cell, entry.endpoint)
+            # Serve's proxies answer for whatever is behind them.
+            if (not self._is_direct or self._healthy(lane.cell, entry.endpoint))
             and now - self._told_at[lane.cell, server_name(entry.endpoint)] >= self._delay
         )
 

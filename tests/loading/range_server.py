@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -207,7 +208,8 @@ class Handler(BaseHTTPRequestHandler):
             asked = None
         start, count = asked or (0, size)
         headers = {"Content-Length": str(count), "Accept-Ranges": "none" if shape.ignore_range else "bytes"}
-        headers |= {"ETag": etag} if etag else {}
+        modified = formatdate(path.stat().st_mtime, usegmt=True)
+        headers |= {"ETag": etag, "Last-Modified": modified} if etag else {}
         headers |= {"Content-Range": f"bytes {start}-{start + count - 1}/{size}"} if asked else {}
         self.answer(206 if asked else 200, headers)
         if body:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -18,7 +19,8 @@ from loaders.safetensors.torch import load_file, stream
 from tests.loading import files
 from tests.loading.needs_torch import torch
 from tests.loading.reference import assert_same, reference
-from tests.loading.servers import S3Server, s3_server
+from tests.loading.servers import RangeServer, S3Server, s3_server
+from tests.loading.shape import Shape
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +110,21 @@ def test_a_time_out_ends_an_open_that_hangs(store: S3Server, monkeypatch: pytest
         if thread.name == "weights-ask":
             thread.join(10)
             assert not thread.is_alive()
+
+
+def test_google_cloud_storage_is_read_in_ranges_and_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its XML API is plain GETs and HEADs of paths, which the range server answers."""
+    path = tmp_path / "models" / "a b" / "w.safetensors"
+    files.write_file(path, {**files.many_dtypes(), **files.big(20 << 20)})
+    with RangeServer(tmp_path) as server:
+        account = {"gcs_base_url": f"http://127.0.0.1:{server.port}", "disable_oauth": True}
+        key = {**account, "client_email": "", "private_key": "", "private_key_id": ""}
+        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(key))
+        monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
+        assert_same(load_file("gs://models/a b/w.safetensors", cache=None), reference(path))
+        assert len(server.counters().ranges) > 2
+        with pytest.raises(SourceMissing, match="no such object"):
+            load_file("gs://models/none.safetensors", cache=None)
+        server.shape(Shape(change_etag_after=2))
+        with pytest.raises(SourceChanged):
+            load_file("gs://models/a b/w.safetensors", cache=None)

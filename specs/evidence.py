@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
+from itertools import accumulate
 
 SMALLEST = 0.0001
 """Seconds; what is faster lies in bucket 0."""
@@ -51,6 +53,20 @@ class LatencyCounts:
 
     buckets: tuple[tuple[int, int], ...] = ()
 
+    def __hash__(self) -> int:
+        """Return the same for the same counts. Reckoned once: windows that have ended are looked up at every look."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> int:
+        return hash(self.buckets)
+
+    @cached_property
+    def cumulated(self) -> tuple[list[int], list[float]]:
+        """Return the buckets, and how many lie below each of them and at last below none. Reckoned once."""
+        reached = accumulate([count for _, count in self.buckets], initial=0.0)
+        return [bucket for bucket, _ in self.buckets], [*reached]
+
     @classmethod
     def of(cls, counts: Mapping[int, int]) -> LatencyCounts:
         """Return the histogram with these counts per bucket. Raises ValueError for a negative one."""
@@ -66,7 +82,7 @@ class LatencyCounts:
     @property
     def total(self) -> int:
         """Return how many answers were timed."""
-        return sum([count for _, count in self.buckets])
+        return int(self.cumulated[1][-1])
 
     def covers(self, earlier: LatencyCounts) -> bool:
         """Return whether this can be a later reading than `earlier`: no count has fallen."""

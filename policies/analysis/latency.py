@@ -17,10 +17,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from policies.analysis import bands
 from policies.analysis.clients import design_effect
-from policies.analysis.sequential import SUSPICIOUS, Stratum, log_evidence
+from policies.analysis.sequential import SUSPICIOUS, Stratum, excess, last_above, log_evidence
 from policies.analysis.shortage import shortage, until_sure
-from policies.analysis.tails import Tail, seconds_at, tail_of, weighted
+from policies.analysis.tails import Tail, added, ended, seconds_at, tail_of, tail_of_sums
 from policies.analysis.words import beside, change, many, percent, seconds
 from specs.analysis import AnalysisSettings, Latency, Measure, Outcome, Unit, Verdict
 from specs.evidence import BUCKETS_PER_OCTAVE, Evidence, Window
@@ -38,10 +39,13 @@ what is allowed would fail more often than not, in the first moment that it is s
 
 @dataclass(frozen=True, kw_only=True)
 class _Sides:
-    """Histograms of both sides, for each window and of all windows together."""
+    """Histograms of both sides: of all windows together, weighted (see `Ended`), and of each window."""
 
     candidate: Tail
     stable: Tail
+    weighted: Tail
+    size: float
+    """So many answers of equal weight say as much as the weighted ones (Kish 1965)."""
     windows: tuple[tuple[Tail, Tail], ...]
     effect: float = 1.0
     """By how much clients that come in clusters dilute the counts."""
@@ -85,12 +89,25 @@ class _Sides:
 
 
 def _sides(windows: Sequence[Window]) -> _Sides:
-    each = tuple((tail_of(one.candidate.latency), tail_of(one.stable.latency)) for one in windows)
-    if len(each) == 1:
-        return _Sides(candidate=each[0][0], stable=each[0][1], windows=each)
-    candidate = weighted([(one.candidate.latency, 1.0) for one in windows])
-    stable = weighted([(one.stable.latency, 1.0) for one in windows])
-    return _Sides(candidate=candidate, stable=stable, windows=each)
+    pairs = tuple((one.candidate.latency, one.stable.latency) for one in windows)
+    each = tuple((tail_of(mine), tail_of(theirs)) for mine, theirs in pairs)
+    if len(pairs) == 1:
+        mine, theirs = each[0]
+        return _Sides(candidate=mine, stable=theirs, weighted=theirs, size=theirs.total, windows=each)
+    before, (mine_now, theirs_now) = ended(pairs[:-1]), pairs[-1]
+    candidate, stable = added(before.candidate, mine_now), added(before.stable, theirs_now)
+    weighted, spread = before.weighted, before.spread
+    if mine_now.buckets and theirs_now.buckets:
+        weighted = added(weighted, theirs_now, mine_now.total / theirs_now.total)
+        spread += mine_now.total**2 / theirs_now.total
+    comparable = tail_of_sums(weighted or stable)
+    return _Sides(
+        candidate=tail_of_sums(candidate),
+        stable=tail_of_sums(stable),
+        weighted=comparable,
+        size=comparable.total**2 / spread if spread else comparable.total,
+        windows=each,
+    )
 
 
 def judge_latency(windows: Sequence[Window], settings: AnalysisSettings, alpha: float) -> Verdict:
@@ -102,8 +119,7 @@ def judge_latency(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
     bound = sides.bound(asked.quantile)
     if settings.unit is Unit.CLIENT:
         sides = replace(sides, effect=design_effect(windows, lambda one: _slow(one, bound)))
-    log_e, limit = log_evidence(sides.strata(bound)), -math.log(alpha)
-    rise = _rise(windows, sides, asked.quantile)
+    limit, rise = -math.log(alpha), _rise(sides, asked.quantile)
     low, high = _shifts(sides, asked.quantile, rise, limit)
     verdict = Verdict(
         measure=Measure.LATENCY,
@@ -117,7 +133,9 @@ def judge_latency(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
         candidate_samples=int(sides.candidate.total),
         stable_samples=int(sides.stable.total),
     )
+    # Most looks at a sound candidate end here: how sure a rise is matters only where there is one.
     is_relevant = rise.may_exceed(1 + asked.max_increase)
+    log_e = _evidence(sides, bound, asked.quantile) if is_relevant else 0.0
     if is_relevant and log_e >= limit and verdict.candidate_samples >= settings.min_requests:
         return replace(verdict, outcome=Outcome.FAILING, message=_failed(verdict, asked))
     missing = shortage(verdict, settings.min_requests)
@@ -126,6 +144,14 @@ def judge_latency(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
     if is_relevant and log_e >= SUSPICIOUS:
         return until_sure(verdict, log_e, alpha)
     return verdict
+
+
+def _evidence(sides: _Sides, bound: int, quantile: float) -> float:
+    """Return log E by two ways of looking, each with half of what is believed: at the quantile, and further out."""
+    further = [sides.strata(sides.bound(share)) for share in bands.shares(quantile)]
+    logs = (log_evidence(sides.strata(bound)), bands.log_evidence(further))
+    highest = max(logs)
+    return highest + math.log(sum([math.exp(log - highest) for log in logs]) / len(logs))
 
 
 def _nothing(sides: _Sides, settings: AnalysisSettings) -> Verdict:
@@ -151,21 +177,10 @@ def _shifts(sides: _Sides, quantile: float, rise: _Rise, limit: float) -> tuple[
 def _last_rejected(sides: _Sides, quantile: float, high: int, limit: float) -> int | None:
     """Return the largest shift below `high` at which the candidate is surely slower still; None: there is none."""
 
-    def is_rejected(shift: int) -> bool:
-        return log_evidence(sides.strata(sides.bound(quantile, shift), shift)) >= limit
+    def above(shift: int) -> float:
+        return excess(log_evidence(sides.strata(sides.bound(quantile, shift), shift)), limit)
 
-    stride = 6
-    while True:
-        low = high - stride
-        if low < -WIDEST:
-            return None
-        if is_rejected(low):
-            break
-        high, stride = low, 2 * stride
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if is_rejected(middle) else (low, middle)
-    return low
+    return last_above(above, high, -WIDEST)
 
 
 def _factor(shift: float) -> float:
@@ -186,17 +201,9 @@ class _Rise:
         return min(self.highest, self.ratio * math.pow(allowed, NEAR)) > allowed
 
 
-def _rise(windows: Sequence[Window], sides: _Sides, quantile: float) -> _Rise:
+def _rise(sides: _Sides, quantile: float) -> _Rise:
     """Estimate both quantiles, the stable revision's as if it had had its windows in the candidate's proportion."""
-    stable, size = sides.stable, sides.stable.total
-    shared = [one for one in windows if one.candidate.latency.buckets and one.stable.latency.buckets]
-    if len(windows) > 1 and shared:
-        sizes = [(one.candidate.latency.total, one.stable.latency.total) for one in shared]
-        stable = weighted(
-            (one.stable.latency, mine / theirs) for one, (mine, theirs) in zip(shared, sizes, strict=True)
-        )
-        # Kish 1965: so many answers of equal weight say as much as these.
-        size = stable.total**2 / sum(mine * mine / theirs for mine, theirs in sizes)
+    stable, size = sides.weighted, sides.size
     mine, theirs = sides.candidate.place(quantile), stable.place(quantile)
     above = sides.candidate.place(quantile + _margin(quantile, sides.candidate.total / sides.effect)) - mine
     below = theirs - stable.place(max(quantile - _margin(quantile, size / sides.effect), 0))

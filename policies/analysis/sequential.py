@@ -47,7 +47,10 @@ _LOG_WEIGHTS = _weights()
 WIDEST = math.log(1000)
 """Ratios are looked for between a thousandth and a thousand."""
 
-_CLOSE = 0.05
+_DEPTH = 1.5
+"""Evidence at the estimate itself is about so far below 0: what a mixture pays for not knowing the effect."""
+
+_CLOSE = 0.01
 """A bound is found when the evidence against it is that near to the limit: less than any digit shown."""
 
 _ROUNDS = 8
@@ -134,10 +137,18 @@ def _last_rejected(strata: Sequence[Stratum], limit: float) -> float | None:
     events = [sum(stratum.candidate_events for stratum in strata), sum(stratum.stable_events for stratum in strata)]
     high = WIDEST if ratio is None else min(math.log(ratio), WIDEST)
     return crossing(
-        lambda log: log_evidence(strata, math.exp(log)) - limit,
+        lambda log: excess(log_evidence(strata, math.exp(log)), limit),
         high,
         math.sqrt(2 * (limit + 1) * sum(1 / (count + 0.5) for count in events)),
     )
+
+
+def excess(log_e: float, limit: float) -> float:
+    """Return by how much evidence is above a limit, on a scale on which it is nearly linear in the effect.
+
+    Evidence grows with the square of the distance from the estimate, so its root is what interpolation can follow.
+    """
+    return math.sqrt(max(log_e + _DEPTH, 0.0)) - math.sqrt(limit + _DEPTH)
 
 
 def crossing(excess: Callable[[float], float], high: float, stride: float) -> float | None:
@@ -175,3 +186,31 @@ def _narrowed(excess: Callable[[float], float], low: tuple[float, float], high: 
         else:
             right, below, above = middle, found, above / 2
     return best
+
+
+def last_above(excess: Callable[[int], float], high: int, least: int) -> int | None:
+    """Return the largest whole place below `high` at which the falling `excess` is not negative; None: there is none.
+
+    `high` is taken to be below. The search follows the line through the ends of its bracket, and is a bisection
+    where that is no help.
+    """
+    below, stride = -1.0, 8
+    while True:
+        low = high - stride
+        if low < least:
+            return None
+        above = excess(low)
+        if above >= 0:
+            break
+        high, below, stride = low, above, 2 * stride
+    is_guess = True
+    while high - low > 1:
+        middle = low + round((high - low) * above / (above - below)) if is_guess else (low + high) // 2
+        middle = min(max(middle, low + 1), high - 1)
+        found = excess(middle)
+        is_guess = not is_guess or high - low <= 4
+        if found >= 0:
+            low, above = middle, found
+        else:
+            high, below = middle, found
+    return low

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 from specs.evidence import BUCKETS_PER_OCTAVE, SMALLEST, LatencyCounts
@@ -15,11 +17,10 @@ class Tail:
 
     __slots__ = ("_buckets", "_reached", "total")
 
-    def __init__(self, buckets: Sequence[tuple[int, float]]) -> None:
-        """Take (bucket, count) in ascending order."""
-        self._buckets = [bucket for bucket, _ in buckets]
-        self._reached = [*accumulate([count for _, count in buckets], initial=0.0)]
-        self.total = self._reached[-1]
+    def __init__(self, buckets: list[int], reached: list[float]) -> None:
+        """Take the buckets in ascending order, and how many lie below each of them and at last below none."""
+        self._buckets, self._reached = buckets, reached
+        self.total = reached[-1]
 
     def above(self, bucket: int) -> float:
         """Return how many lie above the bucket's upper bound."""
@@ -39,17 +40,56 @@ class Tail:
 
 
 def tail_of(counts: LatencyCounts) -> Tail:
-    """Return the tail of one histogram."""
-    return Tail(counts.buckets)
+    """Return the tail of one histogram. What is summed up for it stays with the histogram, for the next look."""
+    return Tail(*counts.cumulated)
 
 
-def weighted(parts: Iterable[tuple[LatencyCounts, float]]) -> Tail:
-    """Return the tail of several histograms together, each one's counts times its weight."""
-    counts: dict[int, float] = {}
-    for part, weight in parts:
-        for bucket, count in part.buckets:
-            counts[bucket] = counts.get(bucket, 0.0) + weight * count
-    return Tail(sorted(counts.items()))
+def tail_of_sums(counts: Mapping[int, float]) -> Tail:
+    """Return the tail of counts per bucket."""
+    buckets = sorted(counts)
+    return Tail(buckets, [*accumulate([counts[bucket] for bucket in buckets], initial=0.0)])
+
+
+def added(counts: Mapping[int, float], more: LatencyCounts, weight: float = 1.0) -> dict[int, float]:
+    """Return counts per bucket with a histogram's on top, each times `weight`."""
+    both = dict(counts)
+    get = both.get
+    for bucket, count in more.buckets:
+        both[bucket] = get(bucket, 0.0) + weight * count
+    return both
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What the windows that have ended come to: sums per bucket that no later look has to make again.
+
+    `weighted` are the stable revision's as if it had had its windows in the candidate's proportion, `spread` the sum
+    of squared weights that tells how many answers of equal weight they are worth.
+    """
+
+    candidate: Mapping[int, float]
+    stable: Mapping[int, float]
+    weighted: Mapping[int, float]
+    spread: float
+
+
+Pair = tuple[LatencyCounts, LatencyCounts]
+"""One window's latencies, the candidate's and the stable revision's."""
+
+
+@lru_cache(maxsize=512)
+def ended(windows: tuple[Pair, ...]) -> Ended:
+    """Return the sums of windows that have ended. As many are kept as a few hundred services in analysis need."""
+    candidate: dict[int, float] = {}
+    stable: dict[int, float] = {}
+    weighted: dict[int, float] = {}
+    spread = 0.0
+    for mine, theirs in windows:
+        candidate, stable = added(candidate, mine), added(stable, theirs)
+        if mine.buckets and theirs.buckets:
+            weighted = added(weighted, theirs, mine.total / theirs.total)
+            spread += mine.total**2 / theirs.total
+    return Ended(candidate=candidate, stable=stable, weighted=weighted, spread=spread)
 
 
 def seconds_at(place: float) -> float:

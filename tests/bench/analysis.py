@@ -14,7 +14,7 @@ import numpy as np
 
 from policies.analysis import judge
 from specs.analysis import AnalysisSettings, Latency, Outcome, SuccessRate, Unit
-from specs.evidence import Window
+from specs.evidence import Evidence, LatencyCounts, Window
 from tests.bench import report
 from tests.bench.analysis_scenarios import (
     EQUAL_ROLLOUTS,
@@ -125,10 +125,22 @@ def _tick() -> dict[str, list[tuple[float, float]]]:
 def _timed(services: Sequence[Sequence[Window]]) -> tuple[float, float]:
     """Return milliseconds that passed, and those that the processor worked for it."""
     settings = AnalysisSettings(success_rate=SuccessRate(minimum=0.99))
+    services = [(*windows[:-1], _counted_anew(windows[-1])) for windows in services]
     started, worked = time.perf_counter(), time.process_time()
     for windows in services:
         judge(windows, settings)
     return (time.perf_counter() - started) * 1000, (time.process_time() - worked) * 1000
+
+
+def _counted_anew(window: Window) -> Window:
+    """Return the window as a look finds it: what it goes on in has other counts each time, and nothing summed up."""
+    sides = (replace(side, latency=LatencyCounts(buckets=side.latency.buckets)) for side in _both(window))
+    candidate, stable = sides
+    return Window(candidate=candidate, stable=stable)
+
+
+def _both(window: Window) -> tuple[Evidence, Evidence]:
+    return window.candidate, window.stable
 
 
 def _sections(found: dict[str, list[Found]], ticks: dict[str, list[tuple[float, float]]]) -> list[str]:
@@ -192,11 +204,15 @@ def _goals(found: dict[str, list[Found]], ticks: dict[str, list[tuple[float, flo
         ["errors 1% to 3% found within 3,000 requests, the worst share", ">= 95%", f"{worst_errors:.1%}"],
         ["p99 +30% found within 10,000, lognormal 0.5 wide, the worst share", ">= 90%", f"{min(usual):.1%}"],
         ["the same, the worst of all latencies and shares", ">= 90%", f"{min(every):.1%}"],
-        ["one look at 200 services, one window each", "<= 100 ms", f"{statistics.median(ticks['1 window']):.0f} ms"],
         [
-            "one look at 200 services, three windows each",
+            "one look at 200 services, one window each, processor time",
             "<= 100 ms",
-            f"{statistics.median(ticks['3 windows']):.0f} ms",
+            f"{statistics.median(worked for _, worked in ticks['1 window']):.0f} ms",
+        ],
+        [
+            "one look at 200 services, three windows each, processor time",
+            "<= 100 ms",
+            f"{statistics.median(worked for _, worked in ticks['3 windows']):.0f} ms",
         ],
     ]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.analysis.judge import judge
-from policies.analysis.tails import seconds_at, tail_of, weighted
+from policies.analysis.tails import added, seconds_at, tail_of, tail_of_sums
 from specs.analysis import AnalysisSettings, Latency, Outcome, Verdict
 from specs.evidence import BUCKETS_PER_OCTAVE, Evidence, LatencyCounts, Window
 from tests.bench.rollout_traffic import Latencies, buckets_of, lognormal, widened
@@ -50,10 +50,19 @@ def test_what_is_above_a_bound_is_counted(counts: LatencyCounts, bound: int) -> 
 
 @given(histograms, histograms)
 def test_a_weight_counts_that_many_times(one: LatencyCounts, other: LatencyCounts) -> None:
-    both = weighted([(one, 2.0), (other, 1.0)])
+    both = tail_of_sums(added(added({}, one, 2.0), other))
     twice = tail_of(one + one + other)
     assert both.total == twice.total
     assert all(both.above(bucket) == twice.above(bucket) for bucket in range(0, 710, 10))
+    for share in (0.01, 0.5, 0.9, 0.99, 0.999):
+        assert both.place(share) == pytest.approx(twice.place(share), abs=1e-6)
+
+
+def test_what_was_summed_up_stays_with_the_histogram() -> None:
+    counts = LatencyCounts.from_seconds([0.01, 0.02])
+    assert counts.cumulated is counts.cumulated
+    assert hash(counts) == hash(LatencyCounts.from_seconds([0.02, 0.01]))
+    assert tail_of(counts).above(0) == 2
 
 
 @pytest.mark.parametrize("by", [-40, -3, 0, 5, 32, 100])

@@ -51,13 +51,13 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGo
     A growth raises the lower bound; a shrink lowers the upper one. While somebody waits for room the upper one
     stays where it is: Serve would fill the room that was just made. None: leave them.
     """
-    counts, sites, site = goal.counts, goal.layout.of(cell.revision), cell.memory.key.site
+    counts, sites, site = goal.counts, goal.layout.of(cell.line), cell.memory.key.site
     count = counts.cells[cell.name]
     scale, current = view.bounds_of(cell.revision, deployment), cell.memory.bounds.get(deployment)
     seen = cell.deployment(deployment)
     if scale is None or seen is None:
         return None
-    is_moving = any(goal.layout.is_leaving(other) for other in view.cells_of(cell.revision))
+    is_moving = any(goal.layout.is_leaving(other) for other in view.cells_of(cell.line))
     if _is_free(view, cell, deployment, scale) and not (is_moving and count != seen.target) and site in sites:
         low, high = _part(scale.min_replicas, sites, site), _part(scale.max_replicas, sites, site)
         return Bounds(min_replicas=low, max_replicas=max(low, high))
@@ -73,7 +73,7 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGo
 
 def _is_free(view: ServiceView, cell: CellView, deployment: str, scale: AutoScale) -> bool:
     """Return whether Serve alone scales: the stable revision's, once it has grown into the room of the old one."""
-    is_stable = cell.revision == view.memory.stable
+    is_stable = cell.line == view.memory.stable
     return is_stable and view.memory.candidate is None and not _is_regaining(view, cell, deployment, scale)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from policies.baseline import fresh_line, fresh_share, is_pending
 from policies.counsel import aim
 from policies.layout import Layout
 from policies.shares import departures
@@ -86,7 +87,9 @@ def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> 
         return counts | {candidate: budget.target}
     if budget.stops_before_start:
         return counts | {candidate: budget.target}
-    weight = goal.get(candidate, 0)
+    weight, line = goal.get(candidate, 0), fresh_line(view)
+    if line is not None or is_pending(view):
+        return counts | _with_baseline(budget, (stable, candidate, line), weight)
     stable_needs = share_of(FULL - weight, budget.needed)
     most = max(budget.ceiling - stable_needs, share_of(weight, budget.needed))
     aimed = aim(view)
@@ -94,6 +97,21 @@ def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> 
     counts[candidate] = max(1, min(max(share_of(weight, budget.target), wished), most))
     counts[stable] = max(budget.target - counts[candidate], stable_needs)
     return counts
+
+
+def _with_baseline(budget: Budget, lines: tuple[str, str, str | None], weight: int) -> dict[str, int]:
+    """Return the counts of stable, candidate and baseline, the latter two alike where the budget lets them.
+
+    ceil(wM) + ceil(bM) + ceil((1-w-b)M) <= M + 2, which is the room that a baseline is asked to have.
+    """
+    stable, candidate, line = lines
+    beside = fresh_share(weight)
+    stable_needs = share_of(FULL - weight - beside, budget.needed)
+    least = [max(1, share_of(share, budget.needed)) for share in (weight, beside)]
+    wish = [max(1, share_of(share, budget.target)) for share in (weight, beside)]
+    mine, fresh = wish if sum(wish) + stable_needs <= budget.ceiling else least
+    rest = max(budget.target - mine - fresh, stable_needs)
+    return {stable: rest, candidate: mine, **({line: fresh} if line is not None else {})}
 
 
 def next_counts(
@@ -116,10 +134,15 @@ def next_counts(
         if _has(view, revision, deployment)
     }
     room = view.room(deployment)
+    fresh = fresh_line(view)
     wants = sum(max(0, target[revision] - _sum(mine)) for revision, mine in posts.items())
-    for revision, mine in posts.items():
+    for revision in sorted(posts, key=lambda line: line == fresh):
+        mine = posts[revision]
         unheard = sum(post.unheard for post in mine)
-        growth = _grow(mine, min(target[revision] - _sum(mine), room + unheard))
+        most = min(target[revision] - _sum(mine), room + unheard)
+        if revision == view.memory.candidate and fresh in posts and target[fresh] > _sum(posts[fresh]):
+            most = min(most, max(0, room - room // 2) + unheard)  # Its baseline grows beside it.
+        growth = _grow(mine, most)
         room += unheard - growth
         wants -= growth
     unmet = max(0, wants + _pending_start(view, deployment) - max(0, room))
@@ -226,14 +249,16 @@ def _has(view: ServiceView, revision: str, deployment: str) -> bool:
 
 
 def _pending_start(view: ServiceView, deployment: str) -> int:
-    """Return 1 while the candidate still waits for room for its first replica."""
+    """Return how many replicas wait for room while the candidate has no cell: its first, and its baseline's."""
     candidate = view.memory.candidate
-    return 1 if candidate is not None and not view.cells_of(candidate) else 0
+    if candidate is None or view.cells_of(candidate):
+        return 0
+    return 2 if is_pending(view) else 1
 
 
 def _leaves_by_retirement(view: ServiceView, revision: str) -> bool:
     """Return whether a revision is outgoing: before it retires it only makes room that others need."""
-    return revision not in (view.memory.stable, view.memory.candidate)
+    return revision not in (view.memory.stable, view.memory.candidate, fresh_line(view))
 
 
 def _carried(view: ServiceView, revision: str, weights: Mapping[str, int], budget: Budget) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from policies.baseline import is_pending
 from policies.bounds import first_bounds
 from policies.capacity import Counts
 from policies.layout import Layout
@@ -13,6 +14,7 @@ from policies.view import ServiceView
 from specs.cells import CellKey
 from specs.decisions import Decision, Hold, StartRevision
 from specs.desired import FixedScale
+from specs.memory import Bounds
 from specs.placement import Site
 from specs.reasons import Reason
 
@@ -27,15 +29,47 @@ def create(view: ServiceView, counts: Mapping[str, Counts], layout: Layout) -> t
     order = (stable, candidate) if _is_short(view, counts) else (candidate, stable)
     decisions: list[Decision] = []
     for revision in order:
+        make = _pair if revision == candidate and is_pending(view) else _alone
         for site in layout.missing(view, revision) if revision else ():
-            made = _cell(view, revision or "", site, layout, room)
-            if made is None:
+            made = make(view, revision or "", site, layout, room)
+            if not made:
                 break
-            decisions.append(made)
+            decisions += made
     is_waiting = candidate is not None and not view.cells_of(candidate)
     if is_waiting and not any(isinstance(one, StartRevision) and one.cell.revision == candidate for one in decisions):
         decisions += _no_room(view, candidate or "", counts)
     return tuple(decisions)
+
+
+def _alone(
+    view: ServiceView, revision: str, site: Site, layout: Layout, room: dict[str, int]
+) -> tuple[StartRevision, ...]:
+    made = _cell(view, revision, site, layout, room)
+    return (made,) if made is not None else ()
+
+
+def _pair(
+    view: ServiceView, candidate: str, site: Site, layout: Layout, room: dict[str, int]
+) -> tuple[StartRevision, ...]:
+    """Return a candidate's cell and its baseline's in the same place: both at once, for they are to be of one age."""
+    half = {name: free // 2 for name, free in room.items()}
+    made, stable = _cell(view, candidate, site, layout, half), view.memory.stable
+    record = view.memory.revision(stable or "")
+    if made is None or record is None or stable is None:
+        return ()
+    sizes = {name: bounds.min_replicas for name, bounds in made.bounds.items()} | dict(made.counts)
+    listed = [one.name for one in record.deployments if one.scale is not None]
+    first = {name: sizes.get(name, 1) for name in listed}
+    if any(room[name] < count + sizes.get(name, 0) for name, count in first.items()):
+        return ()
+    for name in room:
+        room[name] -= sizes.get(name, 0) + first.get(name, 0)
+    used = (cell.memory.key.generation + 1 for cell in view.cells if cell.revision == stable)
+    generation = max([view.memory.generations.get(stable, 0), *used])
+    key = CellKey(service=view.name, revision=stable, zone=site.zone, market=site.market, generation=generation)
+    fixed = {name: count for name, count in first.items() if isinstance(view.scale(name), FixedScale)}
+    bounds = {n: Bounds(min_replicas=c, max_replicas=c) for n, c in first.items() if n not in fixed}
+    return made, StartRevision(service=view.name, cell=key, counts=fixed, bounds=bounds, is_baseline=True)
 
 
 def _is_short(view: ServiceView, counts: Mapping[str, Counts]) -> bool:
@@ -71,7 +105,7 @@ def _no_room(view: ServiceView, candidate: str, counts: Mapping[str, Counts]) ->
     """Say what the candidate's first cell waits for."""
     record = view.memory.revision(candidate)
     for deployment in record.deployments if record else ():
-        if deployment.scale is None or counts[deployment.name].room >= 1:
+        if deployment.scale is None or counts[deployment.name].room >= (2 if is_pending(view) else 1):
             continue
         budget = view.budget(deployment.name)
         text = (

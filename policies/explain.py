@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from policies.baseline import fresh_line, is_awaited, left_over
 from policies.counsel import aim, keeps, stands
 from policies.gates import hold_at_gate
 from policies.health import deadline_at
@@ -89,7 +90,15 @@ def _candidate(view: ServiceView) -> Hold | None:
     if waiting is not None:
         deadline = min((at for cell in cells if (at := deadline_at(view, cell)) is not None), default=None)
         return _hold(view, Reason.BUILDING, f"{candidate}: {waiting}", deadline)
-    return _step(view, candidate)
+    return _awaiting_baseline(view) or _step(view, candidate)
+
+
+def _awaiting_baseline(view: ServiceView) -> Hold | None:
+    if not is_awaited(view):
+        return None
+    states = [_not_started(cell) for cell in view.cells_of(fresh_line(view))]
+    text = next((text for text in states if text is not None), "it answers in a moment")
+    return _hold(view, Reason.BUILDING, f"{view.memory.candidate} waits for its fresh baseline: {text}")
 
 
 def _not_started(cell: CellView) -> str | None:
@@ -198,7 +207,11 @@ def _way_back_failed(view: ServiceView) -> Hold | None:
 
 def _baking(view: ServiceView) -> Hold | None:
     baking, until = view.memory.baking, baking_until(view)
-    if baking is None or until is None or regression(view) is not None:
+    worse = regression(view) if until is not None else None
+    if worse is not None and worse.reason is Reason.ANALYSIS_FAILED:
+        text = f"{worse.reason}: {worse.message} (autoRollback is off: rollback, push, or wait for the end of bake)"
+        return _hold(view, Reason.AUTO_ROLLBACK_DISABLED, text)
+    if baking is None or until is None or worse is not None:
         return None
     text = f"{baking.revision} has 100% and is watched until {until:%H:%M:%S}; {baking.back_to} stays warm"
     return _hold(view, Reason.BAKING, text, until)
@@ -213,7 +226,8 @@ def _leaving(view: ServiceView) -> Hold | None:
         if outgoing.cause is OutgoingCause.REPLACED and view.now < until:
             return _hold(view, Reason.SCALE_DOWN_DELAY, f"{outgoing.revision} stays warm until {until:%H:%M:%S}", until)
         return _hold(view, Reason.DRAINING, f"{outgoing.revision} is being taken away")
-    return None
+    left = left_over(view)
+    return _hold(view, Reason.DRAINING, f"the baseline {left[0]} is being taken away") if left else None
 
 
 def _stable(view: ServiceView) -> Hold | None:

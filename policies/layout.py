@@ -32,11 +32,11 @@ class Layout:
 
     def aim(self, cell: CellView, deployment: str) -> int:
         """Return how many replicas a cell is to have in the end."""
-        return self.of(cell.revision).get(cell.memory.key.site, {}).get(deployment, 0)
+        return self.of(cell.line).get(cell.memory.key.site, {}).get(deployment, 0)
 
     def is_leaving(self, cell: CellView) -> bool:
         """Return whether a revision that stays is to have no cell any more where this one is."""
-        sites = self.of(cell.revision)
+        sites = self.of(cell.line)
         return bool(sites) and cell.memory.key.site not in sites
 
     def missing(self, view: ServiceView, revision: str | None) -> tuple[Site, ...]:
@@ -128,7 +128,7 @@ def _chosen(
 
 
 def _held(view: ServiceView, revision: str, site: Site, deployment: str) -> int:
-    cells = (cell for cell in view.cells if cell.memory.key.site == site and cell.revision != revision)
+    cells = (cell for cell in view.cells if cell.memory.key.site == site and cell.line != revision)
     return sum(cell.projected(deployment) for cell in cells)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from policies.baseline import left_over
 from policies.room import is_weightless
 from policies.view import CellView, ServiceView
 from policies.way_back import baking_until
@@ -20,7 +21,15 @@ def retire_outgoing(view: ServiceView) -> tuple[Decision, ...]:
         elif _may_go(view, outgoing):
             urgent = outgoing.cause is OutgoingCause.ROLLED_BACK
             decisions += [leave(view, cell, urgent) for cell in view.cells_of(outgoing.revision) if is_due(view, cell)]
-    return tuple(decisions)
+    return (*decisions, *_retire_baselines(view))
+
+
+def _retire_baselines(view: ServiceView) -> tuple[Decision, ...]:
+    """Let baselines go that nothing is compared with, once others have their requests."""
+    free = [line for line in left_over(view) if not view.weights.get(line, 0) and not view.is_commanded(line)]
+    if not view.is_serving(view.memory.stable):
+        return ()
+    return tuple(leave(view, cell, urgent=False) for line in free for cell in view.cells_of(line) if is_due(view, cell))
 
 
 def forget_gone(view: ServiceView) -> tuple[Decision, ...]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from policies.baseline import fresh_line, fresh_share, is_awaited
 from policies.bounds import CellGoal, next_bounds
 from policies.capacity import Counts, goal_counts, next_counts
 from policies.cells import create, depart
@@ -31,6 +32,8 @@ def goal_weight(view: ServiceView) -> int:
     if rollout is None or rollout.is_fast or view.memory.stable is None:
         return FULL
     carried = view.weights.get(view.memory.candidate or "", 0)
+    if is_awaited(view):
+        return carried
     if is_delegated(view):
         aimed = aim(view)
         return carried if aimed is None or aimed.weight == FULL else aimed.weight
@@ -48,10 +51,14 @@ def goal_weights(view: ServiceView) -> Mapping[str, int]:
     if in_between is not None:
         return goal | {in_between: FULL}
     weight = goal_weight(view) if candidate is not None else 0
+    line = fresh_line(view)
+    beside = fresh_share(weight) if line is not None else 0
+    if line is not None:
+        goal[line] = beside
     if candidate is not None:
         goal[candidate] = weight
     if stable is not None:
-        goal[stable] = FULL - weight
+        goal[stable] = FULL - weight - beside
     return goal
 
 
@@ -90,8 +97,8 @@ def _end_of(view: ServiceView, step: Step, goal: int) -> str | None:
 
 
 def _is_held(view: ServiceView) -> bool:
-    """Return whether others keep the rollout at its step: a gate, or a metrics server that does not answer."""
-    return not is_open(view) or bool(silent_metric(view))
+    """Return whether others keep the rollout at its step: a gate, a baseline, a silent metrics server."""
+    return not is_open(view) or is_awaited(view) or bool(silent_metric(view))
 
 
 def _is_last(view: ServiceView) -> bool:
@@ -117,8 +124,9 @@ def keep(view: ServiceView) -> tuple[Decision, ...]:
     if memory.stable is None or not view.is_serving(memory.stable):
         return move(view)
     routed = sum(view.weights.values()) or FULL
-    share = view.weights.get(memory.candidate or "", 0) * FULL // routed
-    goal = dict.fromkeys(view.revisions, 0) | {memory.stable: FULL - share, memory.candidate or "": share}
+    kept = [line for line in (memory.candidate, fresh_line(view)) if line is not None]
+    shares = {line: view.weights.get(line, 0) * FULL // routed for line in kept}
+    goal = dict.fromkeys(view.revisions, 0) | {memory.stable: FULL - sum(shares.values())} | shares
     return _towards(view, goal)
 
 
@@ -153,7 +161,7 @@ def _route(view: ServiceView, wanted: Mapping[str, int]) -> tuple[Decision, ...]
         return ()
     weights: Counter[str] = Counter()
     for cell in cells:
-        weights[cell.revision] += wanted[cell.name]
+        weights[cell.line] += wanted[cell.name]
     shares = ", ".join(f"{revision} {weight / 100:g}%" for revision, weight in weights.items() if weight)
     return (SetWeights(service=view.name, route=view.spec.route, weights=wanted, message=shares or "none yet"),)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from policies.baseline import given_up
 from policies.counsel import stands, troubles
 from policies.explain import explain
 from policies.gates import hear, is_held_at_gate, questions
@@ -135,7 +136,7 @@ def carry_on(view: ServiceView) -> tuple[Decision, ...]:
     step = advance(view)
     if step is not None:
         return (step, explain(view))
-    return (*questions(view), *move(view), *retire_outgoing(view), explain(view))
+    return (*questions(view), *given_up(view), *move(view), *retire_outgoing(view), explain(view))
 
 
 def stand(view: ServiceView) -> tuple[Decision, ...]:

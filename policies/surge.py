@@ -65,8 +65,8 @@ def held_by(view: ServiceView) -> int:
     While something still stops, what takes its place may grow, so what is above target now is not enough to count.
     """
     memory = view.memory
-    is_moving = memory.candidate is not None and memory.stable is not None
-    if not is_moving and not memory.outgoing:
+    is_first = memory.stable is None and not memory.outgoing
+    if is_first or not memory.is_moving:
         return 0
     budgets = {name: view.budget(name) for name in view.deployments}
     return sum(max(budget.surge, budget.surge - view.room(name)) for name, budget in budgets.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
+from policies.baseline import left_over
 from policies.view import ServiceView
 from specs.memory import OutgoingCause
 from specs.routes import FULL
@@ -89,9 +90,11 @@ def heir(view: ServiceView) -> str | None:
     """
     memory = view.memory
     routed = [out for out in memory.outgoing if view.weights[out.revision] > 0]
-    if memory.candidate is None or view.cells_of(memory.candidate) or not routed:
+    if memory.candidate is None or view.cells_of(memory.candidate):
         return None
-    if memory.stable is not None:
+    if memory.stable is not None and (routed or any(view.weights.get(line, 0) for line in left_over(view))):
         return memory.stable
+    if not routed:
+        return None
     best = max(routed, key=lambda out: (out.cause is not OutgoingCause.ROLLED_BACK, view.weights[out.revision]))
     return best.revision

@@ -38,6 +38,11 @@ class CellView:
         return self.memory.key.revision
 
     @property
+    def line(self) -> str:
+        """Return what it takes requests together with: its revision, or its fresh baseline."""
+        return self.memory.line
+
+    @property
     def is_leaving(self) -> bool:
         """Return whether Serve takes it away already."""
         return self.seen is not None and self.seen.status is CellStatus.DELETING
@@ -174,15 +179,24 @@ class ServiceView:
             return self.memory.revision(pin.revision) or self.spec.revision
         return self.spec.revision
 
-    def cells_of(self, revision: str | None) -> tuple[CellView, ...]:
-        """Return the cells of a revision that are not retired."""
-        return tuple(cell for cell in self.cells if cell.revision == revision and not cell.memory.is_retired)
+    def cells_of(self, line: str | None) -> tuple[CellView, ...]:
+        """Return the cells of a revision, or of a baseline, that are not retired; a revision's own has no baseline."""
+        return tuple(cell for cell in self.cells if cell.line == line and not cell.memory.is_retired)
+
+    def baselines_of(self, revision: str | None) -> tuple[str, ...]:
+        """Return the lines of a revision's baselines that are not retired."""
+        cells = (cell for cell in self.cells if cell.memory.is_baseline and not cell.memory.is_retired)
+        return tuple(dict.fromkeys(cell.line for cell in cells if cell.revision == revision))
 
     @cached_property
     def revisions(self) -> tuple[str, ...]:
-        """Return the revisions in threshold order: stable, candidate, then the outgoing ones."""
+        """Return who takes requests, in threshold order: stable, candidate, then the outgoing revisions.
+
+        Each is followed by its baselines, which count, carry and leave for themselves.
+        """
         ordered = [self.memory.stable, self.memory.candidate, *(out.revision for out in self.memory.outgoing)]
-        return tuple(dict.fromkeys(revision for revision in ordered if revision is not None))
+        revisions = dict.fromkeys(revision for revision in ordered if revision is not None)
+        return tuple(line for revision in revisions for line in (revision, *self.baselines_of(revision)))
 
     @cached_property
     def deployments(self) -> tuple[str, ...]:
@@ -342,8 +356,8 @@ class ServiceView:
         totals = dict.fromkeys(self.revisions, 0)
         told = {} if any(cell.lane for cell in self.cells) else self.memory.weights
         for cell in self.cells:
-            if cell.revision in totals and not cell.memory.is_retired:
-                totals[cell.revision] += cell.lane.weight if cell.lane else told.get(cell.name, 0)
+            if cell.line in totals and not cell.memory.is_retired:
+                totals[cell.line] += cell.lane.weight if cell.lane else told.get(cell.name, 0)
         return totals
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from policies.bake import judgement
 from policies.health import find_failure
 from policies.view import ServiceView
+from specs.analysis import Outcome
 from specs.decisions import Decision, EndBake, FallBack, LatchFailure
 from specs.memory import Failure, OutgoingCause
 from specs.reasons import Reason
@@ -49,26 +51,34 @@ def watch(view: ServiceView) -> tuple[Decision, ...]:
     if failure is not None and view.spec.rollout.auto_rollback:
         way = fall_back(view, failure.reason, f"after 100%: {failure.message}")
         if way:
-            return (*_latched(view, baking.revision), *way)
+            return (*_latched(view, baking.revision, failure), *way)
     return (EndBake(service=view.name),) if view.now >= until else ()
 
 
-def _latched(view: ServiceView, revision: str) -> tuple[Decision, ...]:
-    """Remember what each cell failed of before anything else is done: Serve forgets it at the next change."""
-    found = ((cell, find_failure(view, cell)) for cell in view.cells_of(revision) if cell.memory.failure is None)
+def _latched(view: ServiceView, revision: str, failure: Failure) -> tuple[Decision, ...]:
+    """Remember what each cell failed of before anything else is done: Serve forgets it at the next change.
+
+    Requests speak of all cells of a revision together.
+    """
+    of_all = failure if failure.reason is Reason.ANALYSIS_FAILED else None
+    cells = [cell for cell in view.cells_of(revision) if cell.memory.failure is None]
+    found = ((cell, find_failure(view, cell) or of_all) for cell in cells)
     return tuple(
         LatchFailure(service=view.name, cell=cell.memory.key, failure=failure) for cell, failure in found if failure
     )
 
 
 def regression(view: ServiceView) -> Failure | None:
-    """Return what got worse since the stable revision took over, or None.
-
-    This is the one place that says what counts after 100%: health today; a verdict of an analysis over the
-    watch window would be a Failure here too.
-    """
+    """Return what got worse since the stable revision took over, or None: its health, or what its requests say."""
     found = (find_failure(view, cell) for cell in view.cells_of(view.memory.stable))
-    return next((failure for failure in found if failure is not None), None)
+    return next((failure for failure in found if failure is not None), None) or _worse(view)
+
+
+def _worse(view: ServiceView) -> Failure | None:
+    found = judgement(view) if baking_until(view) is not None else None
+    if found is None or found.outcome is not Outcome.FAILING:
+        return None
+    return Failure(reason=Reason.ANALYSIS_FAILED, message=found.message, at=view.now)
 
 
 def fall_back(view: ServiceView, reason: Reason, message: str, by: str = "heliostat") -> tuple[Decision, ...]:

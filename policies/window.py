@@ -6,10 +6,11 @@ weights would take a bad hour for a bad revision: that of the two which had most
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from policies.analysis import append
+from policies.baseline import fresh_line
 from policies.view import CellView, ServiceView
 from specs.desired import Analysis
 from specs.evidence import Evidence, Window
@@ -43,6 +44,11 @@ def windows(view: ServiceView) -> tuple[Window, ...]:
     return (*comparison.past, *((present,) if present is not None else ()))
 
 
+def reference_evidence(view: ServiceView) -> Evidence:
+    """Return what the stable revision, or its baseline, answered while the candidate was compared with it."""
+    return _sum([window.stable for window in windows(view)])
+
+
 def _is_asked(view: ServiceView) -> bool:
     return view.spec.analysis is not None or any(isinstance(step, Analysis) for step in view.spec.rollout.steps)
 
@@ -54,33 +60,30 @@ def _with_ended(view: ServiceView, last: Comparison) -> tuple[Window, ...]:
 
 def _window(view: ServiceView, comparison: Comparison) -> Window | None:
     """Return the window that began at the comparison's start, as it is now; None when its counters were lost."""
-    counters = _counters(view, _cells(view))
+    counters = _counters(view, view.cells)
     kept = {cell: start for cell, start in comparison.start.items() if cell in counters}
     if not _have_grown({cell: counters[cell] for cell in kept}, kept):
         return None
     seen = {cell: counters[cell] - start for cell, start in kept.items()}
-    if not all(any(cell.name in seen for cell in view.cells_of(side)) for side in _sides(comparison)):
+    candidates = {cell.name for cell in view.cells if cell.revision == comparison.candidate}
+    if not candidates & seen.keys() or not seen.keys() - candidates:
         return None
     return Window(
-        candidate=_sum(view, comparison.candidate, seen),
-        stable=_sum(view, comparison.stable, seen),
+        candidate=_sum([evidence for cell, evidence in seen.items() if cell in candidates]),
+        stable=_sum([evidence for cell, evidence in seen.items() if cell not in candidates]),
     )
 
 
-def _sum(view: ServiceView, revision: str, seen: Mapping[str, Evidence]) -> Evidence:
-    parts = [seen[cell.name] for cell in view.cells_of(revision) if cell.name in seen]
+def _sum(parts: Sequence[Evidence]) -> Evidence:
     total = parts[0] if parts else Evidence()
     for part in parts[1:]:
         total = total + part
     return total
 
 
-def _sides(comparison: Comparison) -> tuple[str, str]:
-    return comparison.candidate, comparison.stable
-
-
-def _cells(view: ServiceView) -> tuple[CellView, ...]:
-    return (*view.cells_of(view.memory.stable), *view.cells_of(view.memory.candidate))
+def reference(view: ServiceView) -> str | None:
+    """Return what the candidate is compared with: its fresh baseline, or the stable revision as it is."""
+    return fresh_line(view) or view.memory.stable
 
 
 def _compared(view: ServiceView) -> tuple[CellView, ...]:
@@ -88,18 +91,18 @@ def _compared(view: ServiceView) -> tuple[CellView, ...]:
 
     Zones differ (in hardware, in their distance to what a replica calls); that is no difference of revisions.
     """
-    candidate, stable = view.cells_of(view.memory.candidate), view.cells_of(view.memory.stable)
+    candidate, stable = view.cells_of(view.memory.candidate), view.cells_of(reference(view))
     zones = {cell.memory.key.zone for cell in candidate if cell.lane is not None and cell.lane.weight}
     near = [cell for cell in stable if cell.memory.key.zone in zones and cell.lane is not None and cell.lane.weight]
     return (*(near or stable), *candidate)
 
 
 def _both_have_requests(view: ServiceView) -> bool:
-    return all(view.routed(revision) > 0 for revision in (view.memory.stable, view.memory.candidate))
+    return all(view.routed(line) > 0 for line in (reference(view), view.memory.candidate))
 
 
-def _counters(view: ServiceView, cells: tuple[CellView, ...]) -> Mapping[str, Evidence]:
-    """Return the gateway's counters of cells; of one without a lane there are none."""
+def _counters(view: ServiceView, cells: Sequence[CellView]) -> Mapping[str, Evidence]:
+    """Return the gateway's counters of some cells; of one without a lane there are none."""
     gateway = view.world.observed.gateway
     counted = {entry.cell: entry.evidence for entry in gateway.traffic} if gateway is not None else {}
     return {cell.name: counted[cell.name] for cell in cells if cell.name in counted}

@@ -335,5 +335,5 @@ def _interval(tick: Tick) -> timedelta:
     if not tick.plan.is_quiet:
         waits = bool(tick.results.problems) or any(isinstance(done, PutServeConfig) for done in tick.results.done)
         return MOVING if waits or not tick.results.done else AT_ONCE
-    moving = any(service.candidate or service.outgoing for service in tick.compiled.memory.services.values())
+    moving = any(service.is_moving for service in tick.compiled.memory.services.values())
     return MOVING if moving or not tick.world.observed.complete else AT_REST

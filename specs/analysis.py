@@ -14,6 +14,19 @@ class Unit(StrEnum):
     """With sticky traffic one client's requests share its luck: a hundred errors of one client are one finding."""
 
 
+class Baseline(StrEnum):
+    """What the candidate is compared with."""
+
+    STABLE = "stable"
+    """The replicas of the stable revision, as they are."""
+    FRESH = "fresh"
+    """As many replicas of the stable revision that start together with the candidate's."""
+
+
+BASELINE_ROOM = 2
+"""Replicas that a candidate and a fresh baseline need at worst beyond those that carry all requests."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SuccessRate:
     """Compare the share of failed requests with the stable revision's.
@@ -48,6 +61,7 @@ class AnalysisSettings:
     latency: Latency | None = Latency()
     min_requests: int = 200
     unit: Unit = Unit.REQUEST
+    baseline: Baseline = Baseline.STABLE
 
 
 class Outcome(StrEnum):

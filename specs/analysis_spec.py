@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from specs.analysis import AnalysisSettings, Latency, SuccessRate
+from specs.analysis import AnalysisSettings, Baseline, Latency, SuccessRate
 from specs.metric_readings import QUERY_NAME, QUERY_NAMES, Metric
 from specs.strict import CamelModel, Duration
 
@@ -136,6 +136,10 @@ class AnalysisSpec(CamelModel):
         pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$",
         description="Who judges the requests: sequential, or a policy that the daemon's settings enable.",
     )
+    baseline: Literal["stable", "fresh"] = Field(
+        default="stable",
+        description="What it is compared with: the old replicas as they are, or as many that start together with it.",
+    )
     metrics: tuple[MetricSpec, ...] = Field(
         default=(), strict=False, max_length=20, description="Besides: numbers from the daemon's Prometheus server."
     )
@@ -152,6 +156,7 @@ class AnalysisSpec(CamelModel):
             success_rate=SuccessRate(minimum=rate.min if rate else None) if rate or both else None,
             latency=_latency(latency or LatencySpec()) if latency or both else None,
             min_requests=self.min_requests,
+            baseline=Baseline(self.baseline),
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from specs.analysis import BASELINE_ROOM
 from specs.desired import PackageRef
 from specs.problems import Problem
 from specs.runtime_env import Folders, Place, package_folders, runtime_env_problems
@@ -155,6 +156,24 @@ def _no_room(rollout: RolloutSpec, application: Any) -> Iterator[Problem]:
                 )
                 yield Problem(path=(*ROLLOUT, "maxUnavailable"), message=message)
                 break
+
+
+def baseline_problems(analysis: Any, rollout: RolloutSpec | None, application: Any) -> Iterator[Problem]:
+    """Yield for which deployment a candidate and a fresh baseline have no room beside who serves."""
+    if _get(analysis, "baseline") != "fresh" or rollout is None:
+        return
+    for _, deployment in _deployments(application):
+        for count in _counts(deployment):
+            needed = max(1, count - min(count, rollout.max_unavailable.round_down(count)))
+            spare = count + rollout.max_surge.round_up(count) - needed
+            if spare < BASELINE_ROOM:
+                message = (
+                    f"a fresh baseline takes {BASELINE_ROOM} replicas beyond those that are needed, and maxSurge "
+                    f"{rollout.max_surge} and maxUnavailable {rollout.max_unavailable} leave {spare} of "
+                    f'"{deployment.get("name")}" at {count}: write maxSurge: {BASELINE_ROOM}, or leave baseline out'
+                )
+                yield Problem(path=("spec", "analysis", "baseline"), message=message)
+                return
 
 
 def _counts(deployment: dict[str, Any]) -> list[int]:

@@ -45,6 +45,7 @@ class StartRevision:
     cell: CellKey
     counts: Mapping[str, int]
     bounds: Mapping[str, Bounds]
+    is_baseline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,9 @@ from specs.placement import SiteMemory
 from specs.reasons import Reason
 from specs.staging import Staged
 
+BASELINE = "+"
+"""Stands between a revision and the generation in the name of a baseline's line."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
@@ -97,6 +100,13 @@ class CellMemory:
     """Digest of its entry in Serve's document at the last look: when it differs and we wrote nothing, others did."""
     drifts: tuple[Drift, ...] = ()
     """What others changed lately, field by field."""
+    is_baseline: bool = False
+    """It runs the stable revision beside a candidate of the same age, for the candidate to be compared with."""
+
+    @property
+    def line(self) -> str:
+        """Return what it takes requests together with: its revision, or its baseline."""
+        return f"{self.key.revision}{BASELINE}{self.key.generation}" if self.is_baseline else self.key.revision
 
     @property
     def is_externally_scaled(self) -> bool:
@@ -193,11 +203,17 @@ class Pin:
 
 @dataclass(frozen=True, kw_only=True)
 class Baking:
-    """The watch window after 100%: `revision` took over, `back_to` is kept warm to fall back on."""
+    """The watch window after 100%: `revision` took over, `back_to` is kept warm to fall back on.
+
+    `before` is what the latter answered while both were compared, `start` the counters of the former's cells when it
+    had all requests: what came since then is held against that.
+    """
 
     revision: str
     back_to: str
     since: datetime
+    before: Evidence = field(default_factory=Evidence)
+    start: Mapping[str, Evidence] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +282,11 @@ class ServiceMemory:
     def cells_of(self, revision_id: str | None) -> tuple[CellMemory, ...]:
         """Return the cells of a revision that are not retired."""
         return tuple(cell for cell in self.cells if cell.key.revision == revision_id and not cell.is_retired)
+
+    @property
+    def is_moving(self) -> bool:
+        """Return whether there is more than the stable revision: a candidate, what leaves, or a baseline."""
+        return self.candidate is not None or bool(self.outgoing) or any(cell.is_baseline for cell in self.cells)
 
     def quarantined(self, revision_id: str) -> Quarantined | None:
         """Return the quarantine of a revision, or None."""

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from specs.application import application_packages, application_problems, metric_problems, rollout_problems
+from specs.application import (
+    application_packages,
+    application_problems,
+    baseline_problems,
+    metric_problems,
+    rollout_problems,
+)
 from specs.asked import AskedIndex, no_file
 from specs.cluster_policy import ClusterPolicy
 from specs.dependencies import Need, circles
@@ -325,6 +331,7 @@ def _read_service(value: dict[str, Any], root: Node, folders: Folders) -> tuple[
     between = [*application_problems(application), *missing]
     between += [*rollout_problems(rollout, application), *metric_problems(spec.get("analysis"))]
     between += placement_problems(spec.get("placement"), application)
+    between += baseline_problems(spec.get("analysis"), rollout, application)
     known = {problem.path for problem in between}
     problems = [*between, *(problem for problem in found if problem.path not in known)]
     claims = tuple(_claims(value, spec, root, folders.file))

@@ -85,6 +85,8 @@ class CellState:
     weight: float
     status: str
     deployments: tuple[DeploymentStatus, ...] = ()
+    baseline: bool = False
+    """It was started together with the candidate, for the candidate to be compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from policies.view import ServiceView, view_of
 from specs.amount import Amount
-from specs.analysis import AnalysisSettings
+from specs.analysis import AnalysisSettings, Baseline
 from specs.canonical import canonical_json
 from specs.cells import CellKey
 from specs.desired import (
@@ -210,7 +210,7 @@ def service(
         ),
         rollout=rollout_settings(**rollout),
         source=SourceRef(path=f"{name}.yaml", line=1),
-        analysis=AnalysisSettings(**analysis) if analysis is not None else None,
+        analysis=_analysis(analysis) if analysis is not None else None,
         metrics=metrics,
         depends_on=tuple(depends_on),
         group=group,
@@ -225,6 +225,11 @@ def zones(
     """Return a placement over the zones that there are."""
     failure = ZoneFailure.TOLERATE if tolerate else ZoneFailure.DEGRADE
     return Placement(zones=ZoneSettings(min=least, include=include, exclude=exclude, zone_failure=failure))
+
+
+def _analysis(options: Mapping[str, Any]) -> AnalysisSettings:
+    baseline = Baseline(options.get("baseline", "stable"))
+    return AnalysisSettings(**{**options, "baseline": baseline})
 
 
 def desired(

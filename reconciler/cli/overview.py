@@ -203,7 +203,7 @@ def staging_lines(found: StagingStatus) -> list[str]:
 def _cells(view: views.ServiceView) -> str:
     rows = [
         [
-            cell.state.name,
+            f"{cell.state.name} (baseline)" if cell.state.baseline else cell.state.name,
             toned(cell.state.status, cell.tone),
             percent(cell.state.weight),
             ", ".join(f"{entry.name} {entry.ready}/{entry.target}" for entry in cell.state.deployments) or "-",

@@ -151,7 +151,7 @@ def _heals(plan: Plan, service: ServiceMemory) -> bool:
     if desired is None or desired.settings.self_heal:
         return True
     was = plan.world.memory.services.get(service.name)
-    moving = service.candidate is not None or bool(service.outgoing) or service.is_removed
+    moving = service.is_moving or service.is_removed
     return moving or was is None or was.cells != service.cells
 
 

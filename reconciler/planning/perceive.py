@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from policies.bake import next_baking
 from policies.drift import is_disputed
 from policies.health import is_pausing
 from policies.metrics import next_tallies
@@ -37,8 +38,7 @@ def _perceive_service(world: World, name: str) -> ServiceMemory:
     if not world.observed.complete:
         return replace(memory, rollout=_time_stands_still(view, memory.rollout))
     cells = tuple(
-        _present(_perceive_cell(cell, is_judged=cell.revision == memory.candidate), cell.seen, view.now)
-        for cell in view.cells
+        _present(_perceive_cell(cell, is_judged=_is_judged(cell, memory)), cell.seen, view.now) for cell in view.cells
     )
     memory = replace(
         memory,
@@ -47,11 +47,16 @@ def _perceive_service(world: World, name: str) -> ServiceMemory:
         learned=_learned(view, cells),
         base=_base(view),
         sites=next_sites(view),
-        surge=memory.surge if _is_moving(memory) else {},
-        peak=max(memory.peak, sum(view.live(name) for name in view.deployments)) if _is_moving(memory) else memory.peak,
+        surge=memory.surge if memory.is_moving else {},
+        peak=max(memory.peak, sum(view.live(name) for name in view.deployments)) if memory.is_moving else memory.peak,
     )
     seen = replace(view, memory=memory)
-    return replace(memory, rollout=_measured(seen, _progressed(seen)), comparison=next_comparison(seen))
+    return replace(
+        memory,
+        rollout=_measured(seen, _progressed(seen)),
+        comparison=next_comparison(seen),
+        baking=next_baking(seen),
+    )
 
 
 def _on_this_clock(view: ServiceView) -> ServiceView:
@@ -81,12 +86,12 @@ def _cell_on_this_clock(cell: CellMemory, now: datetime) -> CellMemory:
     )
 
 
-def _is_moving(memory: ServiceMemory) -> bool:
-    return memory.candidate is not None or bool(memory.outgoing)
+def _is_judged(cell: CellView, memory: ServiceMemory) -> bool:
+    return cell.revision == memory.candidate or cell.memory.is_baseline
 
 
 def _perceive_cell(cell: CellView, *, is_judged: bool) -> CellMemory:
-    """Note what a cell shows. Only a candidate's replicas are counted: a stable one's come and go for months."""
+    """Note what a cell shows. Only new replicas are counted: a stable revision's come and go for months."""
     if cell.seen is None or cell.seen.status is CellStatus.DELETING:
         # Whoever took it away took its replicas along: none of them crashed.
         return replace(cell.memory, seen={}, shrunk=0)
@@ -149,7 +154,8 @@ def _learned(view: ServiceView, cells: tuple[CellMemory, ...]) -> Mapping[str, i
 def _base(view: ServiceView) -> Mapping[str, int]:
     """Forget the rollout's autoscaling base once the revision that took over has grown to it."""
     memory = view.memory
-    if not memory.base or memory.candidate is not None or any(view.weights[out.revision] for out in memory.outgoing):
+    others = {weight for line, weight in view.weights.items() if line != memory.stable}
+    if not memory.base or memory.candidate is not None or any(others):
         return memory.base
     regained = all(
         sum(cell.commanded(name) for cell in view.cells_of(memory.stable)) >= min(count, view.budget(name).target)

@@ -10,6 +10,7 @@ from typing import Any
 from policies.drift import TRUCE
 from policies.gates import left_over
 from policies.steps import resettle
+from policies.window import reference_evidence
 from reconciler.planning import remember_gates
 from reconciler.planning.compose import compose_config, recompose_config
 from reconciler.planning.moment import Moment
@@ -54,6 +55,7 @@ from specs.decisions import (
     StartRollout,
 )
 from specs.desired import AutoScale, Revision
+from specs.evidence import Evidence
 from specs.memory import (
     Act,
     Baking,
@@ -126,7 +128,7 @@ def _returned(memory: ServiceMemory, moment: Moment) -> ServiceMemory:
 
     Everything else of it goes on leaving; without a stable revision it is deployed like a new service.
     """
-    stable = memory.stable if memory.cells_of(memory.stable) else None
+    stable = memory.stable if any(not cell.is_baseline for cell in memory.cells_of(memory.stable)) else None
     cells = tuple(replace(cell, drain_since=None) if cell.key.revision == stable else cell for cell in memory.cells)
     known = {stable, *(out.revision for out in memory.outgoing)}
     left = dict.fromkeys(cell.key.revision for cell in cells if cell.key.revision not in known)
@@ -168,7 +170,9 @@ def _start_rollout(memory: ServiceMemory, decision: StartRollout, moment: Moment
 
 
 def _revived(cell: CellMemory) -> CellMemory:
-    """A live cell is used again; one that failed goes, and a new generation takes its place."""
+    """A live cell is used again; one that failed goes, and a new generation takes its place. Baselines go anyway."""
+    if cell.is_baseline:
+        return cell
     if cell.failure is not None:
         return replace(cell, is_retired=True)
     return cell if cell.is_retired else replace(cell, drain_since=None)
@@ -208,12 +212,13 @@ def _start_revision(memory: ServiceMemory, decision: StartRevision, moment: Mome
         bounds=decision.bounds,
         created_at=moment.now,
         building_since=moment.now,
+        is_baseline=decision.is_baseline,
     )
-    next_generation = decision.cell.generation + 1
+    used = memory.generations.get(decision.cell.revision, 0)
     return replace(
         memory,
         cells=(*memory.cells, cell),
-        generations={**memory.generations, decision.cell.revision: next_generation},
+        generations={**memory.generations, decision.cell.revision: max(used, decision.cell.generation + 1)},
     )
 
 
@@ -275,7 +280,8 @@ def _promote(memory: ServiceMemory, decision: Promote, moment: Moment) -> Servic
     if memory.stable is not None and memory.stable != decision.revision:
         is_new = memory.rollout is not None and not memory.rollout.is_fast
         if is_new and memory.wanted.rollout.bake and memory.quarantined(memory.stable) is None:
-            baking = Baking(revision=decision.revision, back_to=memory.stable, since=moment.now)
+            before = reference_evidence(moment.view) if moment.view else Evidence()
+            baking = Baking(revision=decision.revision, back_to=memory.stable, since=moment.now, before=before)
         outgoing = (*outgoing, Outgoing(revision=memory.stable, since=moment.now, cause=OutgoingCause.REPLACED))
     learned = dict(memory.learned)
     for cell in memory.cells_of(decision.revision):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from policies.bake import judgement as baked
 from policies.layout import why_unused
 from policies.registry import unknown_policies
 from policies.rollout import layout_now
@@ -16,7 +18,7 @@ from reconciler.planning.plan import Plan
 from reconciler.planning.report_staging import staging_status
 from specs.decisions import Hold
 from specs.desired import Analysis, Delegated, Pause, SetHeaderRoute, SetWeight, Step
-from specs.memory import Memory, OutgoingCause
+from specs.memory import BASELINE, Memory, OutgoingCause
 from specs.observed import ReplicaState, TrafficSeen
 from specs.reasons import Reason
 from specs.routes import FULL
@@ -133,7 +135,7 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: s
         candidate=memory.candidate,
         quarantined=tuple(entry.revision for entry in memory.quarantine),
         step=_step(view, hold),
-        weights={revision: weight * 100 / FULL for revision, weight in view.weights.items() if weight},
+        weights=_weights(view),
         replicas=_replicas(view),
         cells=_cells(view),
         traffic=_traffic(view, observed.gateway.traffic if observed.gateway else ()),
@@ -146,6 +148,14 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: s
         staging=staging_status(view),
     )
     return replace(status, conditions=_conditions(view, status, last, drift))
+
+
+def _weights(view: ServiceView) -> Mapping[str, float]:
+    """Return percent per revision; a baseline's share is its revision's."""
+    shares: Counter[str] = Counter()
+    for line, weight in view.weights.items():
+        shares[line.partition(BASELINE)[0]] += weight
+    return {revision: weight * 100 / FULL for revision, weight in shares.items() if weight}
 
 
 def _commit(view: ServiceView) -> str:
@@ -242,13 +252,17 @@ def _step(view: ServiceView, hold: Hold) -> StepStatus | None:
 
 
 def _analysis(view: ServiceView) -> AnalysisStatus | None:
-    found, comparison = judgement(view), view.memory.comparison
-    if found is None or comparison is None:
+    """Say how the candidate stands beside the stable revision, or after 100% how it does beside what that had been."""
+    found, baking, comparison = judgement(view), view.memory.baking, view.memory.comparison
+    since = comparison.since if comparison is not None else None
+    if found is None and baking is not None:
+        found, since = baked(view), baking.since
+    if found is None or since is None:
         return None
     return AnalysisStatus(
         outcome=found.outcome,
         message=found.message,
-        since=comparison.since,
+        since=since,
         needed=found.needed,
         verdicts=found.verdicts,
     )
@@ -270,6 +284,7 @@ def _cells(view: ServiceView) -> tuple[CellState, ...]:
             revision=cell.revision,
             zone=cell.memory.key.zone,
             market=cell.memory.key.market,
+            baseline=cell.memory.is_baseline,
             weight=(cell.lane.weight if cell.lane else 0) * 100 / FULL,
             status=cell.seen.status.value if cell.seen else "MISSING",
             deployments=tuple(

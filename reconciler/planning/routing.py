@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policies.steps import header_matches
-from specs.memory import Memory, ServiceMemory
+from specs.memory import CellMemory, Memory, ServiceMemory
 from specs.observed import GatewaySeen
 from specs.routes import CellWeight, HeaderRoute, RouteTable, ServiceRoute, Sticky, StickyKind
 
@@ -16,7 +16,9 @@ def route_table(memory: Memory) -> RouteTable:
 
 def _row(service: ServiceMemory) -> ServiceRoute | None:
     revisions = [service.stable, service.candidate, *(out.revision for out in service.outgoing)]
-    cells = [cell for revision in dict.fromkeys(revisions) if revision for cell in service.cells_of(revision)]
+    ordered = dict.fromkeys(revision for revision in revisions if revision)
+    # A baseline stands beside its revision: clients that are held to a share stay on that revision.
+    cells = [cell for revision in ordered for cell in sorted(service.cells_of(revision), key=_is_baseline)]
     if service.is_removed or not cells:
         return None
     weights = tuple(CellWeight(cell=cell.key.name, weight=service.weights.get(cell.key.name, 0)) for cell in cells)
@@ -28,6 +30,10 @@ def _row(service: ServiceMemory) -> ServiceRoute | None:
         sticky=_sticky(service, weights),
         header=_header(service),
     )
+
+
+def _is_baseline(cell: CellMemory) -> bool:
+    return cell.is_baseline
 
 
 def _sticky(service: ServiceMemory, weights: tuple[CellWeight, ...]) -> Sticky | None:

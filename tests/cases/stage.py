@@ -50,6 +50,7 @@ class Stage:
             "withdraw": self.sim.book.withdrawn.add,
             "sicken": self._sicken,
             "traffic": self._traffic,
+            "worsen": self._worsen,
         }
         done = actions[verb](*words)
         if done is not None:
@@ -173,6 +174,10 @@ class Stage:
     def _traffic(self, rate: str) -> None:
         """From now on this many requests a second come for each service."""
         self.sim.signals.rate = float(rate)
+
+    def _worsen(self, name: str, version: str) -> None:
+        """A version fails a tenth of its requests from now on, healthy as it is."""
+        self.sim.book.worsened[version] = 0.1
 
     def _sicken(self, name: str, version: str) -> None:
         """Every replica of a version fails its health checks from now on."""

@@ -58,6 +58,9 @@ class CodeBook:
     withdrawn: set[str] = field(default_factory=set)
     """Versions (`args.version`) that cannot be built any more: what they need is gone."""
 
+    worsened: dict[str, float] = field(default_factory=dict)
+    """Versions that fail this share of their requests from now on, healthy as they are."""
+
     def behaviour(self, config: Mapping[str, Any]) -> Behaviour:
         """Return what the code of an application does."""
         args = config.get("args") or {}
@@ -65,6 +68,8 @@ class CodeBook:
         chosen |= {
             field_name: timedelta(seconds=args[name]) for name, field_name in ARGS_SECONDS.items() if name in args
         }
+        if args.get("version") in self.worsened:
+            chosen["error_rate"] = self.worsened[args["version"]]
         if args.get("version") in self.withdrawn:
             chosen["fail_build"] = "ImagePullFailed: no such image"
         base = self.programs.get(config["import_path"], self.default)

@@ -196,8 +196,9 @@ class Watch:
         memory = self._sim.known(key.service)
         saved = memory is not None and any(cell.key == key for cell in memory.cells)
         _must(saved, f"I8: {key.name} is created before the intent is saved: a crash now would lose it")
-        doubled = memory is not None and any(
-            c.key != key and c.key.site == key.site and not c.failure for c in memory.cells_of(key.revision)
+        cells = [c for c in memory.cells_of(key.revision) if not c.is_baseline] if memory else []
+        doubled = any(c.key == key for c in cells) and any(
+            c.key != key and c.key.site == key.site and not c.failure for c in cells
         )
         _must(not doubled, f"I5: {key.name} is created though {key.revision} runs already")
         for deployment in entry.get("deployments", ()):

@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from specs.analysis import Baseline
 from specs.desired import ClusterSettings, DesiredService, FixedScale, Pause, PruneSettings
 from tests.builders import Sizes, amount, gate, seconds, service, steps
 from tests.sim.fake_gates import MOODS
@@ -53,6 +54,8 @@ class Shape:
     """When others are asked; a dash before it means that they are only told."""
     asks: bool = False
     """Whether its spec has an `analysis` block."""
+    fresh: bool = False
+    """Whether that compares with a fresh baseline."""
     forms: tuple[Sizes, ...] = ()
     """The deployments, and how they are scaled, of versions v1, v2, ... and of the last one; those of v0 if none."""
 
@@ -86,12 +89,15 @@ class Shape:
                 gate(f"gate{number}", at.removeprefix("-"), kind="notify" if at.startswith("-") else "confirm")
                 for number, at in enumerate(self.gates)
             ),
-            analysis={"min_requests": 20} if self.asks else None,
+            analysis=self._analysis() if self.asks else None,
         )
         if not final:
             return wanted
         ending = tuple(Pause(duration=seconds(5)) if isinstance(s, Pause) else s for s in wanted.rollout.steps)
         return replace(wanted, rollout=replace(wanted.rollout, steps=ending))
+
+    def _analysis(self) -> dict[str, Any]:
+        return {"min_requests": 20, "baseline": Baseline.FRESH if self.fresh else Baseline.STABLE}
 
     def _args(self, version: int | str) -> dict[str, Any]:
         code = CODE[self.code[version % len(self.code)]] if isinstance(version, int) else {}

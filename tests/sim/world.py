@@ -281,12 +281,12 @@ class Simulation:
         return {version: weight / 100 for version, weight in self.watch.weights(name).items() if weight}
 
     def counts(self, name: str = "chat", deployment: str = "Echo") -> dict[str, int]:
-        """Return Serve's targets per revision."""
-        return {
-            key.revision: found.deployments[deployment].target
-            for key, found in self.watch.applications(name)
-            if deployment in found.deployments and not found.is_deleting
-        }
+        """Return Serve's targets per revision, summed over its cells."""
+        counts: dict[str, int] = {}
+        for key, found in self.watch.applications(name):
+            if deployment in found.deployments and not found.is_deleting:
+                counts[key.revision] = counts.get(key.revision, 0) + found.deployments[deployment].target
+        return counts
 
     def events(self, name: str = "chat") -> list[Event]:
         return [event for event in self.watch.events if event.service == name]
@@ -297,7 +297,7 @@ class Simulation:
         if memory is None:
             return True
         only = {cell.key.revision for cell in memory.cells} <= {memory.stable}
-        idle = memory.candidate is None and not memory.outgoing and not memory.is_removed and only
+        idle = not memory.is_moving and not memory.is_removed and only
         idle = idle and self.tick is not None and not self.tick.compiled.effects and self._is_still(name)
         return idle and self._is_in_place(name)
 

@@ -24,7 +24,7 @@ from policies.analysis.shortage import shortage, until_sure
 from policies.analysis.tails import Tail, added, ended, seconds_at, tail_of, tail_of_sums
 from policies.analysis.words import beside, change, many, percent, seconds
 from specs.analysis import AnalysisSettings, Latency, Measure, Outcome, Unit, Verdict
-from specs.evidence import BUCKETS_PER_OCTAVE, Evidence, Window
+from specs.evidence import BUCKETS_PER_OCTAVE, Evidence, LatencyCounts, Window
 
 WIDEST = 8 * BUCKETS_PER_OCTAVE
 """Shifts are looked for up to a factor of 256."""
@@ -91,8 +91,8 @@ class _Sides:
 def _sides(windows: Sequence[Window]) -> _Sides:
     pairs = tuple((one.candidate.latency, one.stable.latency) for one in windows)
     each = tuple((tail_of(mine), tail_of(theirs)) for mine, theirs in pairs)
-    if len(pairs) == 1:
-        mine, theirs = each[0]
+    if len(pairs) <= 1:
+        mine, theirs = each[0] if each else (tail_of(LatencyCounts()), tail_of(LatencyCounts()))
         return _Sides(candidate=mine, stable=theirs, weighted=theirs, size=theirs.total, windows=each)
     before, (mine_now, theirs_now) = ended(pairs[:-1]), pairs[-1]
     candidate, stable = added(before.candidate, mine_now), added(before.stable, theirs_now)

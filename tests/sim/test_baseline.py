@@ -71,15 +71,16 @@ async def begun(code: str = "good", **changes: Any) -> Simulation:
 
 async def check_alike() -> None:
     """The baseline starts with the candidate, is as large, and gets as much; who serves keeps the rest."""
-    sim = await begun()
+    sim = await begun(steps=steps(10, "", 30, ""))
     (fresh,) = baselines(sim)
     (candidate,) = sim.memory().cells_of("v2")
     assert fresh.created_at == candidate.created_at
     for share, count in ((10, 1), (30, 3)):
-        await sim.until(lambda share=share: sim.weights() == {"v1": 100.0 - share, "v2": float(share)}, within=120)
-        await sim.run(3)
+        await sim.until(lambda share=share: weight_of(sim, fresh) == share * 100, within=120, what=f"{share}%")
+        await sim.run(45)  # Whoever grew first waits no longer for what stops.
         assert weight_of(sim, fresh) == weight_of(sim, candidate) == share * 100, sim.describe()
         assert live_in(sim, fresh) == live_in(sim, candidate) == count, sim.describe()
+        await sim.order("promote", "chat")
 
 
 async def check_compared() -> None:

@@ -58,6 +58,8 @@ class CodeBook:
     withdrawn: set[str] = field(default_factory=set)
     """Versions (`args.version`) that cannot be built any more: what they need is gone."""
 
+    homeless: set[str] = field(default_factory=set)
+    """Versions that no node takes any more."""
     worsened: dict[str, float] = field(default_factory=dict)
     """Versions that fail this share of their requests from now on, healthy as they are."""
 
@@ -68,6 +70,8 @@ class CodeBook:
         chosen |= {
             field_name: timedelta(seconds=args[name]) for name, field_name in ARGS_SECONDS.items() if name in args
         }
+        if args.get("version") in self.homeless:
+            chosen["never_schedules"] = True
         if args.get("version") in self.worsened:
             chosen["error_rate"] = self.worsened[args["version"]]
         if args.get("version") in self.withdrawn:

@@ -16,7 +16,7 @@ TORCH ?= torch==2.13.0+cpu
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo check lint unit test test-full programs bench bench-loading format fuzz lock clean
+.PHONY: help setup demo check lint unit test test-full lives programs bench bench-loading format fuzz lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -77,6 +77,11 @@ test-full: lint programs  ## test, and what takes longer than twenty minutes
 
 fuzz: $(STAMP)  ## throw odd spec files, webhooks and commits at the parsers for ten minutes (FUZZ_SECONDS= for each kind)
 	HELIOSTAT_FUZZ_SECONDS=$${FUZZ_SECONDS:-200} $(BIN)/python -m pytest tests/fuzz -q -s --timeout 3600 $(PYTEST_ARGS)
+
+# Property by property on all workers, with new lives each time.
+lives: $(STAMP)  ## random lives of services in virtual time, thousands of them (HELIOSTAT_SEEDS per property)
+	HELIOSTAT_RANDOM=1 HELIOSTAT_SEEDS=$${HELIOSTAT_SEEDS:-160} $(BIN)/python -m pytest tests/sim/test_properties.py \
+		-n $(WORKERS) --dist load -q $(PYTEST_ARGS)
 
 programs:  ## what tests need of Debian (installed when root, else named; they are skipped without it)
 	@tests/debian_packages.sh

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from policies.registry import PLACEMENT
 from policies.sites import open_sites
 from policies.view import CellView, ServiceView
-from policies.zones import Ground, spread
+from policies.zones import Ground
 from specs.desired import AutoScale, FixedScale
 from specs.placement import ANYWHERE, MOST_SITES, Site, SiteState
 
@@ -101,7 +102,7 @@ def _placed(
     for name, count in wanted.items():
         own = {site: cells[site].followed(name) for site in sites if site in cells}
         ground = Ground(load=load.get(name, {}), caps=_caps(view, revision, name), own=own)
-        for site, part in spread(count, sites, ground).items():
+        for site, part in PLACEMENT["spread"](count, sites, ground).items():
             placed[site][name] = part
     return placed
 

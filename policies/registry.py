@@ -18,11 +18,13 @@ from policies.compaction.steps import Plan, Step, Wait
 from policies.compaction.steps import begin as next_step
 from policies.steps import weight_at
 from policies.view import ServiceView
+from policies.zones import Ground, spread
 from specs.analysis import AnalysisSettings, Judgement
 from specs.compaction import CompactionMemory, CompactionSettings
 from specs.desired import DesiredService
 from specs.evidence import Window
 from specs.memory import Failure
+from specs.placement import Site
 from specs.wishes import GoBack, PolicyKind, Stand, policy_id
 from specs.world import World
 
@@ -40,6 +42,10 @@ CompactionPolicy = Callable[[World, CompactionSettings, CompactionMemory, Situat
 """Which node is emptied next, by a plan of what could go."""
 
 
+PlacementPolicy = Callable[[int, Sequence[Site], Ground], Mapping[Site, int]]
+"""How many of so many replicas are to be at each site."""
+
+
 def by_steps(view: ServiceView) -> int:
     """Go step by step, as the spec lists them."""
     rollout = view.memory.rollout
@@ -54,7 +60,7 @@ def at_failures(view: ServiceView, failure: Failure) -> GoBack | Stand:
 ROLLOUT: Mapping[str, RolloutPolicy] = {"steps": by_steps}
 ANALYSIS: Mapping[str, AnalysisPolicy] = {"sequential": judge}
 ROLLBACK: Mapping[str, RollbackPolicy] = {"failures": at_failures}
-PLACEMENT: Mapping[str, Callable[..., Any]] = {}
+PLACEMENT: Mapping[str, PlacementPolicy] = {"spread": spread}
 COMPACTION: Mapping[str, CompactionPolicy] = {"nodes": next_step}
 
 BUILT_IN: Mapping[PolicyKind, Mapping[str, Callable[..., Any]]] = {

@@ -14,7 +14,7 @@ from tests.e2e.project import Spec, pause, weight
 from tests.e2e.stage import Stage
 from tests.e2e.waiting import wait_for
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ECHO = {"name": "Echo", "num_replicas": 3, "ray_actor_options": {"num_cpus": 0.1}}
 STEPS = [weight(34), pause(1)]

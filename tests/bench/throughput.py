@@ -71,13 +71,24 @@ STOCK, RAY_HAPROXY, GATEWAY, ALONE = (
     "Heliostat's gateway",
     "the replica alone",
 )
+LEAN = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+}
+"""What `RAY_SERVE_THROUGHPUT_OPTIMIZED=1` changes within a replica; a service can ask for it in its `env_vars`."""
+APPS: Mapping[str, Mapping[str, str]] = {"bench": {}, "lean": LEAN}
+"""The application as it is, and once more with lean replicas: only one of them gets requests at a time."""
 
 
 def run() -> None:
     """Measure and write docs/benchmarks/throughput.md."""
     if shutil.which("wrk") is None:
         raise SystemExit("This benchmark sends its load with wrk: apt install wrk")
-    modes = {name: Mode(name=name) for name in (STOCK, RAY_HAPROXY, GATEWAY, ALONE)}
+    ways = (STOCK, RAY_HAPROXY, GATEWAY, ALONE)
+    modes = {name: Mode(name=name) for name in (*ways, *map(_lean, ways))}
     for number in range(1, ROUNDS + 1):
         for opened in (_stock, _haproxy, _heliostat):
             # Short: Ray adds 60 characters to the path of its HAProxy's socket, which holds 97.
@@ -91,16 +102,24 @@ def run() -> None:
     _write(modes)
 
 
+def _lean(name: str) -> str:
+    return f"{name}, lean replica"
+
+
+def _named(name: str, app: str) -> str:
+    return name if app == "bench" else _lean(name)
+
+
 @contextmanager
 def _stock(folder: Path) -> Iterator[Sequence[Way]]:
-    with _ray(STOCK, "ProxyActor", {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}) as way:
-        yield [way]
+    with _ray(STOCK, "ProxyActor", {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}) as ways:
+        yield ways
 
 
 @contextmanager
 def _haproxy(folder: Path) -> Iterator[Sequence[Way]]:
-    with _ray(RAY_HAPROXY, "haproxy", _ray_haproxy(folder)) as way:
-        yield [way]
+    with _ray(RAY_HAPROXY, "haproxy", _ray_haproxy(folder)) as ways:
+        yield ways
 
 
 def _ray_haproxy(folder: Path) -> Mapping[str, str]:
@@ -117,28 +136,32 @@ def _ray_haproxy(folder: Path) -> Mapping[str, str]:
 
 
 @contextmanager
-def _ray(name: str, front: str, environment: Mapping[str, str]) -> Iterator[Way]:
+def _ray(name: str, front: str, environment: Mapping[str, str]) -> Iterator[Sequence[Way]]:
     """Serve the application with Ray's own means."""
     port = free_port()
     with EmbeddedCluster(zones=("a",), environment=environment) as cluster:
+        package = _upload(cluster.dashboard_url)
         document = {
             "proxy_location": "HeadOnly",
             "http_options": {"host": "127.0.0.1" if front == "ProxyActor" else "0.0.0.0", "port": port},
             "applications": [
                 {
-                    "name": "bench",
-                    "route_prefix": "/bench",
+                    "name": app,
+                    "route_prefix": f"/{app}",
                     "import_path": "bench_app:app",
-                    "runtime_env": {"working_dir": _upload(cluster.dashboard_url)},
+                    "runtime_env": {"working_dir": package, "env_vars": dict(variables)},
                     "deployments": [{"name": "Bench", "num_replicas": 1}],
                 }
+                for app, variables in APPS.items()
             ],
         }
         url = f"{cluster.dashboard_url}/api/serve/applications/"
         answer = httpx.put(url, json=document, timeout=90, trust_env=False)
         assert answer.status_code == 200, f"{name}: {answer.text[-3000:]}"
         session = cluster._child.pid if cluster._child else 0  # every process of the cluster is in its session
-        yield _ready(Way(name=name, url=f"http://127.0.0.1:{port}/bench", front=lambda: find(session, front)))
+        base = f"http://127.0.0.1:{port}"
+        ways = (Way(name=_named(name, app), url=f"{base}/{app}", front=lambda: find(session, front)) for app in APPS)
+        yield [_ready(way) for way in ways]
 
 
 def _upload(dashboard: str) -> str:
@@ -154,47 +177,52 @@ def _upload(dashboard: str) -> str:
 @contextmanager
 def _heliostat(folder: Path) -> Iterator[Sequence[Way]]:
     """Serve the application from a Git repository, through the gateway; and past it, to the replica itself."""
-    spec = {
+    specs = {f"{app}.yaml": yaml.safe_dump(_spec(app, variables)) for app, variables in APPS.items()}
+    origin = Origin(folder / "project")
+    origin.commit({**specs, "bench_app.py": APP.read_bytes()})
+    with EmbeddedCluster(zones=("a",)) as cluster:
+        daemon = Daemon(folder, origin.folder, cluster.dashboard_url)
+        try:
+            daemon.start()
+            for app in APPS:
+                daemon.wait(app, 90, "served", sync="Synced", health="Healthy")
+            front = [pid for pid in (daemon.haproxy(),) if pid is not None]
+            ways = [Way(name=_named(GATEWAY, app), url=f"{daemon.gateway}/{app}", front=lambda: front) for app in APPS]
+            alone = [
+                Way(name=_named(ALONE, app), url=_replica(cluster.dashboard_url, app), front=lambda: ()) for app in APPS
+            ]
+            yield [_ready(way) for way in (*ways, *alone)]
+        finally:
+            daemon.close()
+
+
+def _spec(app: str, variables: Mapping[str, str]) -> Mapping[str, object]:
+    return {
         "apiVersion": API,
         "kind": "Service",
-        "metadata": {"name": "bench"},
+        "metadata": {"name": app},
         "spec": {
             "application": {
                 "import_path": "bench_app:app",
-                "runtime_env": {"working_dir": "."},
+                "runtime_env": {"working_dir": ".", "env_vars": dict(variables)},
                 "deployments": [{"name": "Bench", "num_replicas": 1}],
             },
             "rollout": {"minReady": "1s"},
         },
     }
-    origin = Origin(folder / "project")
-    origin.commit({"bench.yaml": yaml.safe_dump(spec), "bench_app.py": APP.read_bytes()})
-    with EmbeddedCluster(zones=("a",)) as cluster:
-        daemon = Daemon(folder, origin.folder, cluster.dashboard_url)
-        try:
-            daemon.start()
-            daemon.wait("bench", 90, "served", sync="Synced", health="Healthy")
-            front = [pid for pid in (daemon.haproxy(),) if pid is not None]
-            ways = (
-                Way(name=GATEWAY, url=f"{daemon.gateway}/bench", front=lambda: front),
-                Way(name=ALONE, url=_replica(cluster.dashboard_url), front=lambda: ()),
-            )
-            yield [_ready(way) for way in ways]
-        finally:
-            daemon.close()
 
 
-def _replica(dashboard: str) -> str:
-    """Return the address of the only replica's own HTTP server, with the private prefix that it answers to."""
+def _replica(dashboard: str, app: str) -> str:
+    """Return the address of a service's only replica's own HTTP server, with the private prefix it answers to."""
     answer = httpx.get(f"{dashboard}/api/serve/applications/", timeout=30, trust_env=False).json()
+    (cell,) = [name for name in answer["applications"] if name.startswith(f"{app}.")]
     (target,) = [
         target
         for group in answer["target_groups"]
         for target in group["targets"]
-        if group["protocol"] == "HTTP" and target["name"].startswith("SERVE_REPLICA")
+        if group["protocol"] == "HTTP" and target["name"].startswith(f"SERVE_REPLICA::{cell}#")
     ]
-    (application,) = answer["applications"].values()
-    return f"http://{target['ip']}:{target['port']}{application['route_prefix']}"
+    return f"http://{target['ip']}:{target['port']}{answer['applications'][cell]['route_prefix']}"
 
 
 def _ready(way: Way) -> Way:
@@ -205,7 +233,7 @@ def _ready(way: Way) -> Way:
             return False
 
     wait_for(answers, 90, f"{way.name} answers")
-    assert way.name == ALONE or way.front(), f"{way.name}: what stands before the replica was not found"
+    assert way.name in {ALONE, _lean(ALONE)} or way.front(), f"{way.name}: what stands before the replica was not found"
     return way
 
 

@@ -18,41 +18,25 @@ from specs.asked import AskedIndex, no_file
 from specs.cluster_policy import ClusterPolicy
 from specs.dependencies import Need, circles
 from specs.desired import (
-    Analysis,
     ClusterSettings,
     Commit,
-    Delegated,
     Desired,
     DesiredService,
-    OnInconclusive,
-    PackageRef,
-    Pause,
     Revision,
-    RolloutSettings,
-    SetHeaderRoute,
-    SetWeight,
     SourceRef,
     SpecError,
-    Step,
 )
-from specs.gates import Gate, GateAt, GateKind
 from specs.overlays import BASE, VARIABLES, Misfit, ReadFile, compose, is_composed
 from specs.placement_spec import placement_problems
 from specs.problems import Problem, describe, did_you_mean, validate
-from specs.revision import make_revision
-from specs.routes import HeaderMatch, Sticky, StickyKind
 from specs.runtime_env import Folders, PackageIndex
 from specs.service import (
     API_VERSION,
     GROUP,
-    PRUNE,
-    GateSpec,
-    HeaderMatchSpec,
     RolloutSpec,
     Service,
-    StepSpec,
-    StickySpec,
 )
+from specs.service_values import desired_service
 from specs.yaml_marks import Document, FiledMark, Mark, Node, YamlFile, YamlProblem, read_yaml
 
 __all__ = ["PackageIndex", "SpecReader", "Specs", "is_spec_file", "read_desired"]
@@ -339,7 +323,7 @@ def _read_service(value: dict[str, Any], root: Node, folders: Folders) -> tuple[
     if model is None or problems:
         return _Read(claims=claims, needs=needs), problems
     source = SourceRef(path=folders.file, line=root.mark[0])
-    return _Read(services=(_service(model, packages, source),), written=(model,), claims=claims, needs=needs), []
+    return _Read(services=(desired_service(model, packages, source),), written=(model,), claims=claims, needs=needs), []
 
 
 def _sound_part(rollout: Any) -> RolloutSpec:
@@ -356,85 +340,6 @@ def _read_policy(value: dict[str, Any], root: Node, path: str) -> tuple[_Read, l
     settings = model.settings() if model is not None else None
     written = (model,) if model is not None else ()
     return _Read(policies=((path, root.locate(("kind",)), settings),), written=written), problems
-
-
-def _service(model: Service, packages: tuple[PackageRef, ...], source: SourceRef) -> DesiredService:
-    spec = model.spec
-    return DesiredService(
-        name=model.metadata.name,
-        route=spec.route or f"/{model.metadata.name}",
-        suspend=spec.suspend,
-        labels=dict(sorted(model.metadata.labels.items())),
-        revision=make_revision(spec.application, packages, spec.max_request_duration, spec.loading.stage),
-        rollout=_rollout(spec.rollout),
-        source=source,
-        analysis=spec.analysis.settings() if spec.analysis is not None else None,
-        metrics=spec.analysis.metric_settings() if spec.analysis is not None else (),
-        group=spec.group or "",
-        depends_on=spec.depends_on,
-        is_prunable=PRUNE not in model.metadata.annotations,
-        analysis_policy=spec.analysis.policy if spec.analysis is not None else "sequential",
-        may_be_moved=spec.compaction.allow,
-        placement=spec.placement.settings(),
-    )
-
-
-def _rollout(rollout: RolloutSpec) -> RolloutSettings:
-    delegated = Delegated(policy=rollout.policy)
-    return RolloutSettings(
-        steps=tuple(_step(step) for step in rollout.steps) if rollout.policy == "steps" else (delegated,),
-        policy=rollout.policy,
-        rollback_policy=rollout.rollback_policy,
-        max_surge=rollout.max_surge,
-        max_unavailable=rollout.max_unavailable,
-        min_ready=rollout.min_ready,
-        progress_deadline=rollout.progress_deadline,
-        scale_down_delay=rollout.scale_down_delay,
-        auto_rollback=rollout.auto_rollback,
-        rollback_window=rollout.rollback_window,
-        bake=rollout.bake,
-        on_inconclusive=OnInconclusive(rollout.on_inconclusive),
-        sticky=_sticky(rollout.sticky),
-        gates=tuple(_gate(gate) for gate in rollout.gates),
-    )
-
-
-def _gate(gate: GateSpec) -> Gate:
-    return Gate(
-        name=gate.name,
-        at=GateAt(gate.at),
-        kind=GateKind(gate.kind),
-        url=gate.url,
-        timeout=gate.timeout,
-        retries=gate.retries,
-        interval=gate.interval,
-    )
-
-
-def _sticky(sticky: StickySpec | None) -> Sticky | None:
-    if sticky is None:
-        return None
-    if sticky.cookie is not None:
-        return Sticky(kind=StickyKind.COOKIE, name=sticky.cookie)
-    return Sticky(kind=StickyKind.HEADER, name=(sticky.header or "").lower())
-
-
-def _header_match(match: HeaderMatchSpec) -> HeaderMatch:
-    name, wanted = match.header_name.lower(), match.header_value
-    if wanted.exact is not None:
-        return HeaderMatch(name=name, value=wanted.exact)
-    return HeaderMatch(name=name, value=wanted.prefix or "", is_prefix=True)
-
-
-def _step(step: StepSpec) -> Step:
-    if step.set_header_route is not None:
-        route = step.set_header_route
-        return SetHeaderRoute(name=route.name, matches=tuple(map(_header_match, route.match)))
-    if step.set_weight is not None:
-        return SetWeight(weight=step.set_weight)
-    if step.analysis is not None:
-        return Analysis(at_least=step.analysis.duration, min_requests=step.analysis.min_requests)
-    return Pause(duration=step.pause.duration if step.pause is not None else None)
 
 
 def _claims(value: dict[str, Any], spec: dict[str, Any], root: Node, path: str) -> Iterator[_Claim]:

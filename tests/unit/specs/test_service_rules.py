@@ -79,7 +79,7 @@ SERVICES = [
     (service("maxRequestDuration: 0s\n" + APPLICATION), "5:23: maxRequestDuration must be between 1s and 480h"),
     (service("maxRequestDuration: true\n" + APPLICATION), "5:23: a duration is expected"),
     (service("suspend: false"), '4:1: "application" is missing: add application: {import_path: module:attribute}'),
-    (service("placement: {}\n" + APPLICATION), '5:3: unknown field "placement": leave it out, or write one of'),
+    (service("gateway: {}\n" + APPLICATION), '5:3: unknown field "gateway": leave it out, or write one of'),
     (service("maxRequestDurations: 1s\n" + APPLICATION), '5:3: unknown field "maxRequestDurations": did you mean "max'),
     (service("steps: []\n" + APPLICATION), '5:3: "steps" does not belong here: write rollout.steps'),
 ]

@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SUITES := $(wildcard tests/unit tests/loading tests/processes tests/cases tests/sim tests/contract tests/e2e)
+SUITES := $(wildcard tests/unit tests/loading tests/processes tests/cases tests/sim tests/contract tests/fuzz tests/e2e)
 # The loaders' tests need PyTorch. A CPU build by name: the plain version would, on some machines, be gigabytes of CUDA.
 TORCH ?= torch==2.13.0+cpu
 ARGS ?=

@@ -171,6 +171,7 @@ def rich_service(name: str = "chat") -> ServiceMemory:
         failure=Failure(reason=Reason.BUILD_FAILED, message="Traceback\n  line 'x'", at=AT),
         drain_since=AT,
         is_retired=True,
+        is_baseline=True,
     )
     return ServiceMemory(
         name=name,

@@ -9,7 +9,7 @@ import signal
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -312,6 +312,8 @@ async def test_a_new_address_is_taken_and_the_old_one_left(tmp_path: Path) -> No
                 except ConnectionRefusedError:
                     return True
                 writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
                 return False
 
             await eventually(is_closed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -124,9 +124,12 @@ async def test_one_that_says_nothing_any_more_is_not_gone_by() -> None:
     sim = await steered(rollout=always(Aim(weight=2500)))
     sim.push(spec("v2"))
     await sim.until(lambda: sim.weights().get("v2") == 25.0, within=90, what="a quarter")
-    never: Callable[..., Any] = lambda *_: None  # noqa: E731
+
+    async def never(_: object) -> None:
+        """Ask nobody."""
+
     assert sim.daemon is not None
-    sim.daemon.errands.consult = never  # type: ignore[method-assign]
+    sim.daemon.errands._consulted = never  # type: ignore[method-assign]
     await sim.until(lambda: sim.status().reason is Reason.POLICY_FAILED, within=60, what="it is missed")
     assert "has said nothing new for" in sim.status().message
     assert sim.weights()["v2"] == 25.0

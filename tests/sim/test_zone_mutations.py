@@ -10,7 +10,7 @@ import pytest
 
 import policies.capacity
 import policies.cells
-import policies.layout
+import policies.registry
 import policies.shares
 import policies.sites
 import policies.view
@@ -26,7 +26,7 @@ def _all_in_the_first(total: int, sites: Any, ground: Any) -> dict[Any, int]:
 
 
 MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
-    "not spread": (policies.layout, "spread", _all_in_the_first, stories.test_replicas_are_spread_evenly),
+    "not spread": (policies.registry.PLACEMENT, "spread", _all_in_the_first, stories.test_replicas_are_spread_evenly),
     "believed lost at once": (
         policies.sites,
         "GONE_AFTER",
@@ -75,6 +75,9 @@ MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
 @pytest.mark.parametrize("name", MUTATIONS)
 async def test_a_broken_rule_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, what, value, story = MUTATIONS[name]
-    monkeypatch.setattr(module, what, value)
+    if isinstance(module, dict):
+        monkeypatch.setitem(module, what, value)
+    else:
+        monkeypatch.setattr(module, what, value)
     with pytest.raises(AssertionError):
         await story()

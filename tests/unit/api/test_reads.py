@@ -69,6 +69,7 @@ async def test_a_service_reads_as_the_contract_says_field_for_field(client: http
         "weight": 45,
         "status": "RUNNING",
         "deployments": [{"name": "Chat", "target": 2, "ready": 2}, {"name": "Embed", "target": 1, "ready": 1}],
+        "baseline": False,
     }
     assert document["traffic"]["b7710de40a12"] == {
         "requests": 1200,

@@ -60,7 +60,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# Fewer examples per property than in the other targets: who has just changed something runs this again and again.
+# Fewer examples per property than in test-full: who has just changed something runs this again and again.
 unit: $(STAMP)
 	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-25} $(BIN)/python -m pytest tests/unit -n 2 -q $(PYTEST_ARGS)
 
@@ -68,7 +68,8 @@ unit: $(STAMP)
 WORKERS ?= 3
 
 test: lint programs  ## check, then cases, simulation, contracts and end-to-end tests on a real Ray cluster
-	$(BIN)/python -m pytest $(SUITES) -m "not ray and not slow" -n $(WORKERS) --dist loadfile -q $(PYTEST_ARGS)
+	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-25} $(BIN)/python -m pytest $(SUITES) -m "not ray and not slow" \
+		-n $(WORKERS) --dist loadfile --durations=20 -q $(PYTEST_ARGS)
 	$(BIN)/python -m pytest $(SUITES) -m "ray and not slow" --durations=20 $(PYTEST_ARGS)
 
 test-full: lint programs  ## test, and what takes longer than twenty minutes

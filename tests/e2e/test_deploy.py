@@ -67,6 +67,7 @@ def status_is_the_documented_json(stage: Stage) -> None:
         "weight": 100,
         "status": cell["status"],
         "deployments": [{"name": "Echo", "target": 1, "ready": 1}],
+        "baseline": False,
     }
     assert cell["status"] in ("RUNNING", "DEPLOYING")
     assert {"requests", "errors", "aborted", "unrouted", "p50", "p99"} == service["traffic"][revision].keys()

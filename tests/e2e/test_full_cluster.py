@@ -25,6 +25,7 @@ def _blocked(stage: Stage) -> tuple[Spec, dict[str, Any]]:
     return spec, stage.daemon.wait("chat", 90, "blocked", phase="Blocked", reason="InsufficientResources")
 
 
+@pytest.mark.slow
 def test_a_full_cluster_blocks_with_numbers_until_old_replicas_may_stop_first(stage: Stage) -> None:
     spec, status = _blocked(stage)
     assert "1 replica waits for room; the fittest of 3 node(s) has 1 CPU of 3 CPU free" in status["message"]

@@ -72,7 +72,7 @@ test: lint programs  ## check, then cases, simulation, contracts and end-to-end 
 		-n $(WORKERS) --dist loadfile --durations=20 -q $(PYTEST_ARGS)
 	$(BIN)/python -m pytest $(SUITES) -m "ray and not slow" --durations=20 $(PYTEST_ARGS)
 
-test-full: lint programs  ## test, and what takes longer than twenty minutes
+test-full: lint programs  ## test, and what takes longer
 	HELIOSTAT_SEEDS=$${HELIOSTAT_SEEDS:-150} $(BIN)/python -m pytest $(SUITES) -m "not ray" -n $(WORKERS) --dist loadfile -q $(PYTEST_ARGS)
 	$(BIN)/python -m pytest $(SUITES) -m ray $(PYTEST_ARGS)
 

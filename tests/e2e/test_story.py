@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.foreseen import foresee
 from tests.e2e.load import Load, Record, binomial_interval, executed_twice, sending
 from tests.e2e.project import Spec, pause, weight
 from tests.e2e.stage import Stage
@@ -171,6 +172,17 @@ def test_nobody_notices_a_rollout_a_rollback_and_a_killed_daemon(stage: Stage) -
         story.rollout("v2")
         story.restart_daemon()
         story.rollback("v3")
+    check(story, [])
+
+
+@pytest.mark.slow
+def test_a_rollout_goes_as_the_daemon_predicted(stage: Stage) -> None:
+    story = tell(stage, stream_seconds=2)
+    with sending(story.load), story.watch:
+        foreseen = foresee(stage, replace(story.spec, revision="v2"), time.time())
+        story.rollout("v2")
+        stage.wait_only("chat", stage.daemon.status("chat")["stable"], 90)
+        foreseen.check(stage, story.watch)
     check(story, [])
 
 

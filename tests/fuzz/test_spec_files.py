@@ -61,6 +61,8 @@ TOKENS = [
     *(b"1e999", b"-0", b"0x1F", b".nan", b"9" * 400, b"2001-01-01", b"yes", b"\xe2\x80\xa8", b"\xf0\x9f\x92\xa5"),
     *(b"heliostat.dev/v1alpha1", b"envFrom", b"setWeight", b"100%", b"-1", b"10000h", b"Service", b"name"),
 ]
+LINE_ENDS = (b"\n", b"\r", b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")
+"""What YAML 1.1 takes for the end of a line."""
 PLACE = re.compile(r"[ab]\.yaml:\d+:\d+: .+")
 
 
@@ -86,7 +88,7 @@ def check(value: object) -> None:
     desired = read_desired(COMMIT, value, KnownFolders())
     for error in desired.errors:
         assert PLACE.fullmatch(str(error)), str(error)
-        lines = value[error.path].count(b"\n") + value[error.path].count(b"\r") + 2
+        lines = sum(value[error.path].count(end) for end in LINE_ENDS) + 2
         assert 1 <= error.line <= lines + 200, str(error)
     for content in value.values():
         is_spec_file(content)

@@ -85,6 +85,10 @@ class ReplicaDouble:
         """Die: connections are cut, new ones are refused."""
         self.release.set()
         if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+            # Whoever was accepted at this moment gets its handler first: cleanup closes only what has one.
+            await asyncio.sleep(0.01)
             await self._runner.cleanup()
             self._runner = None
 

@@ -38,6 +38,7 @@ async def observe(ports: Ports, reading: Reading, memory: Memory, outward: Outwa
         nodes=_with_drains(nodes, serve) if not isinstance(nodes, str) else (),
         gateway=gateway if not isinstance(gateway, str) else None,
         serve_running=serve.running if not isinstance(serve, str) else True,
+        refused=serve.refused if not isinstance(serve, str) else {},
         outward=outward,
     )
     return World(

@@ -65,12 +65,13 @@ class ServeSeen:
     """One read of Serve. `running` is False when Serve has never been started on the cluster.
 
     `cells` are all applications, ours or not. `proxies` are Serve's own HTTP proxies, the targets on
-    clusters without direct ingress.
+    clusters without direct ingress. `refused` are entries, by their text, that Serve refused each by itself: why.
     """
 
     running: bool
     cells: tuple[CellSeen, ...]
     proxies: tuple[Endpoint, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Serve(Protocol):
@@ -82,8 +83,10 @@ class Serve(Protocol):
     async def put(self, change: PutServeConfig) -> None:
         """Read, compose, validate, PUT, read back.
 
-        Raises Retry while a build would be cut and `may_cut_builds` is False, and when the read-back
-        does not show the change; Stalled when the composed document is invalid or redacted.
+        An entry for which Serve refuses the whole document is left out of it, and is in the `refused` of later
+        reads for a while. Raises Retry while a build would be cut and `may_cut_builds` is False, and when the
+        read-back does not show the change; Stalled when the composed document is invalid or redacted, and when
+        Serve takes nothing of it.
         """
 
     async def scale(self, application: str, deployment: str, target: int) -> None:

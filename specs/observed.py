@@ -209,6 +209,8 @@ class Observed:
     """Counts per application and deployment that Serve took from us since the last complete observation."""
     own_entries: Mapping[str, str] = field(default_factory=dict)
     """Entries per application that Serve took from us since then: what differs from them now, others wrote."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Entries, by their text, that Serve refused each by itself a while ago, and why."""
     outward: Outward = field(default_factory=Outward)
     """What gates and the metrics server were asked, and answered."""
 

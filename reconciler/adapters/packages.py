@@ -40,7 +40,7 @@ class RayPackages:
                 f"Package {uri} has {len(content) / 2**20:.0f} MiB; Ray takes at most 100 MiB. Leave weights and data "
                 "out of the folder (for instance with `export-ignore` in .gitattributes) and load them at start."
             )
-        answer = await self._rest.send("PUT", _path(uri), content=content, within=UPLOAD_WITHIN)
+        answer = await self._rest.send("PUT", _path(uri), body=content, within=UPLOAD_WITHIN)
         if answer.status != 200:
             raise Retry(f"Ray does not take {uri} ({answer.status}): {last_line(answer.text)}")
 

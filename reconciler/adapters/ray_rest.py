@@ -76,15 +76,25 @@ class RayRest:
         return await self._send(self._client.build_request("GET", path, params=params), READ_WITHIN)
 
     async def send(
-        self, method: str, path: str, *, body: Any = None, content: bytes | None = None, within: timedelta = READ_WITHIN
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        within: timedelta = READ_WITHIN,
+        may_fail: bool = False,
     ) -> Answer:
-        """PUT or POST `body` as JSON, or `content` as it is."""
+        """PUT or POST `body`: bytes as they are, else as JSON. With `may_fail` the caller looks at a 5xx itself."""
         timeout = httpx.Timeout(within.total_seconds(), connect=CONNECT_WITHIN.total_seconds())
-        if content is None:
-            request = self._client.build_request(method, path, json=body, timeout=timeout)
+        if isinstance(body, bytes):
+            request = self._client.build_request(method, path, content=body, timeout=timeout)
         else:
-            request = self._client.build_request(method, path, content=content, timeout=timeout)
-        return await self._send(request, within)
+            request = self._client.build_request(method, path, json=body, timeout=timeout)
+        return await self._send(request, within, may_fail=may_fail)
+
+    def failed(self, answer: Answer) -> Retry:
+        """Return what to raise for a 5xx."""
+        return Retry(f"Ray's dashboard at {self.base_url} failed ({answer.status}): {last_line(answer.text)}")
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -100,7 +110,7 @@ class RayRest:
         """Close the connections."""
         await self.aclose()
 
-    async def _send(self, request: httpx.Request, within: timedelta) -> Answer:
+    async def _send(self, request: httpx.Request, within: timedelta, *, may_fail: bool = False) -> Answer:
         """Send a request; all of its answer has to be there in time, not just another byte of it."""
         try:
             async with asyncio.timeout((CONNECT_WITHIN + within).total_seconds()):
@@ -110,7 +120,10 @@ class RayRest:
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise Retry(f"Ray's dashboard at {self.base_url} cannot be reached: {reason}.", UNREACHABLE_PAUSE) from None
-        return self._judge(Answer(status=response.status_code, body=response.content))
+        answer = self._judge(Answer(status=response.status_code, body=response.content))
+        if answer.status >= 500 and not may_fail:
+            raise self.failed(answer)
+        return answer
 
     def _judge(self, answer: Answer) -> Answer:
         """Raise for what no caller can do anything about."""
@@ -124,8 +137,6 @@ class RayRest:
             raise Stalled(
                 f"The Ray cluster at {self.base_url} has no Ray Serve. Install `ray[serve]` in the cluster's image."
             )
-        if answer.status >= 500:
-            raise Retry(f"Ray's dashboard at {self.base_url} failed ({answer.status}): {last_line(answer.text)}")
         return answer
 
 

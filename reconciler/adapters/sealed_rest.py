@@ -48,13 +48,19 @@ class SealedRest(RayRest):
         return replace(answer, body=json.dumps(document).encode())
 
     async def send(
-        self, method: str, path: str, *, body: Any = None, content: bytes | None = None, within: timedelta = READ_WITHIN
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        within: timedelta = READ_WITHIN,
+        may_fail: bool = False,
     ) -> Answer:
         """PUT or POST; applications and jobs with the values of their seals. What Ray says about it hides them."""
         if path in (APPLICATIONS, JOBS) and body is not None:
             body = await asyncio.to_thread(revealed, body, self._vault.value_of)
         try:
-            answer = await super().send(method, path, body=body, content=content, within=within)
+            answer = await super().send(method, path, body=body, within=within, may_fail=may_fail)
         except Retry as error:
             raise Retry(hidden(error.reason, self._vault.values()), error.after) from None
         except Stalled as error:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from reconciler.adapters.ray_rest import Answer, RayRest, last_line
 from reconciler.adapters.serve_check import Concern, concerns_of, read_head_host, read_version
 from reconciler.adapters.serve_details import ServeDetails, parse_details, to_seen
 from reconciler.adapters.serve_put import ServeStart, document_for, is_held
+from reconciler.adapters.serve_refusals import RefusedEntries
 from reconciler.errors import PortError, Retry, Stalled
 from reconciler.ports import Nodes, ServeSeen
 from specs.effects import PutServeConfig
@@ -35,6 +37,9 @@ PUT_WITHIN = timedelta(seconds=60)
 READ_BACK_WITHIN = timedelta(seconds=5)
 READ_BACK_PAUSE = timedelta(milliseconds=200)
 
+CHECKS_DOCUMENT = b"ServeDeploySchema.model_validate"
+"""In the traceback of a dashboard that failed while it checked a document: that is the document's fault."""
+
 ZONES_FRESH_FOR = timedelta(seconds=15)
 """A node's zone never changes; this is how soon a new node's zone is known."""
 
@@ -49,6 +54,7 @@ class RayServe:
         self._start = start or ServeStart()
         self._reading = asyncio.Lock()
         self._writing = asyncio.Lock()
+        self._refused = RefusedEntries()
         self._seen: ServeSeen | None = None
         self._seen_at = 0.0
         self._epoch = 0
@@ -62,22 +68,22 @@ class RayServe:
                 return self._seen
             epoch = self._epoch
             details, zones = await asyncio.gather(self.details(), self._read_zones())
-            seen = to_seen(details, zones)
+            seen = replace(to_seen(details, zones), refused=self._refused.present())
             if epoch == self._epoch:
                 self._seen, self._seen_at = seen, _now()
             return seen
 
     async def put(self, change: PutServeConfig) -> None:
-        """Read, compose, check, PUT, read back; nothing is sent when nothing would change."""
+        """Read, compose, check, PUT, read back; nothing is sent when nothing would change.
+
+        An entry for which Serve refuses the whole document is left out, and told by `read`.
+        """
         async with self._writing:
-            details = await self.details()
-            document = document_for(details, change, self._start)
-            if document is None:
-                return
-            self._forget()
-            answer = await self._rest.send("PUT", APPLICATIONS, body=document, within=PUT_WITHIN)
-            if answer.status != 200:
-                raise Stalled(f"Ray Serve refuses the composed document ({answer.status}): {_explain(answer)}")
+            refusal = await self._send(change)
+            if refusal:
+                change = await self._refused.put_apart(change, await self.details(), self._send, refusal)
+            else:
+                self._refused.took(change)
             await self._read_back(change)
 
     async def scale(self, application: str, deployment: str, target: int) -> None:
@@ -106,6 +112,19 @@ class RayServe:
         details = await self.details()
         nodes = await self._nodes.read() if self._nodes is not None else ()
         return concerns_of(version, details, nodes, await read_head_host(self._rest))
+
+    async def _send(self, change: PutServeConfig) -> str:
+        """PUT a change; return why Serve refuses it, "" when it holds it now."""
+        document = document_for(await self.details(), change, self._start)
+        if document is None:
+            return ""
+        self._forget()
+        answer = await self._rest.send("PUT", APPLICATIONS, body=document, within=PUT_WITHIN, may_fail=True)
+        if answer.status == 200:
+            return ""
+        if answer.status >= 500 and CHECKS_DOCUMENT not in answer.body:
+            raise self._rest.failed(answer)
+        return f"Ray Serve refuses the composed document ({answer.status}): {_explain(answer)}"
 
     async def _read_back(self, change: PutServeConfig) -> None:
         """Wait until Serve shows what was put. Another writer may have been faster: then the plan is made anew."""
@@ -138,6 +157,8 @@ class RayServe:
 
 def _explain(answer: Answer) -> str:
     """Return Serve's refusal without the values that it repeats: secrets may be among them."""
+    if answer.status >= 500:
+        return last_line(answer.text)
     return re.sub(r"\[type=[^\n]*", "", answer.text)
 
 

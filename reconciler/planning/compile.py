@@ -168,8 +168,11 @@ def _invalid(due: list[CellMemory], observed: Observed) -> Mapping[str, str]:
     """Return what is wrong with entries that are due, by cell: one of them must not keep all from moving."""
     found = {}
     for cell in due:
-        entry = json.loads(with_counts(cell, observed.cell(cell.key.name)))
+        config = with_counts(cell, observed.cell(cell.key.name))
+        entry = json.loads(config)
         problems = [*check_document({"applications": [entry]}), *unknown_fields(entry)]
+        if config in observed.refused:
+            problems.append(observed.refused[config])
         if problems:
             found[cell.key.name] = "; ".join(problems)
     return found

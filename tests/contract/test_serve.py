@@ -17,6 +17,7 @@ from tests.ray_cluster import DRAIN, echo_application, echo_package
 
 A = "chat.aaaaaaaaaaaa.-.-.1"
 B = "chat.bbbbbbbbbbbb.-.-.1"
+C = "chat.cccccccccccc.-.-.1"
 
 
 @pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.ray)])
@@ -303,6 +304,24 @@ async def test_an_invalid_application_is_refused_before_anything_happens(driver:
         await driver.put(echo_application(A), unknown)
     after = cell(await driver.serve.read(), A)
     assert (after.last_deployed_at, after.status) == (before.last_deployed_at, before.status)
+
+
+async def test_an_entry_that_ray_cannot_check_keeps_no_other_from_starting(driver: Driver) -> None:
+    """Ray's dashboard imports request routers when it checks a document, and refuses it whole if it cannot."""
+    old, bad = echo_application(A), echo_application(B)
+    bad["deployments"][0]["request_router_config"] = {"request_router_class": "surely_not_installed.router:Router"}
+    await driver.put(old)
+    await driver.until(running(A, "Echo", 1))
+    with pytest.raises(Stalled, match="surely_not_installed"):
+        await driver.put(old, bad)
+    assert only_names(await driver.serve.read()) == [A]
+
+    await driver.put(old, bad, echo_application(C))
+    seen = await driver.until(running(C, "Echo", 1))
+    assert only_names(seen) == [A, C]
+    assert "surely_not_installed" in seen.refused[canonical_json(bad)]
+    await driver.put(bad, echo_application(C), removed=(A,))
+    await driver.until(lambda now: only_names(now) == [C])
 
 
 @facts_of_ray

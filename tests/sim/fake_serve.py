@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from reconciler.adapters.serve_details import ServeDetails, parse_details, to_seen
 from reconciler.adapters.serve_put import ServeStart, document_for
+from reconciler.adapters.serve_refusals import RefusedEntries
 from reconciler.errors import Retry, Stalled
 from reconciler.ports import Clock, ServeSeen
 from specs.cells import parse_cell_name
 from specs.effects import PutServeConfig
 from tests.sim.codebook import CodeBook
 from tests.sim.fake_nodes import FakeNodes
-from tests.sim.serve_instance import ScaleRefused, ServeInstance
+from tests.sim.serve_instance import PutRefused, ScaleRefused, ServeInstance
 from tests.sim.serve_model import Timing
 
 
@@ -72,6 +73,7 @@ class FakeServe:
         self.instance = ServeInstance(nodes=self.nodes, book=self.book, timing=timing or Timing(), seed=seed)
         self.instance.on_tick = self._watch
         self.start = ServeStart()
+        self._refused = RefusedEntries(lambda: clock.now().timestamp())
         self.outage = ""
         """While set, every call raises Retry with this text: Ray is not reachable."""
         self.write_outage = ""
@@ -93,21 +95,32 @@ class FakeServe:
         details = self._details()
         if self.unseen & details.applications.keys():
             raise Retry("Ray Serve's report of its applications is not complete.")
-        return to_seen(details, {node.id: node.zone or "" for node in self.nodes.nodes.values()})
+        seen = to_seen(details, {node.id: node.zone or "" for node in self.nodes.nodes.values()})
+        return replace(seen, refused=self._refused.present())
 
     async def put(self, change: PutServeConfig) -> None:
         """Compose and PUT by the real adapter's rules."""
         self._refuse_writes()
+        refusal = await self._send(change)
+        if refusal:
+            await self._refused.put_apart(change, self._details(), self._send, refusal)
+        else:
+            self._refused.took(change)
+
+    async def _send(self, change: PutServeConfig) -> str:
         details = self._details()
         document = document_for(details, change, self.start)
         if document is None:
-            return
+            return ""
         kept = {application["name"] for application in document["applications"]}
         cut = (name for name, found in details.applications.items() if found.is_building and name in kept)
-        self.puts.append(
-            PutRecord(at=self.clock.now(), applications=tuple(sorted(kept)), cut=tuple(sorted(cut))),
-        )
-        self.instance.put(document)
+        record = PutRecord(at=self.clock.now(), applications=tuple(sorted(kept)), cut=tuple(sorted(cut)))
+        try:
+            self.instance.put(document)
+        except PutRefused as refusal:
+            return str(refusal)
+        self.puts.append(record)
+        return ""
 
     async def scale(self, application: str, deployment: str, target: int) -> None:
         """Call the external scaler."""

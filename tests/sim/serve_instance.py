@@ -32,6 +32,14 @@ class ScaleRefused(Exception):
         self.status = status
 
 
+class PutRefused(Exception):
+    """Serve refused a document as a whole, with the status that Ray's dashboard answers."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 @dataclass(kw_only=True, eq=False)
 class SimApplication:
     """One application. `built` is the code version that its deployments come from, None while and when it has none."""
@@ -79,6 +87,8 @@ class ServeInstance:
     """What the autoscaler would like, by application and deployment."""
     places_by_deployment: bool = False
     """Whether room goes to one deployment of every application first; else to one application after the other."""
+    installed: frozenset[str] = frozenset({"ray"})
+    """What the head node can import, without the code of any application."""
     on_tick: Callable[[], None] | None = None
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _ports: Iterator[int] = field(default_factory=lambda: itertools.cycle(PORTS))
@@ -99,7 +109,13 @@ class ServeInstance:
             self._tick(self.now)
 
     def put(self, document: Mapping[str, Any]) -> None:
-        """Replace the whole set of declarative applications, as `PUT /api/serve/applications/` does."""
+        """Replace the whole set of declarative applications, as `PUT /api/serve/applications/` does.
+
+        Raises PutRefused when an application's request router cannot be imported: nothing is changed then.
+        """
+        for application in document["applications"]:
+            for deployment in application.get("deployments", ()):
+                self._import_router(deployment)
         now = self._moment()
         self.top_level = {key: value for key, value in document.items() if key != "applications"}
         self.is_running = True
@@ -110,6 +126,12 @@ class ServeInstance:
             if application.source == "declarative" and name not in configs:
                 self._delete(application, now)
         self._tick(now)
+
+    def _import_router(self, deployment: Mapping[str, Any]) -> None:
+        path = deployment.get("request_router_config", {}).get("request_router_class", "ray.serve")
+        module = path.split(".")[0]
+        if module not in self.installed:
+            raise PutRefused(500, f"ModuleNotFoundError: No module named '{module}'")
 
     def run_imperatively(self, config: dict[str, Any]) -> None:
         """Deploy an application as `serve.run` does: no PUT removes it."""

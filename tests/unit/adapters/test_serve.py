@@ -202,3 +202,43 @@ async def test_unreadable_nodes_cost_the_zones_and_nothing_else(dashboard: FakeD
     dashboard.advance(BUILD)
     dashboard.instance.nodes.outage = "no nodes today"
     assert [endpoint.zone for endpoint in (await serve.read()).cells[0].endpoints] == [""]
+
+
+IMPORTS = (
+    'Traceback (most recent call last):\n  File "serve_head.py", line 162, in put_all_applications\n'
+    "    config: ServeDeploySchema = ServeDeploySchema.model_validate(\nModuleNotFoundError: No module named 'ours'"
+)
+
+
+async def test_an_entry_that_ray_cannot_check_is_left_out_for_a_while(
+    dashboard: FakeDashboard, serve: RayServe
+) -> None:
+    b, c = application("chat.bbbbbbbbbbbb.-.-.1"), application("chat.cccccccccccc.-.-.1")
+    await serve.put(declare(application()))
+    dashboard.advance(BUILD)
+    failures = iter([httpx.Response(500, text=IMPORTS), httpx.Response(500, text=IMPORTS), None])
+    answered = dashboard._put
+    dashboard._put = lambda request: next(failures, None) or answered(request)  # type: ignore[method-assign]
+    await serve.put(declare(application(), b, c))
+    names = [[one["name"] for one in put["applications"]] for put in dashboard.puts[1:]]
+    assert names == [[A, b["name"], c["name"]], [A, b["name"]], [A, c["name"]]]
+    assert (await serve.read()).refused == {
+        canonical_json(b): "Ray Serve refuses the composed document (500): ModuleNotFoundError: No module named 'ours'"
+    }
+
+
+async def test_a_dashboard_that_fails_blames_no_entry(dashboard: FakeDashboard, serve: RayServe) -> None:
+    dashboard._put = lambda _: httpx.Response(500, text="RuntimeError: GCS gone")  # type: ignore[method-assign]
+    with pytest.raises(Retry, match="GCS gone"):
+        await serve.put(declare(application(), application("chat.bbbbbbbbbbbb.-.-.1")))
+    assert len(dashboard.puts) == 1
+    assert (await serve.read()).refused == {}
+
+
+async def test_when_nothing_is_new_a_refusal_is_told_as_it_is(dashboard: FakeDashboard, serve: RayServe) -> None:
+    await serve.put(declare(application()))
+    dashboard.advance(BUILD)
+    dashboard._put = lambda _: httpx.Response(400, text="no")  # type: ignore[method-assign]
+    with pytest.raises(Stalled, match="refuses the composed document \\(400\\): no"):
+        await serve.put(declare(removed=(A,)))
+    assert len(dashboard.puts) == 2

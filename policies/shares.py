@@ -9,7 +9,7 @@ from policies.layout import Layout
 from policies.view import CellView, ServiceView
 from policies.zones import apportion
 
-MOST_SHARES = 12
+MOST_SHARES = 32
 """Lanes of one service with a weight that the gateway's rules are written for."""
 
 

@@ -13,8 +13,9 @@ ZONE_LABEL = "ray.io/availability-zone"
 MARKET_LABEL = "ray.io/market-type"
 """Ray's standard label of how a node is paid for."""
 
-MOST_SITES = 5
-"""Cells of one revision. The gateway holds 12 lanes with a weight per service: two whole revisions and some rest."""
+MOST_SITES = 8
+"""Cells of one revision: four zones of two markets. The gateway holds 32 lanes with a weight per service, which is
+four times that: the stable revision, a candidate, its baseline and one that is leaving."""
 
 
 class ZoneFailure(StrEnum):

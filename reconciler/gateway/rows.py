@@ -15,8 +15,11 @@ from reconciler.errors import Stalled
 from reconciler.gateway.extras import NOTHING, Extras, make_extras, parse_extras, problem_of
 from specs.routes import FULL, ServiceRoute
 
-MAX_SHARES = 12
-"""How many lanes of one service may have a weight at once: the generic rules are written for so many."""
+MAX_SHARES = 32
+"""How many lanes of one service may have a weight at once: the generic rules are written for so many.
+
+Each is two rules that every request passes: what they cost is in docs/benchmarks/gateway.md.
+"""
 
 STRIPS = (1, 2, 4, 8, 16, 32, 64)
 """Path segments that one rewriting rule takes away; together they take any number up to MAX_DEPTH."""

@@ -7,7 +7,6 @@ per second is told: it does not depend on what else the machine does.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from reconciler.adapters.clock import SystemClock
 from reconciler.gateway import GatewaySettings, HAProxyGateway
 from reconciler.gateway.process import binary_environment, find_binary
+from reconciler.gateway.rows import MAX_SHARES
 from specs.observed import Endpoint
 from specs.routes import CellWeight, HeaderMatch, HeaderRoute, RouteTable, ServiceRoute, Sticky, StickyKind
 from tests.bench import report
@@ -28,8 +28,7 @@ from tests.bench import report
 ROUNDS = 7
 REQUESTS = 8000
 CONNECTIONS = 16
-CELLS = (1, 2, 12)
-MAX_CELLS = 12
+CELLS = (1, 2, 12, MAX_SHARES)
 
 PLAIN = """\
 global
@@ -109,9 +108,8 @@ def haproxy(config: str, port: int) -> Iterator[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return user and system time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the time that a process was on a processor; the clock of /proc/PID/stat ticks every 10 ms only."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def ask(port: int, header: str = "") -> None:
@@ -183,13 +181,13 @@ async def through_gateway(gateway: HAProxyGateway, ports: Ports, cells: int, ask
 async def compare() -> dict[str, list[float]]:
     """Return microseconds per request of each arrangement, rounds interleaved."""
     ports = free_ports()
-    routes = "{" + ",".join(f'"/_/{cell(number)}":"x"' for number in range(MAX_CELLS)) + "}"
+    routes = "{" + ",".join(f'"/_/{cell(number)}":"x"' for number in range(MAX_SHARES)) + "}"
     results: dict[str, list[float]] = {}
     with (
         tempfile.TemporaryDirectory() as folder,
         haproxy(REPLICA.format(replica=ports.replica, routes=routes), ports.replica),
     ):
-        settings = GatewaySettings(folder=Path(folder), port=ports.gateway, threads=1, lanes=32)
+        settings = GatewaySettings(folder=Path(folder), port=ports.gateway, threads=1, lanes=2 * MAX_SHARES)
         gateway = HAProxyGateway(settings, SystemClock())
         try:
             async with gateway.running():

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.gateway.rows import MAX_SHARES
+from specs.routes import FULL
 from tests.contract.gateway_front import Front, endpoints, front, service, settings, table
 from tests.contract.gateway_replicas import ReplicaDouble, replicas
 
@@ -193,15 +195,20 @@ async def test_requests_are_shared_by_weight(tmp_path: Path) -> None:
         assert cells.total() == 1000
 
 
-async def test_twelve_cells_share_a_row(tmp_path: Path) -> None:
-    names = [f"{'s' * 40}.{number:012d}.us-east-1a.spot.{number}" for number in range(12)]
-    shares = [(name, 833) for name in names[:-1]] + [(names[-1], 10000 - 11 * 833)]
+async def test_as_many_cells_as_the_rules_hold_share_a_row(tmp_path: Path) -> None:
+    count = MAX_SHARES
+    names = [f"{'s' * 40}.{number:012d}.us-east-1a.spot.{number}" for number in range(count)]
+    shares = [(name, FULL // count) for name in names[:-1]] + [(names[-1], FULL - (count - 1) * (FULL // count))]
     async with front(settings(tmp_path)) as gate, replicas(*((name, f"r{name[41:53]}") for name in names)) as doubles:
         await gate.serve(table(service("s" * 40, *shares, route="/s")), *doubles)
-        cells = Counter([(await gate.get("/s"))[1]["cell"] for _ in range(1200)])
+        cells = Counter([(await gate.get("/s"))[1]["cell"] for _ in range(100 * count)])
         assert set(cells) == set(names)
-        # Binomial(1200, 1/12): 100 within 4.4 standard deviations of 9.6, for twelve of them at once.
-        assert all(58 <= count <= 142 for count in cells.values()), cells
+        # Binomial(3200, 1/32): 100 within 4.5 standard deviations of 9.8, for all of them at once.
+        assert all(56 <= found <= 144 for found in cells.values()), cells
+        for double in doubles[:-1]:
+            double.is_draining = True
+        await gate.until_up(doubles[-1])
+        assert {(await gate.get("/s"))[1]["cell"] for _ in range(20)} == {names[-1]}, "the last one is no fallback"
 
 
 async def test_a_cell_without_servers_is_skipped_for_the_stable_one_first(tmp_path: Path) -> None:

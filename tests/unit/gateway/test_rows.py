@@ -51,8 +51,9 @@ def test_a_row_comes_back_as_it_was_written() -> None:
 
 
 def test_more_cells_with_weight_than_the_rules_hold_are_refused() -> None:
-    check_routes([service(*([0] * 20 + [FULL // MAX_SHARES] * (MAX_SHARES - 1) + [FULL - (MAX_SHARES - 1) * 833]))])
-    with pytest.raises(Stalled, match="chat has 13 cells"):
+    even = FULL // MAX_SHARES
+    check_routes([service(*([0] * 20 + [even] * (MAX_SHARES - 1) + [FULL - (MAX_SHARES - 1) * even]))])
+    with pytest.raises(Stalled, match=f"chat has {MAX_SHARES + 1} cells"):
         check_routes([service(*([1] * MAX_SHARES + [FULL - MAX_SHARES]))])
 
 

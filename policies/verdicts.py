@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 
+from policies.analysis import with_bounds
 from policies.counsel import advised
 from policies.metrics import unmeasured
 from policies.registry import ANALYSIS
@@ -31,6 +32,14 @@ def judgement(view: ServiceView) -> Judgement | None:
     return _judged(seen, settings) if view.spec.analysis_policy in ANALYSIS else _advised(view, settings)
 
 
+def judgement_in_full(view: ServiceView) -> Judgement | None:
+    """Return `judgement` with the bounds of each effect: costly, and for those who read it only."""
+    found, settings = judgement(view), settings_now(view)
+    if found is None or settings is None or not found.verdicts:
+        return found
+    return _bounded(found, windows(view), settings)
+
+
 def _advised(view: ServiceView, settings: AnalysisSettings) -> Judgement:
     """Return what another package's policy says. Nothing is concluded from too few requests, whoever says it."""
     wish = advised(view, PolicyKind.ANALYSIS)
@@ -48,6 +57,12 @@ def _advised(view: ServiceView, settings: AnalysisSettings) -> Judgement:
 def _judged(seen: tuple[Window, ...], settings: AnalysisSettings) -> Judgement:
     """A look asks up to four times: to decide, to go on, to explain and to report. Once is what a look can afford."""
     return ANALYSIS["sequential"](seen, settings)
+
+
+@lru_cache(maxsize=256)
+def _bounded(found: Judgement, seen: tuple[Window, ...], settings: AnalysisSettings) -> Judgement:
+    """Several may read one report."""
+    return with_bounds(found, seen, settings)
 
 
 def settings_now(view: ServiceView) -> AnalysisSettings | None:

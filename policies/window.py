@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from policies.analysis import append
 from policies.baseline import fresh_line
@@ -61,10 +62,13 @@ def _with_ended(view: ServiceView, last: Comparison) -> tuple[Window, ...]:
 def _window(view: ServiceView, comparison: Comparison) -> Window | None:
     """Return the window that began at the comparison's start, as it is now; None when its counters were lost."""
     counters = _counters(view, view.cells)
-    kept = {cell: start for cell, start in comparison.start.items() if cell in counters}
-    if not _have_grown({cell: counters[cell] for cell in kept}, kept):
-        return None
-    seen = {cell: counters[cell] - start for cell, start in kept.items()}
+    seen: dict[str, Evidence] = {}
+    for cell, start in comparison.start.items():
+        if cell in counters:
+            new = _since(counters[cell], start)
+            if new is None:
+                return None
+            seen[cell] = new
     candidates = {cell.name for cell in view.cells if cell.revision == comparison.candidate}
     if not candidates & seen.keys() or not seen.keys() - candidates:
         return None
@@ -72,6 +76,12 @@ def _window(view: ServiceView, comparison: Comparison) -> Window | None:
         candidate=_sum([evidence for cell, evidence in seen.items() if cell in candidates]),
         stable=_sum([evidence for cell, evidence in seen.items() if cell not in candidates]),
     )
+
+
+@lru_cache(maxsize=4096)
+def _since(now: Evidence, start: Evidence) -> Evidence | None:
+    """Return what came after `start`, None when counters fell. A look asks several times; so many suit any cluster."""
+    return now - start if now.covers(start) else None
 
 
 def _sum(parts: Sequence[Evidence]) -> Evidence:
@@ -110,4 +120,6 @@ def _counters(view: ServiceView, cells: Sequence[CellView]) -> Mapping[str, Evid
 
 def _have_grown(counters: Mapping[str, Evidence], start: Mapping[str, Evidence]) -> bool:
     """Return whether these can be later readings of the same cells' counters."""
-    return counters.keys() == start.keys() and all(counters[cell].covers(then) for cell, then in start.items())
+    return counters.keys() == start.keys() and all(
+        _since(counters[cell], then) is not None for cell, then in start.items()
+    )

@@ -62,8 +62,14 @@ class Desk:
 
     def status(self) -> ClusterStatus:
         """Return the report of the last turn; before the first one, that nothing was seen yet."""
-        known = self._reconciler.status if self._reconciler else None
-        return known or ClusterStatus(
+        return (self._reconciler.status if self._reconciler else None) or self._starting()
+
+    def status_in_full(self, service: str | None = None) -> ClusterStatus:
+        """Return the same with the bounds of each effect, of one service or of all."""
+        return (self._reconciler.status_in_full(service) if self._reconciler else None) or self._starting()
+
+    def _starting(self) -> ClusterStatus:
+        return ClusterStatus(
             cluster=self._cluster,
             commit=None,
             observed_at=None,

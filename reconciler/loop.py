@@ -21,6 +21,7 @@ from reconciler.planning.moment import Surroundings
 from reconciler.planning.outgoing import errand_slots
 from reconciler.planning.plan import Plan, make_plan
 from reconciler.planning.report import Circumstances, report
+from reconciler.planning.report_bounds import in_full
 from reconciler.planning.routing import route_table
 from reconciler.ports import Clock, Ports, Reading, ServeSeen
 from specs.commands import Command
@@ -112,6 +113,7 @@ class Reconciler:
         self._patience = Patience()
         self._settings: ClusterSettings | None = None
         self.status: ClusterStatus | None = None
+        self._reported: World | None = None
         self.nodes: tuple[Node, ...] = ()
         self.table = RouteTable()
         self._routed: RouteTable | None = None
@@ -206,11 +208,18 @@ class Reconciler:
         await self._answer(accepted, results)
         watch.lap("apply")
         self.nodes = world.observed.nodes or self.nodes
+        self._reported = replace(plan.world, memory=self._memory)
         self.status = report(plan, self._memory, self._circumstances(compiled, results), self.status)
         watch.lap("report")
         tick = Tick(world=world, plan=plan, compiled=compiled, results=results, status=self.status, timings=watch.laps)
         self._ticked(tick)
         return tick
+
+    def status_in_full(self, service: str | None = None) -> ClusterStatus | None:
+        """Return the last turn's status with what only a reader needs, of one service or of all."""
+        if self.status is None or self._reported is None:
+            return None
+        return in_full(self.status, self._reported, service)
 
     def _take(self, compiled: Compiled, results: Results) -> None:
         """Go on from what was saved, and from the table that the gateway took."""

@@ -87,7 +87,8 @@ class Verdict:
     """What one measure says. Candidate over stable: an effect of 1 is none, 1.3 is 30% more.
 
     The effect is the ratio of failed shares, or of latency quantiles; None where there is nothing to divide.
-    `low` and `high` hold it with the confidence of the test, however often one looks; None: no such limit.
+    `low` and `high` hold it with the confidence of the test, however often one looks; None: no such limit, or not
+    reckoned (`policies.analysis.with_bounds` does).
     """
 
     measure: Measure

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from policies.analysis.latency import judge_latency
-from policies.analysis.success import judge_success
-from specs.analysis import AnalysisSettings, Judgement, Outcome, Unit, Verdict
+from policies.analysis.latency import judge_latency, latency_bounds
+from policies.analysis.success import judge_success, success_bounds
+from specs.analysis import AnalysisSettings, Judgement, Measure, Outcome, Unit, Verdict
 from specs.evidence import Window
 
 FALSE_ALARMS = 0.01
 """The chance that an equal candidate is ever rejected in a rollout, over all looks and measures together. Half of
 it would cost some 10% more requests for a regression to be found; twice as much, a needless rollback in fifty."""
+
+
+Bounds = Callable[[Sequence[Window], AnalysisSettings, float], tuple[float | None, float | None]]
+
+_BOUNDS: Mapping[Measure, Bounds] = {Measure.SUCCESS_RATE: success_bounds, Measure.LATENCY: latency_bounds}
 
 
 def judge(windows: Sequence[Window], settings: AnalysisSettings) -> Judgement:
@@ -31,6 +37,20 @@ def judge(windows: Sequence[Window], settings: AnalysisSettings) -> Judgement:
         return Judgement(outcome=Outcome.INCONCLUSIVE, message=message)
     verdicts = tuple(test(windows, settings, FALSE_ALARMS / len(asked)) for test in asked)
     return _together(verdicts)
+
+
+def with_bounds(found: Judgement, windows: Sequence[Window], settings: AnalysisSettings) -> Judgement:
+    """Return what `judge` found with what surely bounds each effect, for a person to read.
+
+    Nothing is decided by the bounds, and to find them takes the evidence of all windows some two dozen times: more
+    than all of the rest.
+    """
+    verdicts = tuple(
+        replace(verdict, low=low, high=high)
+        for verdict in found.verdicts
+        for low, high in [_BOUNDS[verdict.measure](windows, settings, FALSE_ALARMS / len(found.verdicts))]
+    )
+    return replace(found, verdicts=verdicts)
 
 
 def _tells_clients_apart(window: Window) -> bool:

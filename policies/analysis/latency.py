@@ -21,7 +21,7 @@ from policies.analysis import bands
 from policies.analysis.clients import design_effect
 from policies.analysis.sequential import SUSPICIOUS, Stratum, excess, last_above, log_evidence
 from policies.analysis.shortage import shortage, until_sure
-from policies.analysis.tails import Tail, added, ended, seconds_at, tail_of, tail_of_sums
+from policies.analysis.tails import Tail, Tails, ended, seconds_at, tail_of
 from policies.analysis.words import beside, change, many, percent, seconds
 from specs.analysis import AnalysisSettings, Latency, Measure, Outcome, Unit, Verdict
 from specs.evidence import BUCKETS_PER_OCTAVE, Evidence, LatencyCounts, Window
@@ -41,14 +41,19 @@ what is allowed would fail more often than not, in the first moment that it is s
 class _Sides:
     """Histograms of both sides: of all windows together, weighted (see `Ended`), and of each window."""
 
-    candidate: Tail
-    stable: Tail
-    weighted: Tail
+    candidate: Tail | Tails
+    stable: Tail | Tails
+    weighted: Tail | Tails
     size: float
     """So many answers of equal weight say as much as the weighted ones (Kish 1965)."""
     windows: tuple[tuple[Tail, Tail], ...]
     effect: float = 1.0
     """By how much clients that come in clusters dilute the counts."""
+
+    @property
+    def is_comparable(self) -> bool:
+        """Return whether both have answered anything."""
+        return bool(self.candidate.total and self.stable.total)
 
     @property
     def mirrored(self) -> _Sides:
@@ -94,16 +99,15 @@ def _sides(windows: Sequence[Window]) -> _Sides:
     if len(pairs) <= 1:
         mine, theirs = each[0] if each else (tail_of(LatencyCounts()), tail_of(LatencyCounts()))
         return _Sides(candidate=mine, stable=theirs, weighted=theirs, size=theirs.total, windows=each)
-    before, (mine_now, theirs_now) = ended(pairs[:-1]), pairs[-1]
-    candidate, stable = added(before.candidate, mine_now), added(before.stable, theirs_now)
-    weighted, spread = before.weighted, before.spread
-    if mine_now.buckets and theirs_now.buckets:
-        weighted = added(weighted, theirs_now, mine_now.total / theirs_now.total)
-        spread += mine_now.total**2 / theirs_now.total
-    comparable = tail_of_sums(weighted or stable)
+    before, (mine, theirs) = ended(pairs[:-1]), each[-1]
+    stable, weighted, spread = Tails((before.stable, 1.0), (theirs, 1.0)), Tails((before.weighted, 1.0)), before.spread
+    if mine.total and theirs.total:
+        weighted = Tails((before.weighted, 1.0), (theirs, mine.total / theirs.total))
+        spread += mine.total**2 / theirs.total
+    comparable = weighted if weighted.total else stable
     return _Sides(
-        candidate=tail_of_sums(candidate),
-        stable=tail_of_sums(stable),
+        candidate=Tails((before.candidate, 1.0), (mine, 1.0)),
+        stable=stable,
         weighted=comparable,
         size=comparable.total**2 / spread if spread else comparable.total,
         windows=each,
@@ -114,20 +118,16 @@ def judge_latency(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
     """Compare a quantile; fail what has surely risen, unless the rise is within what is allowed."""
     asked = settings.latency or Latency()
     sides = _sides(windows)
-    if not sides.candidate.total or not sides.stable.total:
+    if not sides.is_comparable:
         return _nothing(sides, settings)
     bound = sides.bound(asked.quantile)
-    if settings.unit is Unit.CLIENT:
-        sides = replace(sides, effect=design_effect(windows, lambda one: _slow(one, bound)))
+    sides = _diluted(sides, windows, settings, bound)
     limit, rise = -math.log(alpha), _rise(sides, asked.quantile)
-    low, high = _shifts(sides, asked.quantile, rise, limit)
     verdict = Verdict(
         measure=Measure.LATENCY,
         outcome=Outcome.PASSING,
         message=_said(rise, asked, sides),
         effect=rise.ratio,
-        low=low,
-        high=high,
         candidate=rise.candidate,
         stable=rise.stable,
         candidate_samples=int(sides.candidate.total),
@@ -137,13 +137,32 @@ def judge_latency(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
     is_relevant = rise.may_exceed(1 + asked.max_increase)
     log_e = _evidence(sides, bound, asked.quantile) if is_relevant else 0.0
     if is_relevant and log_e >= limit and verdict.candidate_samples >= settings.min_requests:
-        return replace(verdict, outcome=Outcome.FAILING, message=_failed(verdict, asked))
+        low, _ = _shifts(sides, asked.quantile, limit)
+        return replace(verdict, outcome=Outcome.FAILING, message=_failed(verdict, low, asked))
     missing = shortage(verdict, settings.min_requests)
     if missing is not None:
         return missing
     if is_relevant and log_e >= SUSPICIOUS:
         return until_sure(verdict, log_e, alpha)
     return verdict
+
+
+def latency_bounds(
+    windows: Sequence[Window], settings: AnalysisSettings, alpha: float
+) -> tuple[float | None, float | None]:
+    """Return factors that the quantile has surely risen by more than, and surely by less than; None: no such."""
+    asked = settings.latency or Latency()
+    sides = _sides(windows)
+    if not sides.is_comparable:
+        return None, None
+    sides = _diluted(sides, windows, settings, sides.bound(asked.quantile))
+    return _shifts(sides, asked.quantile, -math.log(alpha))
+
+
+def _diluted(sides: _Sides, windows: Sequence[Window], settings: AnalysisSettings, bound: int) -> _Sides:
+    if settings.unit is not Unit.CLIENT:
+        return sides
+    return replace(sides, effect=design_effect(windows, lambda one: _slow(one, bound)))
 
 
 def _evidence(sides: _Sides, bound: int, quantile: float) -> float:
@@ -166,9 +185,8 @@ def _nothing(sides: _Sides, settings: AnalysisSettings) -> Verdict:
     )
 
 
-def _shifts(sides: _Sides, quantile: float, rise: _Rise, limit: float) -> tuple[float | None, float | None]:
-    """Return factors that the quantile has surely risen by more than, and surely by less than."""
-    shift = math.log2(rise.ratio) * BUCKETS_PER_OCTAVE
+def _shifts(sides: _Sides, quantile: float, limit: float) -> tuple[float | None, float | None]:
+    shift = math.log2(_rise(sides, quantile).ratio) * BUCKETS_PER_OCTAVE
     low = _last_rejected(sides, quantile, math.floor(shift), limit)
     high = _last_rejected(sides.mirrored, quantile, math.floor(-shift), limit)
     return (None if low is None else _factor(low), None if high is None else _factor(-high))
@@ -238,6 +256,6 @@ def _said(rise: _Rise, asked: Latency, sides: _Sides) -> str:
     )
 
 
-def _failed(verdict: Verdict, asked: Latency) -> str:
-    sure = "surely higher" if verdict.low is None or verdict.low <= 1 else f"surely {change(verdict.low)}"
+def _failed(verdict: Verdict, low: float | None, asked: Latency) -> str:
+    sure = "surely higher" if low is None or low <= 1 else f"surely {change(low)}"
     return f"{verdict.message}: {sure}, and {percent(asked.max_increase)} is allowed"

@@ -25,24 +25,39 @@ def judge_success(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
     """Compare the shares of failed requests; fail what is surely worse."""
     minimum = settings.success_rate.minimum if settings.success_rate else None
     total = counters(windows)
-    effect = design_effect(windows, _failures) if settings.unit is Unit.CLIENT else 1.0
+    effect = _effect(windows, settings)
     strata = [_stratum(window, effect) for window in windows]
-    verdict = _compare(strata, total, settings, alpha if minimum is None else alpha * (1 - FLOOR_PART))
+    verdict = _compare(strata, total, settings, _compared_alpha(settings, alpha))
     if minimum is None or verdict.outcome is Outcome.FAILING or total.candidate.judged < settings.min_requests:
         return verdict
     return _against_floor(verdict, total, _Floor(minimum=minimum, effect=effect, alpha=alpha * FLOOR_PART))
 
 
+def success_bounds(
+    windows: Sequence[Window], settings: AnalysisSettings, alpha: float
+) -> tuple[float | None, float | None]:
+    """Return ratios of the failed shares that the true one is surely above and surely below (see `bounds`)."""
+    effect = _effect(windows, settings)
+    return bounds([_stratum(window, effect) for window in windows], _compared_alpha(settings, alpha))
+
+
+def _effect(windows: Sequence[Window], settings: AnalysisSettings) -> float:
+    return design_effect(windows, _failures) if settings.unit is Unit.CLIENT else 1.0
+
+
+def _compared_alpha(settings: AnalysisSettings, alpha: float) -> float:
+    has_floor = settings.success_rate is not None and settings.success_rate.minimum is not None
+    return alpha * (1 - FLOOR_PART) if has_floor else alpha
+
+
 def _compare(strata: Sequence[Stratum], total: Window, settings: AnalysisSettings, alpha: float) -> Verdict:
     candidate, stable = total.candidate, total.stable
-    log_e, ratio, (low, high) = log_evidence(strata), ratio_of_rates(strata), bounds(strata, alpha)
+    log_e, ratio = log_evidence(strata), ratio_of_rates(strata)
     verdict = Verdict(
         measure=Measure.SUCCESS_RATE,
         outcome=Outcome.PASSING,
         message=_shares(candidate, stable),
         effect=ratio,
-        low=low,
-        high=high,
         candidate=_share(candidate),
         stable=_share(stable),
         candidate_samples=candidate.judged,
@@ -51,6 +66,7 @@ def _compare(strata: Sequence[Stratum], total: Window, settings: AnalysisSetting
     missing = shortage(verdict, settings.min_requests)
     is_relevant = ratio is None or ratio >= NEGLIGIBLE
     if is_relevant and log_e >= -math.log(alpha) and candidate.judged >= settings.min_requests:
+        low, _ = bounds(strata, alpha)
         return replace(verdict, outcome=Outcome.FAILING, message=f"{verdict.message}{sure_bounds(ratio, low)}")
     if missing is not None:
         return missing

@@ -22,6 +22,16 @@ class Tail:
         self._buckets, self._reached = buckets, reached
         self.total = reached[-1]
 
+    @property
+    def first(self) -> int:
+        """Return the lowest bucket that something lies in."""
+        return self._buckets[0]
+
+    @property
+    def last(self) -> int:
+        """Return the highest bucket that something lies in."""
+        return self._buckets[-1]
+
     def above(self, bucket: int) -> float:
         """Return how many lie above the bucket's upper bound."""
         return self.total - self._reached[bisect_right(self._buckets, bucket)]
@@ -37,6 +47,34 @@ class Tail:
         index = max(bisect_left(self._reached, wanted) - 1, 0)
         inside = (wanted - self._reached[index]) / (self._reached[index + 1] - self._reached[index])
         return self._buckets[index] - 1 + inside
+
+
+class Tails:
+    """Several histograms as one, each with a weight, without adding them up: a look asks for a few places only."""
+
+    __slots__ = ("_parts", "total")
+
+    def __init__(self, *parts: tuple[Tail, float]) -> None:
+        """Take tails with how much an answer of each counts."""
+        self._parts = tuple((tail, weight) for tail, weight in parts if tail.total and weight)
+        self.total = sum([weight * tail.total for tail, weight in self._parts])
+
+    def above(self, bucket: int) -> float:
+        """Return how many lie above the bucket's upper bound."""
+        return sum([weight * tail.above(bucket) for tail, weight in self._parts])
+
+    def place(self, share: float) -> float:
+        """Return the place that `share` of all lie below, as `Tail.place` does."""
+        if share >= 1 or not self._parts:
+            return math.inf
+        wanted = share * self.total
+        low = min(tail.first for tail, _ in self._parts) - 1
+        high = max(tail.last for tail, _ in self._parts)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.total - self.above(middle) >= wanted else (middle, high)
+        before, after = self.total - self.above(low), self.total - self.above(high)
+        return low + ((wanted - before) / (after - before) if after > before else 1.0)
 
 
 def tail_of(counts: LatencyCounts) -> Tail:
@@ -61,15 +99,15 @@ def added(counts: Mapping[int, float], more: LatencyCounts, weight: float = 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """What the windows that have ended come to: sums per bucket that no later look has to make again.
+    """What the windows that have ended come to, summed up: no later look has to do it again.
 
     `weighted` are the stable revision's as if it had had its windows in the candidate's proportion, `spread` the sum
     of squared weights that tells how many answers of equal weight they are worth.
     """
 
-    candidate: Mapping[int, float]
-    stable: Mapping[int, float]
-    weighted: Mapping[int, float]
+    candidate: Tail
+    stable: Tail
+    weighted: Tail
     spread: float
 
 
@@ -89,7 +127,12 @@ def ended(windows: tuple[Pair, ...]) -> Ended:
         if mine.buckets and theirs.buckets:
             weighted = added(weighted, theirs, mine.total / theirs.total)
             spread += mine.total**2 / theirs.total
-    return Ended(candidate=candidate, stable=stable, weighted=weighted, spread=spread)
+    return Ended(
+        candidate=tail_of_sums(candidate),
+        stable=tail_of_sums(stable),
+        weighted=tail_of_sums(weighted),
+        spread=spread,
+    )
 
 
 def seconds_at(place: float) -> float:

@@ -28,6 +28,9 @@ class Backend(Protocol):
     def status(self) -> ClusterStatus:
         """Return the report of the last tick."""
 
+    def status_in_full(self, service: str | None = None) -> ClusterStatus:
+        """Return it with what is reckoned for readers only (the bounds of each effect), of one service or of all."""
+
     def nodes(self) -> tuple[Node, ...]:
         """Return the nodes as last seen."""
 

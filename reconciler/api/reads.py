@@ -28,7 +28,7 @@ def backend_of(request: Request) -> Backend:
 def service_of(request: Request) -> ServiceStatus:
     """Return the status of the service named in the path. Raises UnknownServiceError."""
     name = request.path_params["name"]
-    for service in backend_of(request).status().services:
+    for service in backend_of(request).status_in_full(name).services:
         if service.name == name:
             return service
     raise UnknownServiceError(name)
@@ -53,7 +53,7 @@ async def metrics(request: Request) -> Response:
 
 async def status(request: Request) -> Response:
     """Answer the whole cluster's status."""
-    return JSONResponse(document(backend_of(request).status()))
+    return JSONResponse(document(backend_of(request).status_in_full()))
 
 
 async def service(request: Request) -> Response:

@@ -64,6 +64,10 @@ class MemoryBackend:
     def status(self) -> ClusterStatus:
         return self.cluster
 
+    def status_in_full(self, service: str | None = None) -> ClusterStatus:
+        services = tuple(_bounded(one) if service in (None, one.name) else one for one in self.cluster.services)
+        return replace(self.cluster, services=services)
+
     def nodes(self) -> tuple[Node, ...]:
         return self.seen_nodes
 
@@ -347,6 +351,13 @@ def sample_routes() -> RouteTable:
         CellWeight(cell="chat.b7710de40a12.-.-.0", weight=1000),
     )
     return RouteTable(services=(ServiceRoute(service="chat", route="/chat", cells=cells),))
+
+
+def _bounded(status: ServiceStatus) -> ServiceStatus:
+    if status.analysis is None:
+        return status
+    verdicts = tuple(replace(verdict, low=0.5) for verdict in status.analysis.verdicts)
+    return replace(status, analysis=replace(status.analysis, verdicts=verdicts))
 
 
 def _cell(name: str, weight: float, *deployments: tuple[str, int, int], status: str = "RUNNING") -> CellState:

@@ -92,6 +92,13 @@ async def test_the_status_tells_the_cluster_and_all_services(client: httpx.Async
     assert [service["name"] for service in document["services"]] == ["chat"]
 
 
+@pytest.mark.parametrize("path", ["/api/v1/status", "/api/v1/services/chat"])
+async def test_who_reads_a_status_is_told_the_bounds_of_each_effect(client: httpx.AsyncClient, path: str) -> None:
+    document = (await client.get(path)).json()
+    service = document["services"][0] if "services" in document else document
+    assert [verdict["low"] for verdict in service["analysis"]["verdicts"]] == [0.5, 0.5]
+
+
 async def test_keys_that_are_data_keep_their_spelling(backend: MemoryBackend, client: httpx.AsyncClient) -> None:
     backend.cluster = cluster(replace(chat(), labels={"cost_center": "a_b"}))
     document = (await client.get("/api/v1/services/chat")).json()
@@ -233,7 +240,7 @@ async def test_a_bug_is_told_without_its_details(
     def fail() -> None:
         raise RuntimeError("secret-value")
 
-    monkeypatch.setattr(backend, "status", fail)
+    monkeypatch.setattr(backend, "status_in_full", fail)
     answer = await client.get("/api/v1/status")
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"

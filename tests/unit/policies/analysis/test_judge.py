@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.analysis import append, judge
+from policies.analysis import append, judge, with_bounds
 from policies.analysis.windows import MAX_WINDOWS, counters
 from specs.analysis import AnalysisSettings, Judgement, Latency, Measure, Outcome, SuccessRate, Unit
 from specs.evidence import CLIENT_GROUPS, Evidence, LatencyCounts, Window
@@ -23,7 +23,7 @@ WITH_FLOOR = AnalysisSettings(latency=None, success_rate=SuccessRate(minimum=0.9
 def errors(mine: tuple[int, int], theirs: tuple[int, int], asked: AnalysisSettings = ONLY_ERRORS) -> Judgement:
     """Judge (failed, requests) of both."""
     window = Window(candidate=evidence(mine[1], mine[0]), stable=evidence(theirs[1], theirs[0]))
-    return judge((window,), asked)
+    return with_bounds(judge((window,), asked), (window,), asked)
 
 
 @settings(deadline=None, max_examples=60)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.analysis.judge import judge
-from policies.analysis.tails import added, seconds_at, tail_of, tail_of_sums
+from policies.analysis.judge import judge, with_bounds
+from policies.analysis.tails import Tails, added, seconds_at, tail_of, tail_of_sums
 from specs.analysis import AnalysisSettings, Latency, Outcome, Verdict
 from specs.evidence import BUCKETS_PER_OCTAVE, Evidence, LatencyCounts, Window
 from tests.bench.rollout_traffic import Latencies, buckets_of, lognormal, widened
@@ -32,7 +32,8 @@ def side(counts: LatencyCounts) -> Evidence:
 
 def verdict(candidate: LatencyCounts, stable: LatencyCounts, asked: Latency = USUAL) -> Verdict:
     windows = (Window(candidate=side(candidate), stable=side(stable)),)
-    return judge(windows, AnalysisSettings(success_rate=None, latency=asked)).verdicts[0]
+    wanted = AnalysisSettings(success_rate=None, latency=asked)
+    return with_bounds(judge(windows, wanted), windows, wanted).verdicts[0]
 
 
 @settings(deadline=None, max_examples=30)
@@ -56,6 +57,15 @@ def test_a_weight_counts_that_many_times(one: LatencyCounts, other: LatencyCount
     assert all(both.above(bucket) == twice.above(bucket) for bucket in range(0, 710, 10))
     for share in (0.01, 0.5, 0.9, 0.99, 0.999):
         assert both.place(share) == pytest.approx(twice.place(share), abs=1e-6)
+
+
+@given(histograms, histograms)
+def test_histograms_need_not_be_added_up_to_be_read_as_one(one: LatencyCounts, other: LatencyCounts) -> None:
+    both, sums = Tails((tail_of(one), 2.0), (tail_of(other), 0.5)), tail_of_sums(added(added({}, one, 2.0), other, 0.5))
+    assert both.total == sums.total
+    assert all(both.above(bucket) == sums.above(bucket) for bucket in range(-3, 710, 7))
+    for share in (0.0, 0.01, 0.5, 0.9, 0.99, 0.999, 1.0):
+        assert both.place(share) == pytest.approx(sums.place(share), abs=1e-6)
 
 
 def test_what_was_summed_up_stays_with_the_histogram() -> None:

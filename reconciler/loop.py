@@ -23,7 +23,7 @@ from reconciler.planning.plan import Plan, make_plan
 from reconciler.planning.report import Circumstances, report
 from reconciler.planning.report_bounds import in_full
 from reconciler.planning.routing import route_table
-from reconciler.ports import Clock, Ports, Reading, ServeSeen
+from reconciler.ports import Clock, Outlook, Ports, Reading, ServeSeen
 from specs.commands import Command
 from specs.commit_notes import CommitNote
 from specs.decisions import Decision
@@ -148,8 +148,9 @@ class Reconciler:
         return await request.answer
 
     async def _watch_source(self) -> None:
+        outlook = Outlook()
         while True:
-            await self._ports.source.changed()
+            outlook = await self._ports.source.changed(outlook)
             self.wake()
 
     async def _refresh_endpoints(self) -> None:

@@ -32,6 +32,15 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What of a reading is worth waking somebody for; as it is here, nobody has looked yet."""
+
+    commit: str | None = None
+    is_troubled: bool = False
+    notes: tuple[CommitNote, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """The newest commit that could be read. `desired` is None until the first one was."""
 
@@ -43,6 +52,12 @@ class Reading:
     notes: tuple[CommitNote, ...] = ()
     """What is to be said of the branch's newest commit: that it is refused, or that it was rewritten."""
 
+    @property
+    def outlook(self) -> Outlook:
+        """Return what it comes to for who waits for the next one."""
+        commit = self.desired.commit.sha if self.desired else None
+        return Outlook(commit=commit, is_troubled=bool(self.problem), notes=self.notes)
+
 
 class Source(Protocol):
     """A Git repository of service specs."""
@@ -50,8 +65,11 @@ class Source(Protocol):
     async def read(self) -> Reading:
         """Return the newest commit's services; keeps and returns the last ones when Git fails."""
 
-    async def changed(self) -> None:
-        """Return as soon as `read` may answer anew (a commit, a poll that found one)."""
+    async def changed(self, after: Outlook) -> Outlook:
+        """Return the outlook as soon as it is another one than `after`.
+
+        Who waits passes what the last wait returned, so that each change ends one wait, whoever read it meanwhile.
+        """
 
     async def package(self, ref: PackageRef) -> bytes:
         """Return the deterministic zip of a folder at a commit. Raises Stalled when it is too large."""

@@ -40,7 +40,7 @@ class Watched:
     async def see(self, sha: str, limit: float = 5) -> Reading:
         async with asyncio.timeout(limit):
             while (reading := await self.source.read()).desired is None or reading.desired.commit.sha != sha:
-                await self.source.changed()
+                await self.source.changed(reading.outlook)
         return reading
 
 

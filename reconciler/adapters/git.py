@@ -21,7 +21,7 @@ from reconciler.adapters.git_trust import NO_QUESTIONS, Trust, Warden
 from reconciler.adapters.packaging import MAX_PACKAGE_BYTES
 from reconciler.adapters.secrets import Vault
 from reconciler.errors import Retry, Stalled
-from reconciler.ports import Clock, Reading
+from reconciler.ports import Clock, Outlook, Reading
 from specs.commit_notes import CommitNote
 from specs.desired import Desired, PackageRef
 from specs.parse import Specs
@@ -83,7 +83,6 @@ class GitSource:
         self._refused = ("", "")
         self._looked_at: str | None = None
         self._notes: tuple[CommitNote, ...] = ()
-        self._told: tuple[object, ...] = (None, False, ())  # as `_outlook` is before the first look
         self._read_at: datetime | None = None
         self._stamped_at: datetime | None = None
         self._problem = ""
@@ -101,24 +100,22 @@ class GitSource:
         is_busy = self._lock.locked() and self._desired is not None
         if not is_busy and await self._is_overdue():
             await self._refresh()
-        self._told = self._outlook()
         return self._reading()
 
-    async def changed(self) -> None:
-        """Return as soon as `read` may answer anew: a commit, trouble, or the end of trouble."""
+    async def changed(self, after: Outlook) -> Outlook:
+        """Return the outlook as soon as it is another one: a commit, trouble, or the end of trouble."""
         if self._refs is None:
-            while self._outlook() == self._told:
+            while self._outlook() == after:
                 await self._until_due()
                 await self._refresh()
-            self._told = self._outlook()  # once: who waits again before anybody has read must wait
-            return
+            return self._outlook()
         async with aclosing(self._refs.stirs(self._clock)) as stirs:
             async for _ in stirs:
                 if await self._has_moved():
                     await self._refresh()
-                if self._outlook() != self._told:
-                    self._told = self._outlook()
-                    return
+                if self._outlook() != after:
+                    break
+        return self._outlook()
 
     async def package(self, ref: PackageRef) -> bytes:
         """Return the deterministic zip of a folder at a commit. Raises Stalled when it cannot be packed."""
@@ -383,8 +380,8 @@ class GitSource:
 
     # -- telling -----------------------------------------------------------------------------------
 
-    def _outlook(self) -> tuple[object, ...]:
-        return (self._desired.commit.sha if self._desired else None, bool(self._problem), self._notes)
+    def _outlook(self) -> Outlook:
+        return self._reading().outlook
 
     def _reading(self) -> Reading:
         problem = f"{self._shown} branch {self._settings.branch}: {self._problem}; {self._since()}"

@@ -140,7 +140,7 @@ async def soon(awaited: Awaitable[None]) -> None:
 async def read_until(source: Source, wanted: Callable[[Reading], bool]) -> Reading:
     async with asyncio.timeout(SOON):
         while not wanted(reading := await source.read()):
-            await source.changed()
+            await source.changed(reading.outlook)
         return reading
 
 
@@ -155,9 +155,9 @@ async def test_without_a_commit_there_is_a_problem_and_nothing_desired(repositor
 
 
 async def test_the_first_commit_is_seen(repository: Repository) -> None:
-    await repository.source.read()
+    before = (await repository.source.read()).outlook
     sha = repository.push(FILES)
-    await soon(repository.source.changed())
+    await soon(repository.source.changed(before))
     reading = await read_until(repository.source, at(sha))
     assert reading.problem == ""
 
@@ -176,9 +176,9 @@ async def test_a_reading_is_the_newest_commit(repository: Repository) -> None:
 
 async def test_a_push_wakes_whoever_waits(repository: Repository) -> None:
     repository.push(FILES)
-    await repository.source.read()
+    before = (await repository.source.read()).outlook
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(soon(repository.source.changed()))
+        waiting = group.create_task(soon(repository.source.changed(before)))
         await asyncio.sleep(0)
         sha = repository.push(FILES | {"chat/chat.yaml": spec(greeting="hi")})
         await waiting
@@ -187,28 +187,41 @@ async def test_a_push_wakes_whoever_waits(repository: Repository) -> None:
 
 async def test_a_push_between_reading_and_waiting_is_not_lost(repository: Repository) -> None:
     repository.push(FILES)
-    await repository.source.read()
+    before = (await repository.source.read()).outlook
     sha = repository.push(FILES | {"second.yaml": spec("second")})
-    await soon(repository.source.changed())
+    await soon(repository.source.changed(before))
     assert at(sha)(await repository.source.read())
+
+
+async def test_a_change_ends_one_wait_whoever_reads_it_meanwhile(repository: Repository) -> None:
+    """The daemon waits and reads in tasks of their own."""
+    repository.push(FILES)
+    before = (await repository.source.read()).outlook
+    sha = repository.push(FILES | {"second.yaml": spec("second")})
+    seen = (await read_until(repository.source, at(sha))).outlook
+    async with asyncio.timeout(SOON):
+        assert await repository.source.changed(before) == seen
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.8):
+            await repository.source.changed(seen)
 
 
 async def test_nothing_new_wakes_nobody(repository: Repository) -> None:
     repository.push(FILES)
-    await repository.source.read()
+    before = (await repository.source.read()).outlook
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.8):
-            await repository.source.changed()
+            await repository.source.changed(before)
 
 
 async def test_a_wait_that_was_given_up_hides_nothing(repository: Repository) -> None:
     repository.push(FILES)
-    await repository.source.read()
+    before = (await repository.source.read()).outlook
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await repository.source.changed()
+            await repository.source.changed(before)
     sha = repository.push(FILES | {"second.yaml": spec("second")})
-    await soon(repository.source.changed())
+    await soon(repository.source.changed(before))
     assert at(sha)(await repository.source.read())
 
 
@@ -216,7 +229,7 @@ async def test_trouble_keeps_the_last_commit_and_says_so_until_it_ends(repositor
     sha = repository.push(FILES)
     good = await repository.source.read()
     repository.fail()
-    await soon(repository.source.changed())
+    await soon(repository.source.changed(good.outlook))
     bad = await repository.source.read()
     assert at(sha)(bad)
     assert bad.problem
@@ -226,16 +239,16 @@ async def test_trouble_keeps_the_last_commit_and_says_so_until_it_ends(repositor
     later = await repository.source.read()
     assert later.read_at == bad.read_at, "the age of the last good reading must grow"
     repository.mend()
-    await soon(repository.source.changed())
+    await soon(repository.source.changed(bad.outlook))
     mended = await repository.source.read()
     assert (at(sha)(mended), mended.problem) == (True, "")
 
 
 async def test_a_commit_made_right_after_trouble_is_seen(repository: Repository) -> None:
     repository.push(FILES)
-    await repository.source.read()
+    before = (await repository.source.read()).outlook
     repository.fail()
-    await soon(repository.source.changed())
+    await soon(repository.source.changed(before))
     await repository.source.read()
     repository.mend()
     sha = repository.push(FILES | {"second.yaml": spec("second")})

@@ -14,7 +14,7 @@ from datetime import datetime
 from reconciler.adapters import packaging
 from reconciler.adapters.git_objects import Entry
 from reconciler.errors import Stalled
-from reconciler.ports import Clock, Reading
+from reconciler.ports import Clock, Outlook, Reading
 from specs.commit_notes import CommitNote
 from specs.desired import ClusterSettings, Commit, Desired, DesiredService, PackageRef, SpecError
 from specs.parse import is_spec_file, read_desired
@@ -41,7 +41,6 @@ class FakeSource:
         self._problem = ""
         self.notes: tuple[CommitNote, ...] = ()
         """What is said of the newest commit; a test that refuses one pushes nothing."""
-        self._told: tuple[str | None, bool] = (None, False)
 
     # -- what users and accidents do ---------------------------------------------------------------
 
@@ -93,15 +92,15 @@ class FakeSource:
         if not self._problem and self._tip is not None:
             self._served = self._pushed[self._tip]
             self._read_at = self._clock.now()
-        self._told = self._outlook()
         desired = self._served.desired if self._served else None
         return Reading(desired=desired, read_at=self._read_at, problem=self._trouble(), notes=self.notes)
 
-    async def changed(self) -> None:
-        """Return when there is a newer commit, or trouble began or ended, since the last `read`."""
-        while self._outlook() == self._told:
+    async def changed(self, after: Outlook) -> Outlook:
+        """Return when there is another commit than `after`, or trouble began or ended."""
+        while self._outlook() == after:
             self._stirred.clear()
             await self._stirred.wait()
+        return self._outlook()
 
     async def package(self, ref: PackageRef) -> bytes:
         """Return the zip of a folder of a pushed commit."""
@@ -121,9 +120,10 @@ class FakeSource:
         if missing := commits - self._kept:
             raise Stalled(f"commits {', '.join(sorted(missing))} are gone")
 
-    def _outlook(self) -> tuple[str | None, bool]:
+    def _outlook(self) -> Outlook:
         served = self._served.desired.commit.sha if self._served else None
-        return (served if self._problem else self._tip, bool(self._trouble()))
+        commit = served if self._problem else self._tip
+        return Outlook(commit=commit, is_troubled=bool(self._trouble()), notes=self.notes)
 
     def _trouble(self) -> str:
         return self._problem or ("" if self._tip else f"it has no branch {self._branch!r}")

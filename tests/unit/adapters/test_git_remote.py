@@ -17,6 +17,7 @@ import pytest
 
 from reconciler.adapters.git import GitSettings, GitSource
 from reconciler.errors import Stalled
+from reconciler.ports import Outlook
 from tests.origin import Origin, git
 from tests.sim.fake_clock import FakeClock
 from tests.watched import Watched, names, spec
@@ -35,11 +36,11 @@ def origin(tmp_path: Path) -> Origin:
 async def test_one_change_is_one_fetch_however_many_services(origin: Origin, tmp_path: Path) -> None:
     origin.commit({f"{number}.yaml": spec(f"s{number}") for number in range(5)})
     watched = Watched(f"file://{origin.folder}", tmp_path / "state", interval=timedelta(milliseconds=100))
-    await watched.source.read()
+    before = (await watched.source.read()).outlook
     for _ in range(3):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
-                await watched.source.changed()
+                await watched.source.changed(before)
     assert watched.requests["query", "ok"] > 2
     assert watched.requests["fetch", "ok"] == 1
     await watched.see(origin.commit({f"{number}.yaml": spec(f"s{number}") + "# new\n" for number in range(5)}))
@@ -63,8 +64,9 @@ async def test_who_waits_for_changes_over_and_over_starves_nobody(origin: Origin
 
     async def watch() -> None:
         nonlocal returned
+        outlook = Outlook()
         while True:
-            await watched.source.changed()
+            outlook = await watched.source.changed(outlook)
             returned += 1
             if returned > 100:
                 return  # a starved test could not even fail
@@ -90,9 +92,9 @@ async def test_queries_are_spread_around_the_interval(origin: Origin, tmp_path: 
         clock = FakeClock()
         settings = GitSettings(url=f"file://{origin.folder}", state=tmp_path / str(number))
         source = GitSource(settings, clock)
-        await source.read()
+        before = (await source.read()).outlook
         async with asyncio.TaskGroup() as group:
-            waiting = group.create_task(source.changed())
+            waiting = group.create_task(source.changed(before))
             await clock.advance(timedelta(0))
             assert clock.next_deadline is not None
             waits.add(clock.next_deadline - clock.now())
@@ -144,9 +146,10 @@ async def test_a_repository_on_a_plain_web_server_is_followed(origin: Origin, tm
         watched = Watched(f"http://{address}/.git", tmp_path / "state", interval=OFTEN)
         assert await watched.names() == ["a"]
         origin.commit({"b.yaml": spec("b")})
-        assert names(await watched.see(publish(origin))) == ["b"]
+        seen = await watched.see(publish(origin))
+        assert names(seen) == ["b"]
     async with asyncio.timeout(5):
-        await watched.source.changed()
+        await watched.source.changed(seen.outlook)
     reading = await watched.source.read()
     assert names(reading) == ["b"]
     assert "127.0.0.1" in reading.problem
@@ -263,10 +266,11 @@ async def test_a_slow_host_never_keeps_a_reader_waiting(
     text = SSH.format(log=tmp_path / "log").replace("eval", f"{hang}eval", 1)
     monkeypatch.setenv("GIT_SSH_COMMAND", str(executable(tmp_path / "ssh", text)))
     watched = Watched(f"git@models.example:{origin.folder}", tmp_path / "state", interval=OFTEN)
+    before = (await watched.source.read()).outlook
     assert await watched.names() == ["a"]
     slow.touch()
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(watched.source.changed())
+        waiting = group.create_task(watched.source.changed(before))
         async with asyncio.timeout(5):
             while not pid.exists():
                 await asyncio.sleep(0.01)
@@ -299,9 +303,9 @@ async def test_trouble_is_tried_again_sooner_than_an_interval_then_ever_later(tm
     clock = FakeClock()
     source = GitSource(GitSettings(url=f"file://{tmp_path / 'gone'}", state=tmp_path / "state"), clock)
     waits = []
-    await source.read()
+    before = (await source.read()).outlook
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(source.changed())
+        waiting = group.create_task(source.changed(before))
         for _ in range(7):
             async with asyncio.timeout(10):
                 while clock.next_deadline is None:

@@ -27,16 +27,16 @@ def origin(tmp_path: Path) -> Origin:
 async def test_a_local_commit_is_seen_within_a_second(origin: Origin, tmp_path: Path) -> None:
     origin.commit({"chat.yaml": spec("chat")})
     watched = Watched(origin.folder, tmp_path / "state")
-    await watched.source.read()
+    before = (await watched.source.read()).outlook
     delays = []
     for number in range(20):
         async with asyncio.TaskGroup() as group:
-            waiting = group.create_task(watched.source.changed())
+            waiting = group.create_task(watched.source.changed(before))
             await asyncio.sleep(0)
             sha = await asyncio.to_thread(origin.commit, {"chat.yaml": spec("chat") + f"# {number}\n"})
             committed = time.monotonic()
             async with asyncio.timeout(5):
-                await waiting
+                before = await waiting
             delays.append(time.monotonic() - committed)
         reading = await watched.source.read()
         assert reading.desired is not None
@@ -81,9 +81,9 @@ async def test_commits_are_seen_without_any_notification(
     monkeypatch.setattr("reconciler.adapters.git_refs.awatch", exhausted)
     origin.commit({"a.yaml": spec("a")})
     watched = Watched(origin.folder, tmp_path / "state")
-    await watched.source.read()
+    before = (await watched.source.read()).outlook
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(watched.source.changed())
+        waiting = group.create_task(watched.source.changed(before))
         await asyncio.sleep(0)
         origin.commit({"b.yaml": spec("b")})
         async with asyncio.timeout(5):
@@ -102,11 +102,11 @@ async def test_a_branch_in_a_new_folder_of_refs_is_seen(origin: Origin, tmp_path
 async def test_a_deleted_branch_holds_and_its_return_is_seen(origin: Origin, tmp_path: Path) -> None:
     sha = origin.commit({"a.yaml": spec("a")})
     watched = Watched(origin.folder, tmp_path / "state")
-    await watched.source.read()
+    before = (await watched.source.read()).outlook
     git(origin.folder, "switch", "--quiet", "-c", "other")
     git(origin.folder, "branch", "-D", "main")
     async with asyncio.timeout(5):
-        await watched.source.changed()
+        await watched.source.changed(before)
     reading = await watched.source.read()
     assert names(reading) == ["a"]
     assert "no branch 'main'" in reading.problem

@@ -340,9 +340,10 @@ async def test_a_local_repository_is_guarded_like_one_behind_a_url(team: Team, t
     team.allow(ada)
     watched = Watched(team.origin.folder, tmp_path / "state", trust=Trust(signers=team.signers, may_rewrite=False))
     good = team.push("one", ada)
-    assert (await watched.see(good)).notes == ()
+    seen = await watched.see(good)
+    assert seen.notes == ()
     team.push("two")
-    await watched.source.changed()
+    await watched.source.changed(seen.outlook)
     reading = await watched.source.read()
     assert reading.desired is not None
     assert reading.desired.commit.sha == good

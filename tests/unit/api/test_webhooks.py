@@ -15,6 +15,7 @@ import pytest
 from reconciler.api import webhooks
 from reconciler.api.app import make_app
 from reconciler.api.webhooks import LARGEST_WEBHOOK, Sender, Webhooks
+from reconciler.ports import Outlook
 from reconciler.settings import Secret
 from tests.origin import Origin
 from tests.unit.api.backends import MemoryBackend
@@ -227,8 +228,9 @@ async def test_a_thousand_pushes_are_a_few_looks_and_the_last_push_is_seen(tmp_p
 
 
 async def _follow(watched: Watched) -> None:
+    outlook = Outlook()
     while True:
-        await watched.source.changed()
+        outlook = await watched.source.changed(outlook)
         await watched.source.read()
 
 
@@ -236,12 +238,13 @@ async def test_a_replayed_webhook_is_a_look_and_no_change(tmp_path: Path) -> Non
     origin = Origin(tmp_path / "origin")
     sha = origin.commit({"a.yaml": spec("a")})
     watched = Watched(f"file://{origin.folder}", tmp_path / "state", interval=timedelta(hours=1))
-    assert (await watched.source.read()).desired is not None
+    before = await watched.source.read()
+    assert before.desired is not None
     for _ in range(2):
         watched.source.nudge()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.2):
-                await watched.source.changed()
+                await watched.source.changed(before.outlook)
     reading = await watched.source.read()
     assert reading.desired is not None
     assert (reading.desired.commit.sha, reading.problem) == (sha, "")

@@ -11,6 +11,7 @@ import structlog
 
 from policies.operator import Refusal, obey
 from policies.view import view_of
+from reconciler.anchors import Anchors
 from reconciler.apply import Results, apply
 from reconciler.errands import Errands
 from reconciler.errors import PortError
@@ -106,7 +107,7 @@ class Reconciler:
         self._requests: list[_Request] = []
         self._wake = asyncio.Event()
         self.errands = Errands(ports, self.wake)
-        self._kept: frozenset[str] = frozenset()
+        self._anchors = Anchors(ports)
         self._told: frozenset[CommitNote] = frozenset()
         self._builds = BuildWatch()
         self._writes = OwnWrites()
@@ -240,8 +241,9 @@ class Reconciler:
         except PortError as error:
             self._reading = replace(self._reading, problem=error.reason)
         if self._reading.desired is not None:
-            self._hold_policy(self._reading.desired)
-            await self._keep_commits(self._reading.desired.commit.sha)
+            desired = await self._anchors.hold(self._reading.desired, self._memory)
+            self._reading = replace(self._reading, desired=desired)
+            self._hold_policy(desired)
 
     def _hold_policy(self, desired: Desired) -> None:
         """A wrong file changes no settings either: the last known ClusterPolicy stays in force."""
@@ -249,23 +251,6 @@ class Reconciler:
             self._settings = desired.settings
         elif self._settings is not None:
             self._reading = replace(self._reading, desired=replace(desired, settings=self._settings))
-
-    async def _keep_commits(self, newest: str) -> None:
-        """Keep what a live, warm or earlier revision was packaged from, even if the branch is rewritten."""
-        commits = {
-            package.commit
-            for service in self._memory.services.values()
-            for record in (*service.revisions, service.wanted.revision)
-            for package in record.packages
-        }
-        wanted = frozenset(commits | {newest})
-        if wanted == self._kept:
-            return
-        try:
-            await self._ports.source.keep(wanted)
-            self._kept = wanted
-        except PortError as error:
-            log.warning("commits not kept", reason=error.reason)
 
     def _orders(self, world: World, requests: list[_Request]) -> tuple[dict[str, tuple[Decision, ...]], list[_Request]]:
         """Turn commands into decisions; those that are refused get their answer here."""

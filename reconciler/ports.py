@@ -74,8 +74,8 @@ class Source(Protocol):
     async def package(self, ref: PackageRef) -> bytes:
         """Return the deterministic zip of a folder at a commit. Raises Stalled when it is too large."""
 
-    async def keep(self, commits: frozenset[str]) -> None:
-        """Keep exactly these commits readable, even if the branch is rewritten."""
+    async def keep(self, commits: frozenset[str]) -> frozenset[str]:
+        """Keep exactly these commits readable, even if the branch is rewritten; return those that are gone for good."""
 
 
 @dataclass(frozen=True, kw_only=True)

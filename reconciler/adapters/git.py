@@ -128,16 +128,13 @@ class GitSource:
                 raise Retry(text, timedelta(seconds=5)) from error
             raise Stalled(f"{text}; is the commit still in {self._shown}?") from error
 
-    async def keep(self, commits: frozenset[str]) -> None:
-        """Keep exactly these commits readable. Raises Stalled when one of them is gone for good."""
+    async def keep(self, commits: frozenset[str]) -> frozenset[str]:
+        """Keep exactly these commits readable; return those that neither the mirror nor the repository has any more."""
         try:
             await in_thread(self._mirror.prepare)
-            missing = await in_thread(self._mirror.keep, commits, self._settings.query_limit)
+            return await in_thread(self._mirror.keep, commits, self._settings.query_limit)
         except (GitFailed, OSError) as error:
             raise Retry(f"cannot keep commits in {self._settings.state / 'git'}: {error}") from error
-        if missing:
-            names = ", ".join(sha[:12] for sha in sorted(missing))
-            raise Stalled(f"commits {names} are neither in the mirror nor in {self._shown} any more: push them again")
 
     async def specs_at(self, commit: str) -> Specs:
         """Return what any commit of the repository wants, its secrets not looked at. Only text is read, nothing runs.

@@ -64,6 +64,11 @@ class FakeSource:
         """Drop every commit but the newest and the kept ones, as a force push and a gc do."""
         self._pushed = {sha: pushed for sha, pushed in self._pushed.items() if sha == self._tip or sha in self._kept}
 
+    def lose_kept(self) -> None:
+        """Lose every commit but the newest, the kept ones too, as when the clone is damaged after that."""
+        self._kept = frozenset()
+        self.forget_rewritten()
+
     def fail(self, problem: str = "the repository does not answer") -> None:
         """Make the repository unreadable until `mend`."""
         self._problem = problem
@@ -114,11 +119,10 @@ class FakeSource:
             raise Stalled(f"commit {ref.commit} has no folder {ref.path!r} that packs to {ref.tree}")
         return packaging.build(folder, folder.entries, {_oid(content): content for content in pushed.files.values()})
 
-    async def keep(self, commits: frozenset[str]) -> None:
-        """Keep exactly these commits when the branch is rewritten."""
+    async def keep(self, commits: frozenset[str]) -> frozenset[str]:
+        """Keep exactly these commits when the branch is rewritten; return those that are gone."""
         self._kept = commits & self._pushed.keys()
-        if missing := commits - self._kept:
-            raise Stalled(f"commits {', '.join(sorted(missing))} are gone")
+        return commits - self._kept
 
     def _outlook(self) -> Outlook:
         served = self._served.desired.commit.sha if self._served else None

@@ -8,6 +8,7 @@ from fractions import Fraction
 from policies.layout import Layout
 from policies.view import CellView, ServiceView
 from policies.zones import apportion
+from specs.routes import FULL
 
 MOST_SHARES = 32
 """Lanes of one service with a weight that the gateway's rules are written for."""
@@ -72,9 +73,7 @@ def departures(view: ServiceView, layout: Layout) -> frozenset[str]:
 def _is_dispensable(view: ServiceView, cell: CellView, going: set[str]) -> bool:
     if cell.is_draining or not cell.answers:
         return True
-    left = [other for other in view.cells_of(cell.revision) if other.name not in {*going, cell.name}]
-    carried = sum((view.capacity(other) for other in left if not other.is_draining), Fraction(0))
-    if carried * 10_000 < view.weights.get(cell.revision, 0):
+    if view.carried(cell.revision, but={*going, cell.name}) * FULL < view.weights.get(cell.revision, 0):
         return False
     return all(_serving_without(view, name, {*going, cell.name}) >= _owed(view, name) for name in cell.deployments)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 
 from policies.baseline import left_over
 from policies.view import ServiceView
@@ -17,8 +16,7 @@ def ready_share(view: ServiceView, revision: str | None) -> int:
     That is what its cells can carry together, rounded down and at most `FULL`. A cell that is on its way out does
     not count.
     """
-    carried = sum((view.capacity(cell) for cell in view.cells_of(revision) if not cell.is_draining), Fraction(0))
-    return min(FULL, int(carried * FULL))
+    return min(FULL, int(view.carried(revision) * FULL))
 
 
 def next_weights(view: ServiceView, goal: Mapping[str, int]) -> Mapping[str, int]:

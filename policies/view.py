@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
@@ -322,7 +323,28 @@ class ServiceView:
         That is its smallest ready count over its deployments relative to what all requests need,
         `ready / (N - maxUnavailable)`: what one deployment lacks, another's replicas in other cells cannot give.
         """
-        parts = [Fraction(self.ready_in(cell, name), self.budget(name).needed) for name in cell.deployments]
+        return self._part(cell, self.ready_in)
+
+    def carried(self, line: str | None, but: Iterable[str] = ()) -> Fraction:
+        """Return the part of all requests that a revision's cells carry together, `but` some; none that drains counts.
+
+        Counts that do not divide evenly over cells lose something by themselves: of five replicas and two, one cell
+        has 3 and 1, the other 2 and 1, which carry nine tenths. What is lost when all that was commanded is ready is
+        forgiven, else such a revision could never take over.
+        """
+        left_out = set(but)
+        cells = [cell for cell in self.cells_of(line) if not cell.is_draining and cell.name not in left_out]
+        ready = sum((self.capacity(cell) for cell in cells), Fraction(0))
+        apart = sum((self._part(cell, CellView.commanded) for cell in cells), Fraction(0))
+        totals = Counter({name: 0 for cell in cells for name in cell.deployments})
+        for cell in cells:
+            totals.update({name: cell.commanded(name) for name in cell.deployments})
+        together = min((Fraction(count, self.budget(name).needed) for name, count in totals.items()), default=apart)
+        return ready * together / apart if apart else ready
+
+    def _part(self, cell: CellView, count: Callable[[CellView, str], int]) -> Fraction:
+        """Return the smallest count over a cell's deployments, relative to what all requests need."""
+        parts = (Fraction(count(cell, name), self.budget(name).needed) for name in cell.deployments)
         return min(parts, default=Fraction(0))
 
     def _is_ready(self, replica: str) -> bool:

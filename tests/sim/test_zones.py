@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,6 +95,19 @@ async def test_two_deployments_have_at_most_as_many_cells_as_the_smaller_has_rep
     await sim.settle()
     assert sim.memory().stable == "v2"
     assert sorted(per_zone(sim).values()) == [3, 3]
+
+
+@pytest.mark.parametrize("size", [{"Echo": 5, "Backend": 2}, {"Echo": 7, "Backend": 3}, {"Echo": 4, "Backend": 3}])
+async def test_deployments_that_do_not_divide_evenly_are_deployed_rolled_out_and_moved(size: dict[str, int]) -> None:
+    sim = over_zones("a", "b", "c")
+    await deployed(sim, spec(size=size))
+    sim.push(spec("v2", size=size))
+    await sim.settle()
+    assert sim.memory().stable == "v2"
+    sim.push(spec("v2", size=size, placement=zones(exclude=("a",))))
+    await sim.settle()
+    assert sum(per_zone(sim).values()) == size["Echo"]
+    assert set(per_zone(sim)) == {"b", "c"}
 
 
 async def test_a_lost_zone_is_rebuilt_in_the_others_and_refilled_when_it_is_back() -> None:

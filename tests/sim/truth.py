@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from fractions import Fraction
@@ -78,17 +79,23 @@ class Truth:
     def ready_share(self, spec: DesiredService, revision: str) -> int:
         """Return the largest share that a revision's ready replicas can carry."""
         now, wait = self._sim.clock.now(), spec.rollout.min_ready
-        carried = Fraction(0)
+        carried, apart, totals = Fraction(0), Fraction(0), Counter[str]()
+        needed: dict[str, int] = {}
         for cell, app in self._cells(spec.name, revision):
-            parts = []
+            parts, wanted = [], []
             for dep in app.deployments.values():
                 ids = self.serving(cell, dep)
                 ready = sum(1 for i in ids if i in self.ready_since and now - self.ready_since[i] >= wait)
                 low, _ = self.target(spec, dep.name)
-                needed = max(1, low - min(low, spec.rollout.max_unavailable.round_down(low)))
-                parts.append(Fraction(ready, needed))
+                needed[dep.name] = max(1, low - min(low, spec.rollout.max_unavailable.round_down(low)))
+                parts.append(Fraction(ready, needed[dep.name]))
+                wanted.append(Fraction(dep.target, needed[dep.name]))
+                totals[dep.name] += dep.target
             carried += min(parts, default=Fraction(0))
-        return min(FULL, int(carried * FULL))
+            apart += min(wanted, default=Fraction(0))
+        # What counts that do not divide over cells lose by themselves is forgiven.
+        whole = min((Fraction(count, needed[name]) for name, count in totals.items()), default=apart)
+        return min(FULL, int((carried * whole / apart if apart else carried) * FULL))
 
     def target(self, spec: DesiredService, deployment: str) -> tuple[int, int]:
         """Return the least and the most that a deployment's N can be.

@@ -7,7 +7,7 @@ from typing import Any
 
 from policies.layout import Layout
 from policies.rollout import layout_now, move
-from policies.shares import cell_weights, departures
+from policies.shares import MOST_SHARES, cell_weights, departures
 from policies.traffic import ready_share
 from policies.window import next_comparison
 from specs.decisions import SetWeights
@@ -67,11 +67,12 @@ def test_two_cells_do_not_leave_on_account_of_each_other() -> None:
 
 
 def test_the_gateway_is_never_asked_for_more_lanes_than_it_has() -> None:
-    many = [cell("v1", zone=f"z{n}", ready=1, weight=0) for n in range(8)]
-    more = [cell("v2", zone=f"z{n}", ready=1, weight=0) for n in range(8)]
-    view = look(service("chat", "v2", 8, placement=zones()), *many, *more, stable="v1", candidate="v2")
+    each = MOST_SHARES * 2 // 3
+    many = [cell("v1", zone=f"z{n}", ready=1, weight=0) for n in range(each)]
+    more = [cell("v2", zone=f"z{n}", ready=1, weight=0) for n in range(each)]
+    view = look(service("chat", "v2", each, placement=zones()), *many, *more, stable="v1", candidate="v2")
     divided = cell_weights(view, {"v1": 5000, "v2": 5000}, Layout(sites={}))
-    assert sum(1 for weight in divided.values() if weight) <= 12
+    assert sum(1 for weight in divided.values() if weight) <= MOST_SHARES
     assert sum(divided.values()) == FULL
 
 

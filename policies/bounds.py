@@ -12,7 +12,7 @@ from policies.zones import apportion
 from specs.cells import CellKey
 from specs.desired import AutoScale
 from specs.memory import Bounds
-from specs.placement import Site
+from specs.placement import Market, Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +34,39 @@ def first_bounds(view: ServiceView, key: CellKey, deployment: str, count: int, l
     if not isinstance(scale, AutoScale):
         return Bounds(min_replicas=count, max_replicas=count)
     sites, site = layout.of(key.revision), key.site
-    highest = _part(scale.max_replicas, sites, site)
+    part = Parts(sites=sites, fixed=fixed_sites(view, sites))
+    highest = part.of(scale.max_replicas, site, deployment)
     initial = scale.initial_replicas or 0 if view.memory.stable is None else 0
-    start = min(max(count, _part(initial, sites, site) if initial else 0), highest)
+    start = min(max(count, part.of(initial, site, deployment) if initial else 0), highest)
     return Bounds(min_replicas=start, max_replicas=max(start, highest))
 
 
-def _part(total: int, sites: Mapping[Site, Mapping[str, int]], site: Site) -> int:
-    """Return a site's part of a bound; each cell has at least one replica."""
-    return max(1, apportion(total, dict.fromkeys(sites, 1)).get(site, 0))
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """How a revision's bounds are divided over its sites; each cell has at least one replica.
+
+    `fixed` sites have the base and do not scale: only what is beyond it comes and goes with the requests.
+    """
+
+    sites: Mapping[Site, Mapping[str, int]]
+    fixed: frozenset[Site] = frozenset()
+
+    def of(self, total: int, site: Site, deployment: str) -> int:
+        """Return a site's part of a bound."""
+        base = {one: self.sites[one][deployment] for one in self.fixed}
+        if site in base:
+            return base[site]
+        scaling = {one: 1 for one in self.sites if one not in base}
+        return max(1, apportion(max(0, total - sum(base.values())), scaling).get(site, 0))
+
+
+def fixed_sites(view: ServiceView, sites: Mapping[Site, Mapping[str, int]]) -> frozenset[Site]:
+    """Return the sites of a base that is a count, where there are spot nodes that scale beside it."""
+    market = view.spec.placement.market
+    if market is None or market.prefer is not Market.SPOT or market.base.is_percent:
+        return frozenset()
+    stays = frozenset(site for site in sites if site.market is Market.ON_DEMAND)
+    return stays if len(stays) < len(sites) else frozenset()
 
 
 def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGoal) -> Bounds | None:
@@ -58,11 +82,12 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGo
     if scale is None or seen is None:
         return None
     is_moving = any(goal.layout.is_leaving(other) for other in view.cells_of(cell.line))
+    part = Parts(sites=sites, fixed=fixed_sites(view, sites))
     if _is_free(view, cell, deployment, scale) and not (is_moving and count != seen.target) and site in sites:
-        low, high = _part(scale.min_replicas, sites, site), _part(scale.max_replicas, sites, site)
+        low, high = (part.of(bound, site, deployment) for bound in (scale.min_replicas, scale.max_replicas))
         return Bounds(min_replicas=low, max_replicas=max(low, high))
     lower = min(current.min_replicas if current else scale.min_replicas, max(1, count))
-    highest = _part(share_of(goal.share, scale.max_replicas), sites, site) if site in sites else count
+    highest = part.of(share_of(goal.share, scale.max_replicas), site, deployment) if site in sites else count
     upper = max(count, 1) if counts.is_tight else max(count, highest, 1)
     if count < seen.target:
         return Bounds(min_replicas=min(lower, max(1, count)), max_replicas=max(1, count))

@@ -59,6 +59,8 @@ class _Post:
     is_leaving: bool
     crowd: int
     """Replicas of all revisions in the same place."""
+    turn: int = 0
+    """Of a revision that leaves everywhere the cell with the highest goes first, with all of its deployments."""
 
     @property
     def surplus(self) -> int:
@@ -172,6 +174,7 @@ def _posts(view: ServiceView, revision: str, deployment: str, target: int, layou
     cells = view.cells_of(revision)
     plan = layout.of(revision)
     even = apportion(target, {cell.name: cell.followed(deployment) for cell in cells}) if not plan else {}
+    last = sorted(cells, key=lambda cell: (-view.capacity(cell), cell.name)) if not plan else []
     return [
         _Post(
             cell=cell,
@@ -182,6 +185,7 @@ def _posts(view: ServiceView, revision: str, deployment: str, target: int, layou
             least=1 if layout.is_leaving(cell) and cell.answers else 0,
             is_leaving=layout.is_leaving(cell),
             crowd=sum(o.projected(deployment) for o in view.cells if o.memory.key.site == cell.memory.key.site),
+            turn=last.index(cell) if not plan else 0,
         )
         for cell in cells
     ]
@@ -210,7 +214,7 @@ def _shrink(posts: list[_Post], excess: int, spare: int) -> int:
         able = [post for post in posts if post.surplus and (post.unstarted or lost < spare)]
         if not able:
             break
-        post = max(able, key=lambda post: (post.unstarted > 0, post.surplus, post.crowd))
+        post = max(able, key=lambda post: (post.unstarted > 0, post.turn, post.surplus, post.crowd))
         lost += 0 if post.unstarted else 1
         post.give(1)
     return lost
@@ -276,12 +280,14 @@ def _spare(view: ServiceView, deployment: str, budget: Budget, weights: Mapping[
     """Return how many serving replicas may go without falling below N - maxUnavailable.
 
     Serve chooses the victims of a shrink, so every one of them is taken for a serving replica. Cells that leave as a
-    whole are as good as gone.
+    whole are as good as gone, and those that lack a deployment get no requests.
     """
-    going = departures(view, layout)
+    going = departures(view, layout, weights)
     routed = [revision for revision in view.revisions if _is_routed(view, revision, weights)]
     cells = [cell for revision in routed for cell in view.cells_of(revision) if cell.name not in going]
     serving = sum(
-        min(len(cell.serving(deployment)), cell.followed(deployment)) for cell in cells if not cell.is_draining
+        min(len(cell.serving(deployment)), cell.followed(deployment))
+        for cell in cells
+        if cell.answers and not cell.is_draining
     )
     return max(0, serving - (budget.target - budget.unavailable))

@@ -116,9 +116,9 @@ def _no_room(view: ServiceView, candidate: str, counts: Mapping[str, Counts]) ->
         return
 
 
-def depart(view: ServiceView, layout: Layout) -> tuple[Decision, ...]:
+def depart(view: ServiceView, layout: Layout, weights: Mapping[str, int]) -> tuple[Decision, ...]:
     """Take away cells of a revision that stays, where it is to have none any more: drained first, then retired."""
-    going = departures(view, layout)
+    going = departures(view, layout, weights)
     cells = (cell for revision in view.revisions for cell in view.cells_of(revision) if cell.name in going)
     idle = (cell for cell in cells if not (cell.lane and cell.lane.weight) and not view.memory.weights.get(cell.name))
     return tuple(leave(view, cell, urgent=False) for cell in idle if is_due(view, cell))

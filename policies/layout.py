@@ -7,15 +7,17 @@ as well off where it is stays there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from policies.markets import Plot, on_demand
 from policies.registry import PLACEMENT
 from policies.sites import open_sites
 from policies.view import CellView, ServiceView
 from policies.zones import Ground
 from specs.desired import AutoScale, FixedScale
-from specs.placement import ANYWHERE, MOST_SITES, Site, SiteState
+from specs.placement import ANYWHERE, MOST_SITES, Market, Site, SiteState
 
 Counts = Mapping[str, int]
 """Replicas per deployment."""
@@ -40,6 +42,11 @@ class Layout:
         sites = self.of(cell.line)
         return bool(sites) and cell.memory.key.site not in sites
 
+    def at(self, market: Market) -> int:
+        """Return how many replicas are to be in a market, over all revisions and deployments."""
+        sites = (pair for sites in self.sites.values() for pair in sites.items())
+        return sum(sum(counts.values()) for site, counts in sites if site.market is market)
+
     def missing(self, view: ServiceView, revision: str | None) -> tuple[Site, ...]:
         """Return the sites where a revision has no cell yet."""
         there = {cell.memory.key.site for cell in view.cells_of(revision)}
@@ -49,23 +56,34 @@ class Layout:
 def make_layout(view: ServiceView, goals: Mapping[str, Mapping[str, int]]) -> Layout:
     """Return the layout for `goals`, replicas per deployment and revision."""
     sites: dict[str, Mapping[Site, Counts]] = {}
-    load: dict[str, dict[str | None, int]] = {}
+    laid = _Laid()
     first = [view.memory.candidate, *(out.revision for out in view.memory.outgoing)]
     for revision in dict.fromkeys([*(rev for rev in first if rev), view.memory.stable]):
         wanted = _wanted(view, revision, goals) if revision else {}
         if revision is None or not wanted:
             continue
         if min(wanted.values()) >= 1:
-            sites[revision] = _placed(view, revision, wanted, load)
+            sites[revision] = _placed(view, revision, wanted, laid)
         elif _is_in_the_way(view, revision):
             sites[revision] = _last(view, revision)
         else:
             continue
-        for site, counts in sites[revision].items():
-            for name, count in counts.items():
-                zones = load.setdefault(name, {})
-                zones[site.zone] = zones.get(site.zone, 0) + count
+        laid.add(sites[revision])
     return Layout(sites=sites)
+
+
+@dataclass(kw_only=True)
+class _Laid:
+    """What the revisions that chose before are to have: per deployment and zone, and on demand."""
+
+    zones: dict[str, Counter[str | None]] = field(default_factory=dict)
+    on_demand: Counter[str] = field(default_factory=Counter)
+
+    def add(self, sites: Mapping[Site, Counts]) -> None:
+        for site, counts in sites.items():
+            for name, count in counts.items():
+                self.zones.setdefault(name, Counter())[site.zone] += count
+                self.on_demand[name] += count if site.market is Market.ON_DEMAND else 0
 
 
 def _wanted(view: ServiceView, revision: str, goals: Mapping[str, Mapping[str, int]]) -> Counts:
@@ -93,43 +111,118 @@ def _last(view: ServiceView, revision: str) -> Mapping[Site, Counts]:
     return {cell.memory.key.site: dict.fromkeys(cell.deployments, 1)}
 
 
-def _placed(
-    view: ServiceView, revision: str, wanted: Counts, load: Mapping[str, Mapping[str | None, int]]
-) -> Mapping[Site, Counts]:
-    sites = _chosen(view, revision, wanted, load)
-    cells = {cell.memory.key.site: cell for cell in view.cells_of(revision)}
-    placed: dict[Site, dict[str, int]] = {site: {} for site in sites}
+def _placed(view: ServiceView, revision: str, wanted: Counts, laid: _Laid) -> Mapping[Site, Counts]:
+    """Return a revision's replicas per site: even over the zones, and in each of them by market."""
+    zones = _by_zone(_able(view, revision))
+    own = {(cell.memory.key.zone, name): 0 for cell in view.cells_of(revision) for name in wanted}
+    for cell in view.cells_of(revision):
+        for name in wanted:
+            own[cell.memory.key.zone, name] += cell.followed(name)
+    totals: dict[Site, dict[str, int]] = {zone: {} for zone in _chosen(view, revision, wanted, laid.zones)}
     for name, count in wanted.items():
-        own = {site: cells[site].followed(name) for site in sites if site in cells}
-        ground = Ground(load=load.get(name, {}), caps=_caps(view, revision, name), own=own)
-        for site, part in PLACEMENT["spread"](count, sites, ground).items():
-            placed[site][name] = part
+        held = {zone: own[zone.zone, name] for zone in totals if (zone.zone, name) in own}
+        caps = _zone_caps(_caps(view, revision, name), zones)
+        ground = Ground(load=laid.zones.get(name, {}), caps=caps, own=held)
+        for zone, part in PLACEMENT["spread"](count, list(totals), ground).items():
+            totals[zone][name] = part
+    if view.spec.placement.market is None:
+        return {zones[zone][0]: counts for zone, counts in totals.items()}
+    return _by_market(view, revision, {zone: (counts, zones[zone]) for zone, counts in totals.items()}, laid)
+
+
+def _by_zone(sites: Iterable[Site]) -> Mapping[Site, Sequence[Site]]:
+    """Return the sites of each zone."""
+    zones: dict[Site, list[Site]] = {}
+    for site in sites:
+        zones.setdefault(Site(zone=site.zone), []).append(site)
+    return zones
+
+
+def _zone_caps(caps: Mapping[Site, int], zones: Mapping[Site, Sequence[Site]]) -> Mapping[Site, int]:
+    """Return the most that a zone is asked for in which no market has room."""
+    full = {zone: sites for zone, sites in zones.items() if all(site in caps for site in sites)}
+    return {zone: sum(caps[site] for site in sites) for zone, sites in full.items()}
+
+
+def _by_market(
+    view: ServiceView, revision: str, zones: Mapping[Site, tuple[Counts, Sequence[Site]]], laid: _Laid
+) -> Mapping[Site, Counts]:
+    """Divide what each zone has between its markets."""
+    there = {cell.memory.key.site for cell in view.cells_of(revision)}
+    wanted = {name: sum(counts[name] for counts, _ in zones.values()) for name in next(iter(zones.values()))[0]}
+    caps = {name: _caps(view, revision, name) for name in wanted}
+    plots, placed = {}, dict[Site, Counts]()
+    for zone, (counts, sites) in zones.items():
+        markets = {site.market: site for site in sites if site.market is not None}
+        if not markets:
+            placed[sites[0]] = counts
+            continue
+        plots[zone] = Plot(
+            name=str(zone),
+            total=counts,
+            markets=frozenset(markets),
+            caps={
+                market: {name: caps[name][site] for name in wanted}
+                for market, site in markets.items()
+                if all(site in caps[name] for name in wanted)
+            },
+            rank=0 if markets.get(Market.ON_DEMAND) in there else 1,
+        )
+    parts = on_demand(
+        list(plots.values()), base_of(view, revision, wanted, laid.on_demand), most_sites(view, revision, wanted)
+    )
+    for zone, plot in plots.items():
+        part = parts[plot.name]
+        rest = {name: count - part[name] for name, count in plot.total.items()}
+        for market, counts in ((Market.ON_DEMAND, part), (Market.SPOT, rest)):
+            if any(counts.values()):
+                placed[Site(zone=zone.zone, market=market)] = counts
     return placed
+
+
+def base_of(view: ServiceView, revision: str, wanted: Counts, others: Counts) -> Counts:
+    """Return how many of a revision's replicas are to be on demand at least; `others` are those of other revisions.
+
+    The base is the service's. A candidate has its part of it, so that it is compared with what is paid for alike.
+    """
+    market = view.spec.placement.market
+    if market is None or market.prefer is Market.ON_DEMAND:
+        return wanted
+    base = {}
+    for name, count in wanted.items():
+        target = view.budget(name).target
+        whole = market.on_demand(target)
+        part = whole * count // target if revision != view.memory.stable else whole - others.get(name, 0)
+        base[name] = min(count, max(0, part))
+    return base
 
 
 def _chosen(
     view: ServiceView, revision: str, wanted: Counts, load: Mapping[str, Mapping[str | None, int]]
 ) -> tuple[Site, ...]:
-    """Return the sites of a revision: as many as every deployment has a replica for.
+    """Return the zones of a revision: as many as every deployment has a replica for.
 
     The candidate stays where it is and begins where the fewest replicas are; the stable revision goes where the
     candidate is not, and else stays where it is.
     """
-    sites = _able(view, revision)
-    own = {cell.memory.key.site for cell in view.cells_of(revision)}
-    others = {site: sum(_held(view, revision, site, name) for name in wanted) for site in sites}
-    loads = {site: sum(load.get(name, {}).get(site.zone, 0) for name in wanted) for site in sites}
+    zones = _by_zone(_able(view, revision))
+    own = {cell.memory.key.zone for cell in view.cells_of(revision)}
+    others = {zone: sum(_held(view, revision, zone, name) for name in wanted) for zone in zones}
+    loads = {zone: sum(load.get(name, {}).get(zone.zone, 0) for name in wanted) for zone in zones}
 
-    def place(site: Site) -> tuple[int, bool, int, str]:
+    def place(zone: Site) -> tuple[int, bool, int, str]:
         if revision == view.memory.candidate:
-            return 0, site not in own, others[site], str(site)
-        return loads[site], site not in own, 0, str(site)
+            return 0, zone.zone not in own, others[zone], str(zone)
+        return loads[zone], zone.zone not in own, 0, str(zone)
 
-    return tuple(sorted(sorted(sites, key=place)[: most_sites(view, revision, wanted)], key=str))
+    return tuple(sorted(sorted(zones, key=place)[: most_sites(view, revision, wanted)], key=str))
 
 
 def _held(view: ServiceView, revision: str, site: Site, deployment: str) -> int:
-    cells = (cell for cell in view.cells if cell.memory.key.site == site and cell.line != revision)
+    """Return what others have at a site, or in a zone as a whole."""
+    places = {cell.name: cell.memory.key.site for cell in view.cells if cell.line != revision}
+    held = {name for name, at in places.items() if site in (at, Site(zone=at.zone))}
+    cells = (cell for cell in view.cells if cell.name in held)
     return sum(cell.projected(deployment) for cell in cells)
 
 
@@ -193,6 +286,33 @@ def why_unused(view: ServiceView, layout: Layout) -> Mapping[str, str]:
             continue
         texts[zone] = _REASONS.get(entry.state) or _too_small(view)
     return texts
+
+
+def why_not_preferred(view: ServiceView, layout: Layout) -> Mapping[Market, str]:
+    """Return per market why fewer of the stable revision's replicas are to be there than the spec asks for."""
+    market, sites = view.spec.placement.market, layout.of(view.memory.stable)
+    if market is None or not sites:
+        return {}
+    have: Counter[Market] = Counter()
+    asked: Counter[Market] = Counter()
+    totals: Counter[str] = Counter()
+    for site, counts in sites.items():
+        totals.update(counts)
+        if site.market is not None:
+            have[site.market] += sum(counts.values())
+    for total in totals.values():
+        stays = total if market.prefer is Market.ON_DEMAND else market.on_demand(total)
+        asked.update({Market.ON_DEMAND: stays, Market.SPOT: total - stays})
+    return {one: _short(view, one, asked[one], have[one]) for one in Market if have[one] < asked[one]}
+
+
+def _short(view: ServiceView, market: Market, asked: int, have: int) -> str:
+    entries = [entry for entry in view.memory.sites if entry.site.market is market]
+    closed = {str(entry.site): _REASONS[entry.state] for entry in entries if entry.state is not SiteState.OPEN}
+    text = "; ".join(f"{site}: {why}" for site, why in sorted(closed.items()))
+    if not entries:
+        text = f"no node of the cluster is {market}"
+    return f"{have} of {asked} replicas: {text or 'a cell needs one replica of each deployment'}"
 
 
 _REASONS = {

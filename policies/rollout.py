@@ -138,7 +138,7 @@ def _towards(view: ServiceView, goal: Mapping[str, int]) -> tuple[Decision, ...]
         *_route(view, cell_weights(view, weights, layout)),
         *create(view, counts, layout),
         *_resize(view, counts, goal, layout),
-        *depart(view, layout),
+        *depart(view, layout, weights),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
 
 from policies.layout import Layout
@@ -20,7 +20,7 @@ def cell_weights(view: ServiceView, weights: Mapping[str, int], layout: Layout) 
     A cell that does not answer gets none while another of its revision does, nor does one that leaves as soon as the
     others do without it.
     """
-    departing = departures(view, layout)
+    departing = departures(view, layout, weights)
     divided: dict[str, Mapping[str, int]] = {}
     for revision in view.revisions:
         cells = view.cells_of(revision)
@@ -56,26 +56,29 @@ def _in_one(parts: Mapping[str, int]) -> Mapping[str, int]:
     return {name: sum(parts.values()) if name == largest else 0 for name in parts}
 
 
-def departures(view: ServiceView, layout: Layout) -> frozenset[str]:
+def departures(view: ServiceView, layout: Layout, weights: Mapping[str, int]) -> frozenset[str]:
     """Return the cells that leave a revision that stays, and that the others can do without now.
 
     Those that began to drain go on, unless they are wanted again. Serving replicas stay at N - maxUnavailable over all
-    revisions, and the other cells of the revision carry what it has.
+    revisions, and the other cells of the revision carry what it has. `weights` are the basis points per revision about
+    to be routed: what loses its requests in the same look cannot stand in for a cell that leaves.
     """
     going: set[str] = set()
     for revision in view.revisions:
         for cell in sorted(view.cells_of(revision), key=lambda cell: (not cell.is_draining, cell.name)):
-            if layout.is_leaving(cell) and _is_dispensable(view, cell, going):
+            if layout.is_leaving(cell) and _is_dispensable(view, cell, going, weights):
                 going.add(cell.name)
     return frozenset(going)
 
 
-def _is_dispensable(view: ServiceView, cell: CellView, going: set[str]) -> bool:
+def _is_dispensable(view: ServiceView, cell: CellView, going: set[str], weights: Mapping[str, int]) -> bool:
     if cell.is_draining or not cell.answers:
         return True
-    if view.carried(cell.revision, but={*going, cell.name}) * FULL < view.weights.get(cell.revision, 0):
+    gone, line = {*going, cell.name}, cell.revision
+    if view.carried(line, but=gone) * FULL < max(view.weights.get(line, 0), weights.get(line, 0)):
         return False
-    return all(_serving_without(view, name, {*going, cell.name}) >= _owed(view, name) for name in cell.deployments)
+    staying = [revision for revision in view.revisions if weights.get(revision, 0) > 0]
+    return all(_serving_without(view, name, gone, staying) >= _owed(view, name) for name in cell.deployments)
 
 
 def _owed(view: ServiceView, deployment: str) -> int:
@@ -83,8 +86,7 @@ def _owed(view: ServiceView, deployment: str) -> int:
     return budget.target - budget.unavailable
 
 
-def _serving_without(view: ServiceView, deployment: str, gone: Iterable[str]) -> int:
-    names = set(gone)
-    routed = (cell for revision in view.revisions if view.weights[revision] > 0 for cell in view.cells_of(revision))
-    cells = (cell for cell in routed if cell.name not in names and not cell.is_draining)
+def _serving_without(view: ServiceView, deployment: str, gone: Collection[str], staying: Iterable[str]) -> int:
+    routed = (cell for revision in staying for cell in view.cells_of(revision))
+    cells = (cell for cell in routed if cell.name not in gone and not cell.is_draining)
     return sum(min(len(cell.serving(deployment)), cell.followed(deployment)) for cell in cells)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from policies.resources import free_resources, has_room, usable_nodes
 from policies.view import CellView, ServiceView
 from specs.observed import CellStatus, DeploymentSeen
-from specs.placement import ANYWHERE, USABLE, Site, SiteMemory, SiteState
+from specs.placement import ANYWHERE, USABLE, Market, Site, SiteMemory, SiteState
 from specs.selectors import matches
 
 GONE_AFTER = timedelta(seconds=5)
@@ -17,6 +17,9 @@ GONE_AFTER = timedelta(seconds=5)
 
 BACK_AFTER = timedelta(seconds=30)
 """A zone that is back is used again after this long; each further loss doubles it."""
+
+SPOT_AFTER = timedelta(minutes=2)
+"""Spot nodes that are back, or have room again, are used after this long: what was just taken is often taken again."""
 
 LONGEST_WAIT = timedelta(minutes=10)
 
@@ -35,7 +38,7 @@ def next_sites(view: ServiceView) -> tuple[SiteMemory, ...]:
     nodes = _sites_of_nodes(view)
     known = {entry.site: entry for entry in view.memory.sites}
     every = sorted(nodes | known.keys(), key=str)
-    if view.spec.placement.zones is None:
+    if view.spec.placement.is_free:
         return ()
     entries = (_next(view, known.get(site), site, is_there=site in nodes) for site in every)
     return tuple(entry for entry in entries if not _is_forgotten(entry, view.now))
@@ -43,9 +46,8 @@ def next_sites(view: ServiceView) -> tuple[SiteMemory, ...]:
 
 def _sites_of_nodes(view: ServiceView) -> set[Site]:
     """Return the sites that have a node which takes replicas."""
-    zones = view.spec.placement.zones
-    found = {node.zone for node in usable_nodes(view.world.observed)}
-    return {Site(zone=zone) for zone in found if zone and zones is not None and zones.allows(zone)}
+    found = (view.spec.placement.site_of(node.labels) for node in usable_nodes(view.world.observed))
+    return {site for site in found if site is not None}
 
 
 def _is_forgotten(entry: SiteMemory, now: datetime) -> bool:
@@ -56,9 +58,9 @@ def _next(view: ServiceView, entry: SiteMemory | None, site: Site, *, is_there: 
     now = view.now
     if entry is None:
         # What is there when a service is first looked at needs no proof; what joins later may be flapping.
-        first = is_there and not view.memory.sites
+        first = is_there and not any(view.spec.placement.allows(known.site) for known in view.memory.sites)
         return SiteMemory(site=site, state=SiteState.OPEN if first else SiteState.GONE, since=now)
-    if not _allowed(view, site):
+    if not view.spec.placement.allows(site):
         return replace(entry, state=SiteState.GONE, since=now - FORGOTTEN_AFTER)
     if is_there == (entry.state is not SiteState.GONE):
         entry = replace(entry, contrary_since=None)
@@ -66,7 +68,7 @@ def _next(view: ServiceView, entry: SiteMemory | None, site: Site, *, is_there: 
         entry = replace(entry, closures=0) if calm else entry
         return _next_room(view, entry) if is_there else entry
     since = min(entry.contrary_since or now, now)
-    wait = _patience(BACK_AFTER, entry.closures) if is_there else GONE_AFTER
+    wait = _patience(_back_after(site), entry.closures) if is_there else GONE_AFTER
     if now - since < wait:
         return replace(entry, contrary_since=since)
     if is_there:
@@ -74,9 +76,12 @@ def _next(view: ServiceView, entry: SiteMemory | None, site: Site, *, is_there: 
     return SiteMemory(site=site, state=SiteState.GONE, since=now, closures=entry.closures + 1)
 
 
-def _allowed(view: ServiceView, site: Site) -> bool:
-    zones = view.spec.placement.zones
-    return zones is not None and site.zone is not None and zones.allows(site.zone)
+def _full_for(site: Site) -> timedelta:
+    return SPOT_AFTER if site.market is Market.SPOT else FULL_FOR
+
+
+def _back_after(site: Site) -> timedelta:
+    return SPOT_AFTER if site.market is Market.SPOT else BACK_AFTER
 
 
 def _patience(first: timedelta, closures: int) -> timedelta:
@@ -91,7 +96,8 @@ def _next_room(view: ServiceView, entry: SiteMemory) -> SiteMemory:
         if any(_has_failed(view, cell) for cell in cells):
             return _closed(view, entry, SiteState.FAILED)
         return _closed(view, entry, SiteState.FULL) if stuck else entry
-    if stuck or view.now - entry.since < _patience(FULL_FOR, entry.closures) or not _has_room(view, entry.site):
+    wait = _patience(_full_for(entry.site), entry.closures)
+    if stuck or view.now - entry.since < wait or not _has_room(view, entry.site):
         return entry
     return SiteMemory(site=entry.site, state=SiteState.OPEN, since=view.now, closures=entry.closures)
 
@@ -136,7 +142,7 @@ def _has_room(view: ServiceView, site: Site) -> bool:
 
 def open_sites(view: ServiceView) -> tuple[Site, ...]:
     """Return the sites where cells may be; full ones belong to them, for what is there stays there."""
-    if view.spec.placement.zones is None:
+    if view.spec.placement.is_free:
         return (ANYWHERE,)
     return tuple(entry.site for entry in view.memory.sites if entry.state in USABLE)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from specs.placement import Site
+from specs.placement import Market, Site
 
 ANY = "-"
 """How an unset zone or market is written in a cell's name."""
@@ -17,7 +17,7 @@ class CellKey:
     service: str
     revision: str
     zone: str | None = None
-    market: str | None = None
+    market: Market | None = None
     generation: int = 0
 
     @property
@@ -46,10 +46,12 @@ def parse_cell_name(name: str) -> CellKey | None:
     if len(fields) != 5 or not fields[4].isdecimal() or not all(fields):
         return None
     service, revision, zone, market, generation = fields
+    if market not in (ANY, *Market):
+        return None
     return CellKey(
         service=service,
         revision=revision,
         zone=None if zone == ANY else zone,
-        market=None if market == ANY else market,
+        market=None if market == ANY else Market(market),
         generation=int(generation),
     )

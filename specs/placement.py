@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from specs.amount import Amount
+
 ZONE_LABEL = "ray.io/availability-zone"
 """Ray's standard label of a node's availability zone."""
 
@@ -16,6 +18,22 @@ MARKET_LABEL = "ray.io/market-type"
 MOST_SITES = 8
 """Cells of one revision: four zones of two markets. The gateway holds 32 lanes with a weight per service, which is
 four times that: the stable revision, a candidate, its baseline and one that is leaving."""
+
+
+class Market(StrEnum):
+    """How a node is paid for: what may be taken away at any moment, and what stays."""
+
+    SPOT = "spot"
+    ON_DEMAND = "on-demand"
+
+
+MARKET_SELECTORS = {Market.SPOT: "spot", Market.ON_DEMAND: "!spot"}
+"""As Ray's label selectors: whatever is not labelled spot, a node without the label included, stays."""
+
+
+def market_of(labels: Mapping[str, str]) -> Market:
+    """Return the market that a node with these labels belongs to."""
+    return Market.SPOT if labels.get(MARKET_LABEL) == Market.SPOT else Market.ON_DEMAND
 
 
 class ZoneFailure(StrEnum):
@@ -42,10 +60,42 @@ class ZoneSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MarketSettings:
+    """Which nodes are preferred. `base` replicas of each deployment are on demand, whatever is preferred."""
+
+    prefer: Market = Market.SPOT
+    base: Amount = field(default_factory=lambda: Amount(value=0))
+
+    def on_demand(self, total: int) -> int:
+        """Return how many of `total` replicas are to be on demand at least."""
+        return min(total, self.base.round_up(total))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Placement:
     """Where replicas are to be; nothing set: wherever Ray puts them."""
 
     zones: ZoneSettings | None = None
+    market: MarketSettings | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Return whether replicas may be anywhere."""
+        return self.zones is None and self.market is None
+
+    def allows(self, site: Site) -> bool:
+        """Return whether cells may be at a site: in an allowed zone if zones matter, in a market if that does."""
+        if (site.zone is not None) != (self.zones is not None) or (site.market is not None) != (
+            self.market is not None
+        ):
+            return False
+        return self.zones is None or self.zones.allows(site.zone or "")
+
+    def site_of(self, labels: Mapping[str, str]) -> Site | None:
+        """Return the site that a node with these labels belongs to, None when no cell may be there."""
+        zone = labels.get(ZONE_LABEL) if self.zones is not None else None
+        site = Site(zone=zone or None, market=market_of(labels) if self.market is not None else None)
+        return site if self.allows(site) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +103,13 @@ class Site:
     """A place for cells: a zone and a market, None for any."""
 
     zone: str | None = None
-    market: str | None = None
+    market: Market | None = None
 
     @property
     def selector(self) -> Mapping[str, str]:
         """Return the labels that keep replicas there."""
-        labels = {ZONE_LABEL: self.zone, MARKET_LABEL: self.market}
+        market = MARKET_SELECTORS[self.market] if self.market is not None else None
+        labels = {ZONE_LABEL: self.zone, MARKET_LABEL: market}
         return {label: value for label, value in labels.items() if value is not None}
 
     def __str__(self) -> str:

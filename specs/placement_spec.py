@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from specs.placement import ZONE_LABEL, Placement, ZoneFailure, ZoneSettings
+from specs.amount import Amount
+from specs.placement import (
+    MARKET_LABEL,
+    ZONE_LABEL,
+    Market,
+    MarketSettings,
+    Placement,
+    ZoneFailure,
+    ZoneSettings,
+)
 from specs.problems import Problem
-from specs.strict import CamelModel
+from specs.strict import CamelModel, CountOrShare
 from specs.yaml_marks import Path
 
 MAX_ZONES = 50
@@ -78,30 +87,59 @@ class ZonesSpec(CamelModel):
         )
 
 
+def _share(value: Amount) -> Amount:
+    if value.is_percent and value.value > 100:
+        raise ValueError(f"{value} is more than everything: write at most 100%")
+    return value
+
+
+class MarketSpec(CamelModel):
+    """Which replicas are on spot nodes, which may be taken away, and which on nodes that stay."""
+
+    prefer: Literal["spot", "on-demand"] = Field(
+        description=f"Where replicas beyond the base are, as long as there is room: by the nodes' label {MARKET_LABEL}."
+    )
+    on_demand_base: Annotated[CountOrShare, AfterValidator(_share)] = Field(
+        default_factory=lambda: Amount(value=0),
+        description="So many replicas of each deployment are on nodes that are not spot; a percentage is rounded up.",
+    )
+
+    def settings(self) -> MarketSettings:
+        """Return the settings that this stands for."""
+        return MarketSettings(prefer=Market(self.prefer), base=self.on_demand_base)
+
+
 class PlacementSpec(CamelModel):
     """Where replicas are to be."""
 
     zones: ZonesSpec | None = Field(default=None, description="Spread over the nodes' availability zones.")
+    market: MarketSpec | None = Field(default=None, description="Divided over spot nodes and those that stay.")
 
     def settings(self) -> Placement:
         """Return the settings that this stands for."""
-        return Placement(zones=self.zones.settings() if self.zones is not None else None)
+        return Placement(
+            zones=self.zones.settings() if self.zones is not None else None,
+            market=self.market.settings() if self.market is not None else None,
+        )
 
 
 def placement_problems(placement: Any, application: Any) -> Iterator[Problem]:
     """Yield what is wrong between `spec.placement` and the rest of a service."""
     zones = _get(placement, "zones")
-    if not isinstance(zones, dict):
+    labels = {"zones": ZONE_LABEL, "market": MARKET_LABEL}
+    pinned = {part: label for part, label in labels.items() if isinstance(_get(placement, part), dict)}
+    if not pinned:
         return
-    yield from _zone_problems(zones)
+    if isinstance(zones, dict):
+        yield from _zone_problems(zones)
     listed = _get(application, "deployments")
     entries = listed if isinstance(listed, list) else []
     if not entries:
         message = "placement moves the replicas of listed deployments: list them under application.deployments"
-        yield Problem(path=(*PLACEMENT, "zones"), message=message, at_key=True)
+        yield Problem(path=(*PLACEMENT, min(pinned, key=list(labels).index)), message=message, at_key=True)
     for index, entry in enumerate(entries):
         if isinstance(entry, dict):
-            yield from _pin_problems(entry, (*DEPLOYMENTS, index))
+            yield from _pin_problems(entry, (*DEPLOYMENTS, index), pinned)
 
 
 def _zone_problems(zones: dict[str, Any]) -> Iterator[Problem]:
@@ -118,28 +156,30 @@ def _zone_problems(zones: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(path=(*PLACEMENT, "zones", "min"), message=message)
 
 
-def _pin_problems(deployment: dict[str, Any], path: Path) -> Iterator[Problem]:
+def _pin_problems(deployment: dict[str, Any], path: Path, pinned: Mapping[str, str]) -> Iterator[Problem]:
     """A selector is added to what a deployment asks for; Serve then takes nothing of that from the code."""
     options = deployment.get("ray_actor_options")
     if deployment.get("placement_group_bundles"):
         for number, selector in enumerate(_get(deployment, "placement_group_bundle_label_selector") or ()):
-            yield from _conflicts(selector, (*path, "placement_group_bundle_label_selector", number))
+            yield from _conflicts(selector, (*path, "placement_group_bundle_label_selector", number), pinned)
     elif not isinstance(options, dict) or not options:
         message = (
             "placement pins replicas by a label in ray_actor_options, and Serve then takes nothing of them from the "
             "code: write here what a replica needs, such as ray_actor_options: {num_cpus: 1}"
         )
         yield Problem(path=path, message=message)
-    yield from _conflicts(_get(options, "label_selector"), (*path, "ray_actor_options", "label_selector"))
+    yield from _conflicts(_get(options, "label_selector"), (*path, "ray_actor_options", "label_selector"), pinned)
     for number, fallback in enumerate(_get(options, "fallback_strategy") or ()):
         where = (*path, "ray_actor_options", "fallback_strategy", number, "label_selector")
-        yield from _conflicts(_get(fallback, "label_selector"), where)
+        yield from _conflicts(_get(fallback, "label_selector"), where, pinned)
 
 
-def _conflicts(selector: Any, path: Path) -> Iterator[Problem]:
-    if isinstance(selector, dict) and ZONE_LABEL in selector:
-        message = f"placement.zones chooses the zones: leave out {ZONE_LABEL} here, or write include under zones"
-        yield Problem(path=(*path, ZONE_LABEL), message=message, at_key=True)
+def _conflicts(selector: Any, path: Path, pinned: Mapping[str, str]) -> Iterator[Problem]:
+    ways = {"zones": "write include under zones", "market": "write prefer and onDemandBase under market"}
+    for part, label in pinned.items():
+        if isinstance(selector, dict) and label in selector:
+            message = f"placement.{part} chooses the {part}: leave out {label} here, or {ways[part]}"
+            yield Problem(path=(*path, label), message=message, at_key=True)
 
 
 def _get(value: Any, key: str) -> Any:

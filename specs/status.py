@@ -101,6 +101,20 @@ class ZoneStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MarketStatus:
+    """One market of a service that is divided over markets: replicas that answer, and that are to be there.
+
+    `message` says why fewer are there than the spec asks for, "" when it is as asked for.
+    """
+
+    market: str
+    ready: int
+    wanted: int
+    weight: float
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrafficStatus:
     """Requests of one revision; quantiles in seconds."""
 
@@ -183,6 +197,8 @@ class ServiceStatus:
     """None when nothing is analysed now."""
     zones: tuple[ZoneStatus, ...] = ()
     """Of a service that is spread over zones; replicas are summed over its deployments and revisions."""
+    markets: tuple[MarketStatus, ...] = ()
+    """Of a service that is divided over spot nodes and those that stay, summed in the same way."""
     staging: StagingStatus | None = None
     """None when no weights are, or were, staged for the candidate or the stable revision."""
 

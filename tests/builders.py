@@ -47,7 +47,7 @@ from specs.observed import (
     Replica,
     ReplicaState,
 )
-from specs.placement import Placement, ZoneFailure, ZoneSettings
+from specs.placement import Market, MarketSettings, Placement, ZoneFailure, ZoneSettings
 from specs.routes import HeaderMatch
 from specs.world import World
 
@@ -225,6 +225,11 @@ def zones(
     """Return a placement over the zones that there are."""
     failure = ZoneFailure.TOLERATE if tolerate else ZoneFailure.DEGRADE
     return Placement(zones=ZoneSettings(min=least, include=include, exclude=exclude, zone_failure=failure))
+
+
+def market(base: int | str = 0, prefer: str = "spot", over: Placement | None = None) -> Placement:
+    """Return a placement over markets, beside that of `over`."""
+    return replace(over or Placement(), market=MarketSettings(prefer=Market(prefer), base=amount(base)))
 
 
 def _analysis(options: Mapping[str, Any]) -> AnalysisSettings:

@@ -71,6 +71,8 @@ def service_text(cluster: ClusterStatus, service: ServiceStatus, now: datetime) 
         parts += ["", _cells(view)]
     if service.zones:
         parts += ["", _zones(service)]
+    if service.markets:
+        parts += ["", _markets(service)]
     if view.quarantine is not None:
         parts += ["", *_quarantine(service, view.quarantine.reason, view.quarantine.message)]
     return "\n".join(parts)
@@ -225,6 +227,14 @@ def _zones(service: ServiceStatus) -> str:
         for found in service.zones
     ]
     return table(["ZONE", "STATE", "READY", "SHARE", "UNUSED BECAUSE"], rows, right=frozenset({2, 3}))
+
+
+def _markets(service: ServiceStatus) -> str:
+    rows = [
+        [found.market, f"{found.ready}/{found.wanted}", percent(found.weight), found.message or "-"]
+        for found in service.markets
+    ]
+    return table(["MARKET", "READY", "SHARE", "FEWER THAN ASKED FOR BECAUSE"], rows, right=frozenset({1, 2}))
 
 
 def _quarantine(service: ServiceStatus, reason: str, message: str) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from policies.bake import judgement as baked
-from policies.layout import why_unused
+from policies.layout import why_not_preferred, why_unused
 from policies.registry import unknown_policies
 from policies.rollout import layout_now
 from policies.verdicts import judgement
@@ -20,6 +20,7 @@ from specs.decisions import Hold
 from specs.desired import Analysis, Delegated, Pause, SetHeaderRoute, SetWeight, Step
 from specs.memory import BASELINE, Memory, OutgoingCause
 from specs.observed import ReplicaState, TrafficSeen
+from specs.placement import Market, SiteState
 from specs.reasons import Reason
 from specs.routes import FULL
 from specs.status import (
@@ -29,6 +30,7 @@ from specs.status import (
     Condition,
     DeploymentStatus,
     Health,
+    MarketStatus,
     Phase,
     ReplicaStatus,
     ServiceStatus,
@@ -145,6 +147,7 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: s
         target=view.wanted.id,
         analysis=_analysis(view),
         zones=_zones(view),
+        markets=_markets(view),
         staging=staging_status(view),
     )
     return replace(status, conditions=_conditions(view, status, last, drift))
@@ -300,7 +303,11 @@ def _zones(view: ServiceView) -> tuple[ZoneStatus, ...]:
     if view.spec.placement.zones is None or not view.world.observed.complete:
         return ()
     unused = why_unused(view, layout_now(view))
-    states = {entry.site.zone or "": entry.state.value for entry in view.memory.sites}
+    # Of the markets of a zone the one that is best off: the zone is used as long as one of them is.
+    order = list(SiteState)
+    states: dict[str, str] = {}
+    for entry in sorted(view.memory.sites, key=lambda entry: order.index(entry.state)):
+        states.setdefault(entry.site.zone or "", entry.state.value)
     return tuple(_zone(view, zone, state, unused.get(zone, "")) for zone, state in sorted(states.items()))
 
 
@@ -309,6 +316,21 @@ def _zone(view: ServiceView, zone: str, state: str, message: str) -> ZoneStatus:
     weight = sum(cell.lane.weight for cell in cells if cell.lane is not None)
     ready = sum(len(cell.serving(name)) for cell in cells for name in cell.deployments)
     return ZoneStatus(zone=zone, state=state, ready=ready, weight=weight * 100 / FULL, message=message)
+
+
+def _markets(view: ServiceView) -> tuple[MarketStatus, ...]:
+    if view.spec.placement.market is None or not view.world.observed.complete:
+        return ()
+    layout = layout_now(view)
+    messages = why_not_preferred(view, layout)
+    return tuple(_market(view, market, layout.at(market), messages.get(market, "")) for market in Market)
+
+
+def _market(view: ServiceView, market: Market, wanted: int, message: str) -> MarketStatus:
+    cells = [cell for cell in view.cells if cell.memory.key.market is market]
+    weight = sum(cell.lane.weight for cell in cells if cell.lane is not None)
+    ready = sum(len(cell.serving(name)) for cell in cells for name in cell.deployments)
+    return MarketStatus(market=market, ready=ready, wanted=wanted, weight=weight * 100 / FULL, message=message)
 
 
 def _traffic(view: ServiceView, seen: tuple[TrafficSeen, ...]) -> Mapping[str, TrafficStatus]:

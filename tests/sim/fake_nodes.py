@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from reconciler.errors import Retry
 from reconciler.ports import Clock
 from specs.observed import Node
+from specs.placement import MARKET_LABEL
 
 ZONE = "ray.io/availability-zone"
 
@@ -15,7 +16,7 @@ PACKAGE_LIFE = timedelta(minutes=10)
 """Ray drops a package that nothing uses this long after it was uploaded or asked for."""
 
 
-def make_node(number: int, zone: str, *, cpus: float = 4.0, gpus: float = 0.0) -> Node:
+def make_node(number: int, zone: str, *, cpus: float = 4.0, gpus: float = 0.0, market: str = "") -> Node:
     """Return a worker node as Ray would list it."""
     return Node(
         id=f"node{number}",
@@ -23,7 +24,7 @@ def make_node(number: int, zone: str, *, cpus: float = 4.0, gpus: float = 0.0) -
         is_alive=True,
         is_head=False,
         is_draining=False,
-        labels={ZONE: zone},
+        labels={ZONE: zone} | ({MARKET_LABEL: market} if market else {}),
         resources={"CPU": cpus, "GPU": gpus},
     )
 

@@ -56,14 +56,14 @@ def test_cells_carry_together_what_each_of_them_carries() -> None:
 
 def test_a_cell_leaves_when_the_others_do_without_it_and_not_before() -> None:
     short = looked(*spread(a=2, b=2, c=2), closed=("c",))
-    assert not departures(short, layout_now(short))
+    assert not departures(short, layout_now(short), short.weights)
     enough = looked(*spread(a=3, b=3, c=1), closed=("c",))
-    assert departures(enough, layout_now(enough)) == {"chat.v1.c.-.0"}
+    assert departures(enough, layout_now(enough), enough.weights) == {"chat.v1.c.-.0"}
 
 
 def test_two_cells_do_not_leave_on_account_of_each_other() -> None:
     view = looked(*spread(a=3, b=3, c=3), size=6, closed=("b", "c"))
-    assert len(departures(view, layout_now(view))) == 1
+    assert len(departures(view, layout_now(view), view.weights)) == 1
 
 
 def test_the_gateway_is_never_asked_for_more_lanes_than_it_has() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from specs.placement import Placement, ZoneFailure, ZoneSettings
+from specs.amount import Amount
+from specs.placement import Market, MarketSettings, Placement, ZoneFailure, ZoneSettings
 from tests.unit.specs.commits import read
 
 HEAD = "apiVersion: heliostat.dev/v1alpha1\nkind: Service\nmetadata: {name: chat}\nspec:\n"
@@ -66,3 +67,48 @@ def test_what_cannot_be_placed_is_said_with_what_to_write(text: str, said: str) 
 def test_a_selector_for_other_labels_stays_the_services_own() -> None:
     own = "{name: Chat, ray_actor_options: {num_cpus: 1, label_selector: {pool: gpu}}}"
     assert not read(service("{zones: {}}", own)).errors
+
+
+MARKET = "ray.io/market-type"
+SPOT = f"{{name: Chat, ray_actor_options: {{num_cpus: 1, label_selector: {{{MARKET}: spot}}}}}}"
+
+
+def test_markets_are_read() -> None:
+    assert placement("{market: {prefer: spot}}").market == MarketSettings()
+    half = MarketSettings(prefer=Market.SPOT, base=Amount(value=50, is_percent=True))
+    assert placement("{market: {prefer: spot, onDemandBase: 50%}}").market == half
+    assert placement("{zones: {}, market: {prefer: on-demand, onDemandBase: 1}}").market == MarketSettings(
+        prefer=Market.ON_DEMAND, base=Amount(value=1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "total", "stays"), [("1", 6, 1), ("9", 6, 6), ("25%", 5, 2), ("100%", 5, 5), ("0", 3, 0)]
+)
+def test_a_base_is_a_count_or_a_share_rounded_up(base: str, total: int, stays: int) -> None:
+    found = placement(f"{{market: {{prefer: spot, onDemandBase: {base}}}}}").market
+    assert found is not None
+    assert found.on_demand(total) == stays
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (service("{market: {}}"), "prefer"),
+        (service("{market: {prefer: cheap}}"), "on-demand"),
+        (service("{market: {prefer: spot, onDemandBase: 120%}}"), "120% is more than everything"),
+        (service("{market: {prefer: spot}}", "{name: Chat}"), "write here what a replica needs"),
+        (service("{market: {prefer: spot}}", SPOT), f"placement.market chooses the market: leave out {MARKET} here"),
+        (
+            f"{HEAD}  placement: {{market: {{prefer: spot}}}}\n  application: {{import_path: 'a:b'}}\n",
+            "list them under",
+        ),
+    ],
+)
+def test_what_cannot_be_divided_over_markets_is_said_with_what_to_write(text: str, said: str) -> None:
+    found = [str(error) for error in read(text).errors]
+    assert any(said in error for error in found), found
+
+
+def test_a_selector_on_the_market_is_the_services_own_while_only_zones_are_placed() -> None:
+    assert not read(service("{zones: {}}", SPOT)).errors

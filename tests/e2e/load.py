@@ -109,9 +109,16 @@ class Load:
         """Return the requests and streams that failed."""
         return [record for record in self.records("get", "post", "stream") if record.failed]
 
-    def revisions(self, since: float, until: float) -> Counter[str]:
-        """Count the answers per revision of the requests that began and ended in a window."""
-        return Counter(record.revision for record in self.requests() if record.start >= since and record.end <= until)
+    def revisions(self, since: float, sample: int) -> Counter[str]:
+        """Count the answers per revision of `sample` requests in a row from `since` on; empty until all have ended.
+
+        Those that ended within a time would be the wrong ones: the slower revision's are still under way then.
+        """
+        ended = {int(record.id.rpartition("-")[2]): record for record in self.requests()}
+        first = min((number for number, record in ended.items() if record.start >= since), default=None)
+        wanted = [] if first is None else [ended.get(number) for number in range(first, first + sample)]
+        found = [record.revision for record in wanted if record is not None]
+        return Counter(found) if len(found) == sample else Counter()
 
 
 @contextmanager

@@ -86,22 +86,22 @@ def test_scale_moves_replicas_only_and_suspend_freezes_everything(stage: Stage) 
     first = stage.replicas().ids
     (name,) = stage.cells("chat")
     with sending(stage.load(rate=60)) as load:
-        stage.deploy(replace(spec, replicas=4))
+        stage.deploy(replace(spec, replicas=3))
         grown = stage.replicas().ids
         assert list(grown) == list(first)
         assert first[name, "Echo"] < grown[name, "Echo"]
-        assert len(grown[name, "Echo"]) == 4
+        assert len(grown[name, "Echo"]) == 3
 
         stage.project.push(replace(spec, replicas=1))
         wait_for(lambda: stage.replicas().of("chat", "Echo") == 1, 60, "one replica is left")
         assert stage.replicas().ids[name, "Echo"] < grown[name, "Echo"]
         assert daemon.status("chat")["candidate"] is None
 
-        stage.project.push(replace(spec, revision="v2", replicas=3, extra={"suspend": True}))
+        stage.project.push(replace(spec, revision="v2", replicas=1, extra={"suspend": True}))
         daemon.wait("chat", 30, "suspended", health="Suspended", phase="Suspended", reason="Suspended")
         assert stage.cells("chat") == [name]
         assert stage.replicas().of("chat", "Echo") == 1
-        stage.deploy(replace(spec, revision="v2", replicas=3))
+        stage.deploy(replace(spec, revision="v2", replicas=1))
     assert load.failures() == []
     kinds = [event["kind"] for event in daemon.events("chat")]
     assert kinds.count("RolloutStarted") == 2

@@ -53,7 +53,7 @@ class Story:
             since = time.time()
             self.load.stream(self.stream_seconds)
             seen = wait_for(
-                lambda since=since: (found := self.load.revisions(since, time.time())).total() >= SAMPLE and found,
+                lambda since=since: self.load.revisions(since, SAMPLE),
                 60,
                 f"{SAMPLE} answers at {percent}%",
                 interval=0.5,

@@ -29,7 +29,13 @@ class Backend:
         return text.upper()
 
 
-@serve.deployment(name="Echo", ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=100)
+@serve.deployment(
+    name="Echo",
+    ray_actor_options={"num_cpus": 0.1},
+    max_ongoing_requests=100,
+    # How often a draining replica looks whether it may go; two seconds by default.
+    graceful_shutdown_wait_loop_s=0.5,
+)
 @serve.ingress(api)
 class Echo:
     def __init__(self, args: dict[str, Any], backend: Any = None) -> None:

@@ -140,6 +140,13 @@ def _has_room(view: ServiceView, site: Site) -> bool:
     return bool(nodes) and all(any(has_room(need, free[node.id]) for node in nodes) for need in needs.values())
 
 
+def is_believed(view: ServiceView) -> bool:
+    """Return whether what is believed of the sites is what the nodes say now: else replicas are about to move."""
+    there = _sites_of_nodes(view)
+    known = {entry.site: entry.state is not SiteState.GONE for entry in view.memory.sites}
+    return there <= known.keys() and all((site in there) == is_there for site, is_there in known.items())
+
+
 def open_sites(view: ServiceView) -> tuple[Site, ...]:
     """Return the sites where cells may be; full ones belong to them, for what is there stays there."""
     if view.spec.placement.is_free:

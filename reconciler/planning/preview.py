@@ -6,14 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from policies.layout import unplaced
 from policies.membership import prune
+from policies.rollout import layout_now
+from policies.sites import is_believed
+from policies.view import view_of
 from reconciler.planning.changes import is_same_service
 from reconciler.planning.compile import compile_effects
 from reconciler.planning.live_state import live_state
 from reconciler.planning.moment import NO_PRUNE_LIMITS, Surroundings
 from reconciler.planning.plan import Plan, limited, make_plan
 from reconciler.planning.routing import route_table
-from reconciler.planning.virtual import Pace, VirtualCluster, total
+from reconciler.planning.virtual import Pace, VirtualCluster
 from specs.amount import Amount
 from specs.decisions import Hold
 from specs.desired import Analysis, Delegated, Desired, DesiredService, Pause, PruneSettings, Step
@@ -189,6 +193,7 @@ class _Run:
         self._moments: dict[str, list[Moment]] = {name: [] for name in self._names}
         self._holds: dict[tuple[str, Reason], list[PredictedHold]] = {}
         self._done_at: dict[str, datetime] = {}
+        self._plan: Plan | None = None
         self._is_over = False
 
     def go(self) -> None:
@@ -214,7 +219,7 @@ class _Run:
         plan = make_plan(world, self._surroundings)
         compiled = compile_effects(plan, self._memory, self._cluster.routed)
         self._cluster.apply(compiled.effects)
-        self._memory = compiled.memory
+        self._memory, self._plan = compiled.memory, plan
         self._note(plan)
         return plan
 
@@ -246,7 +251,17 @@ class _Run:
             return True
         only = {cell.key.revision for cell in memory.cells} <= {memory.stable}
         idle = memory.candidate is None and not memory.outgoing and not memory.is_removed and only
-        return idle and memory.wanted.revision.id == memory.stable
+        idle = idle and memory.wanted.revision.id == memory.stable and self._cluster.is_still(name)
+        return idle and self._is_in_place(name)
+
+    def _is_in_place(self, name: str) -> bool:
+        """Return whether all replicas are where they are to be; a service that may be anywhere always is."""
+        if self._plan is None or name not in self._plan.memory.services:
+            return True
+        view = view_of(replace(self._plan.world, memory=self._plan.memory), name)
+        if view.spec.placement.is_free and len(view.cells) == 1:
+            return True
+        return is_believed(view) and not unplaced(view, layout_now(view))
 
     # -- noting ------------------------------------------------------------------------------------
 
@@ -345,6 +360,15 @@ class _Run:
             if self._peak_use.get(name) or whole.get(name):
                 now, peak = self._used.get(name, 0.0), self._peak_use.get(name, 0.0)
                 yield Resource(name=name, now=round(now, 6), peak=round(peak, 6), total=round(whole.get(name, 0.0), 6))
+
+
+def total(nodes: Iterable[Node]) -> Mapping[str, float]:
+    """Return the resources of all nodes on which replicas may start."""
+    found: dict[str, float] = {}
+    for node in nodes:
+        for name, amount in node.resources.items() if node.is_alive and not node.is_draining else ():
+            found[name] = found.get(name, 0.0) + amount
+    return found
 
 
 def _counted(names: Iterable[str]) -> Mapping[str, int]:

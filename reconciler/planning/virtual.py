@@ -32,7 +32,6 @@ from specs.observed import (
     DeploymentSeen,
     GatewaySeen,
     LaneSeen,
-    Node,
     Observed,
     Replica,
     ReplicaState,
@@ -146,7 +145,8 @@ class VirtualCluster:
                     id=replica.id,
                     state=replica.state,
                     node=replica.node,
-                    due=self.now + ends[replica.state] if replica.state in ends else None,
+                    # One that starts without a node may be waiting for one.
+                    due=self.now + ends[replica.state] if replica.state in ends and not replica.is_homeless else None,
                     born=self.now,
                 )
                 for replica in seen.replicas
@@ -230,8 +230,14 @@ class VirtualCluster:
             if replica.state is ReplicaState.RUNNING
         }
 
+    def is_still(self, service: str) -> bool:
+        """Return whether nothing of a service is being built or started."""
+        ours = [cell for cell in self._cells.values() if cell.name.partition(".")[0] == service]
+        found = (one for cell in ours for one in cell.deployments.values())
+        return not any(cell.built_at is not None for cell in ours) and all(map(_is_still, found))
+
     def in_use(self) -> Mapping[str, float]:
-        """Return the resources that all replicas hold, whoever's they are."""
+        """Return the resources that all replicas hold."""
         total: dict[str, float] = {}
         for cell in self._cells.values():
             for found in cell.deployments.values():
@@ -457,6 +463,10 @@ class VirtualCluster:
         return {}
 
 
+def _is_still(found: _Deployment) -> bool:
+    return [one.state for one in found.counted()] == [ReplicaState.RUNNING] * found.target
+
+
 def _stored(config: dict[str, Any]) -> str:
     return canonical_json(deployed_form(config))
 
@@ -486,12 +496,3 @@ def _needs(entry: Mapping[str, Any], model: _Deployment | None) -> Mapping[str, 
         **(options.get("resources") or {}),
     }
     return {name: float(amount) for name, amount in sorted(needs.items()) if amount}
-
-
-def total(nodes: Iterable[Node]) -> Mapping[str, float]:
-    """Return the resources of all nodes on which replicas may start."""
-    found: dict[str, float] = {}
-    for node in nodes:
-        for name, amount in node.resources.items() if node.is_alive and not node.is_draining else ():
-            found[name] = found.get(name, 0.0) + amount
-    return found

@@ -14,6 +14,7 @@ from reconciler.planning.changes import changes, is_same_service
 from reconciler.planning.live_state import live_state
 from reconciler.planning.moment import Surroundings
 from reconciler.planning.preview import Question, predict
+from reconciler.planning.unlisted import warn_of_unlisted
 from reconciler.planning.virtual import Pace
 from reconciler.ports import Store
 from specs.desired import Commit, Desired, DesiredService, PackageRef
@@ -115,6 +116,7 @@ class Planner:
             head = base if proposal is None else await self._specs(proposal)
             change = await asyncio.to_thread(changes, base, head, self._packaged(proposal))
             wanted = world.desired if proposal is None else _as_live(head.desired, base.desired, world)
+            change = warn_of_unlisted(change, wanted, world.memory.services)
             question = await self._question(world, wanted)
             found = _together(change, await asyncio.to_thread(predict, question))
             if proposal is None:

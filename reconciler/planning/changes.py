@@ -153,9 +153,18 @@ def _warnings(old: DesiredService | None, new: DesiredService) -> tuple[str, ...
             "no deployment is listed: they run at their code's counts, outside of maxSurge, and their resources are "
             "not known here; list them under application.deployments"
         )
+    elif old is not None:
+        left = {one.name for one in old.revision.deployments} - {one.name for one in new.revision.deployments}
+        found += [_UNLISTED.format(name=name) for name in sorted(left)]
     if old is not None and old.route != new.route:
         found.append(f"requests to {old.route} get 404 as soon as {new.route} takes its place")
     return tuple(found)
+
+
+_UNLISTED = (
+    "{name} is not listed any more: if the code still has it, the new revision starts it at its code's count, outside "
+    "of maxSurge, and only when it is seen is it counted"
+)
 
 
 def _replaced_at_once(service: DesiredService) -> list[tuple[str, int]]:

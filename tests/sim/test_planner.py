@@ -144,6 +144,18 @@ async def test_a_quarantined_revision_is_told_as_on_hold() -> None:
     assert [hold.reason.value for hold in chat.holds] == ["Quarantined"]
 
 
+async def test_deployments_that_the_spec_does_not_list_are_told_as_they_were_seen() -> None:
+    both = SPEC.replace("args: {", "args: {deployments: {Echo: 1, Backend: 2}, ingress: Echo, ")
+    planner = await planner_of(Simulation(), both)
+    (chat,) = (await planned(planner, both.replace("version: v1", "version: v2"))).services
+    (warning,) = chat.warnings
+    assert warning.startswith("Backend is not listed: the new revision starts it at its code's count (2 in the one")
+    listed = both.replace("deployments: [{", "deployments: [{name: Backend, num_replicas: 2}, {")
+    assert (await planned(planner, listed)).services[0].warnings == ()
+    scaled = both.replace("num_replicas: 3", "num_replicas: 4")
+    assert (await planned(planner, scaled)).services[0].warnings == ()
+
+
 async def test_a_folder_that_the_asker_packages_is_known_by_its_id() -> None:
     planner = await planner_of(Simulation())
     without = await planned(planner, PACKAGED)

@@ -185,3 +185,11 @@ def test_a_rollout_that_may_leave_nobody_serving_is_warned_of(rollout: str, warn
 def test_a_service_without_listed_deployments_is_warned_of() -> None:
     bare = CHAT[: CHAT.index("    deployments")] + "  rollout: {maxSurge: 1}\n"
     assert "no deployment is listed" in only(specs(), specs(bare)).warnings[0]
+
+
+def test_a_deployment_that_leaves_the_list_is_warned_of() -> None:
+    line = "      - {name: Auto, autoscaling_config: {min_replicas: 1, max_replicas: 4}}\n"
+    assert line in CHAT
+    service = only(specs(CHAT), specs(CHAT.replace(line, "")))
+    assert [warning.split(":")[0] for warning in service.warnings] == ["Auto is not listed any more"]
+    assert only(specs(CHAT), specs(CHAT.replace("small", "large"))).warnings == ()

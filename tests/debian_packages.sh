@@ -7,7 +7,8 @@ set -euo pipefail
 # program  package
 NEEDED="prometheus prometheus
 gpg gpg
-ssh-keygen openssh-client"
+ssh-keygen openssh-client
+/usr/sbin/sshd openssh-server"
 
 missing=()
 while read -r program package; do

@@ -28,9 +28,10 @@ class GitAccess:
         options = []
         if self.ssh_key is not None:
             # No other key is tried: a host that knows another one of them would answer for another account.
-            options += ["-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-i", str(self.ssh_key)]
+            options += ["-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-i", _literal(self.ssh_key)]
         if self.known_hosts is not None:
-            options += ["-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes"]
+            known = f'UserKnownHostsFile="{_literal(self.known_hosts)}"'  # unquoted, a space would begin another file
+            options += ["-o", known, "-o", "StrictHostKeyChecking=yes"]
             options += ["-o", "GlobalKnownHostsFile=/dev/null"]
         return shlex.join(options)
 
@@ -47,6 +48,11 @@ class GitAccess:
             return location.login  # the host's refusal then says what is missing
         host = parts.netloc.rpartition("@")[2]
         return Login(scope=f"{parts.scheme}://{host}", username=parts.username or self.username, password=token)
+
+
+def _literal(path: Path) -> str:
+    """Return a path as ssh takes it, which reads `%h` and the like as something else."""
+    return str(path).replace("%", "%%")
 
 
 OPEN = GitAccess()

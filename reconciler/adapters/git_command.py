@@ -262,6 +262,12 @@ _HINTS = (
         "the repository belongs to another user; if you trust it, run: git config --global --add safe.directory PATH",
     ),
     (
+        r"HOST IDENTIFICATION HAS CHANGED|REVOKED HOST KEY",
+        Failure.DENIED,
+        "the SSH host key is not the one that is known: somebody may stand in between. Ask the host's owner, compare "
+        "the fingerprints, and only then replace the host's line in known_hosts",
+    ),
+    (
         r"Host key verification failed",
         Failure.DENIED,
         "the SSH host key is unknown: connect once by hand, or add it to known_hosts with ssh-keyscan",

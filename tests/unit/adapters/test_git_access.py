@@ -168,7 +168,7 @@ async def test_an_ssh_key_is_the_only_one_that_is_tried(
     assert await watched.names() == ["a"]
     called = (tmp_path / "log").read_text()
     assert f"-i {key}" in called
-    for option in ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", f"UserKnownHostsFile={hosts}"):
+    for option in ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", f'UserKnownHostsFile="{hosts}"'):
         assert f"-o {option}" in called
     assert "canary-key" not in called
 

@@ -90,4 +90,6 @@ class CommitReader:
 
 
 def _printable(path: str) -> str:
-    return path.encode(errors="surrogateescape").decode(errors="replace")
+    """Return a path that can be printed, and no two as the same: a file that hides another takes its services away."""
+    text = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

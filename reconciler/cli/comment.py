@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,15 @@ from typing import Any, Protocol
 import click
 import httpx
 
-from reconciler.cli.plan_markdown import MAX_LENGTH
+from reconciler.api.plans import LARGEST_BODY
+from reconciler.cli.plan_markdown import markdown, marker
+from reconciler.cli.replies import read
+from specs.planned import FORMAT, PlannedChange
 
 PATIENCE = httpx.Timeout(20.0, connect=5.0)
 PER_PAGE = 100
 MOST_PAGES = 30
 """A request with more comments than that is not read to its end: the plan then comes as a new comment."""
-
-_MARKER = re.compile(r"<!-- heliostat-plan(?:: [A-Za-z0-9 ._/-]+)? -->")
 
 
 class Forge(Protocol):
@@ -145,29 +146,43 @@ def _updated(answer: httpx.Response) -> bool:
 @click.option("--on", "forge", type=click.Choice(["github", "gitlab"]), required=True, help="Where the request is.")
 @click.option("--number", required=True, help="The pull or merge request's number.")
 @click.option("--head", metavar="SHA", help="Refuse when the request's newest commit is another one.")
-def comment(file: Path, forge: str, number: str, head: str | None) -> None:
-    """Put the plan in FILE (of `plan --format markdown`) under a pull or merge request.
+@click.option("--title", default="", help="What tells this plan from others in one request, such as a cluster.")
+def comment(file: Path, forge: str, number: str, head: str | None, title: str) -> None:
+    """Put the plan in FILE (of `plan --out`) under a pull or merge request.
 
-    The comment with the same first line is updated, or a new one made. On GitHub it takes GITHUB_REPOSITORY,
+    The comment with the same first line is updated, or a new one made. The text is made here, whoever made the plan:
+    it says nothing in the name of who comments. On GitHub it takes GITHUB_REPOSITORY,
     GITHUB_TOKEN and GITHUB_API_URL from the environment, on GitLab CI_PROJECT_ID, HELIOSTAT_GITLAB_TOKEN and
     CI_API_V4_URL.
     """
-    text = file.read_text(errors="replace")
-    marker = text.partition("\n")[0].strip()
-    if not _MARKER.fullmatch(marker) or len(text.encode()) > MAX_LENGTH:
-        raise click.ClickException(f"{file} is no plan: make it with heliostat plan --format markdown")
+    text = markdown(_plan(file), title)
     if not number.isdecimal() or not number.isascii() or len(number) > 12:
         raise click.UsageError("--number is the request's number")
     found = _github(number) if forge == "github" else _gitlab(number)
     if head is not None and found.head() != head:
         raise click.ClickException(f"the request's newest commit is not {head[:12]}: this plan is of another one")
-    put(found, marker, text)
+    put(found, marker(title), text)
 
 
-def put(forge: Forge, marker: str, text: str) -> None:
-    """Update the comment that begins with the marker, or add one. A comment of somebody else's is left alone."""
+def _plan(file: Path) -> PlannedChange:
+    """Return the plan in a file that a stranger may have written."""
+    try:
+        if file.stat().st_size > LARGEST_BODY:
+            raise ValueError("it is too large")
+        document = json.loads(file.read_bytes())
+        if (document.get("kind"), document.get("version")) != ("Plan", FORMAT):
+            raise ValueError("it has another form")
+        return read(PlannedChange, document)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise click.ClickException(f"{file} is no plan: make it with heliostat plan --out") from error
+
+
+def put(forge: Forge, first_line: str, text: str) -> None:
+    """Update the comment that begins with this line, or add one. A comment of somebody else's is left alone."""
     for address, was in forge.comments():
-        if was.partition("\n")[0].strip() == marker and (was.strip() == text.strip() or forge.update(address, text)):
+        if was.partition("\n")[0].strip() == first_line and (
+            was.strip() == text.strip() or forge.update(address, text)
+        ):
             return
     forge.create(text)
 

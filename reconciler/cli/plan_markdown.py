@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from reconciler.cli.plan_forecast import outline, steps, summary
 from reconciler.cli.plan_text import SIGNS, files, headline, line
-from reconciler.cli.terminal import clean
+from reconciler.cli.terminal import clean, one_line
 from specs.planned import PlannedChange, PlannedService
 
 MARKER = "<!-- heliostat-plan{title} -->"
@@ -151,13 +151,14 @@ def _fold(service: PlannedService, most_files: int) -> str:
 
 
 def _folded(summary: str, lines: list[str]) -> str:
-    safe = clean(summary).replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
-    return f"<details><summary>{safe}</summary>\n\n{_block(lines, 'text')}\n\n</details>"
+    # As code, for an "@" mentions people however it is written, and on one line, for an empty one would end the HTML.
+    safe = one_line(summary).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return f"<details><summary><code>{safe}</code></summary>\n\n{_block(lines, 'text')}\n\n</details>"
 
 
 def _block(lines: Sequence[str], language: str) -> str:
     """Return a code block that its text cannot end."""
-    text = "\n".join(clean(line).replace("\n", " ") for line in lines)
+    text = "\n".join(clean(line).replace("\n", " ") for line in lines)  # Not `one_line`: columns are aligned.
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
@@ -165,7 +166,7 @@ def _block(lines: Sequence[str], language: str) -> str:
 
 def _span(text: str) -> str:
     """Return a code span that its text cannot end."""
-    flat = " ".join(clean(text).split())
+    flat = one_line(text)
     if not flat:
         return ""
     longest = max((len(run) for run in re.findall("`+", flat)), default=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reconciler.cli.plan_forecast import outline, steps, summary
-from reconciler.cli.terminal import clean, indented, toned
+from reconciler.cli.terminal import clean, indented, one_line, toned
 from specs.planned import Action, Consequence, FieldChange, FileChange, FileFate, PlannedChange, PlannedService
 from specs.predicted import Prediction
 
@@ -40,9 +40,9 @@ def text(change: PlannedChange) -> str:
     if change.errors:
         lines = [
             toned(f"{len(change.errors)} wrong in the files:", "bad"),
-            *(f"    {error}" for error in change.errors),
+            *(f"    {one_line(str(error))}" for error in change.errors),
         ]
-        parts.append(clean("\n".join(lines)))
+        parts.append("\n".join(lines))
     if change.is_empty and not change.errors:
         parts.append("Nothing changes.")
     if change.prediction is not None:
@@ -56,23 +56,23 @@ def _forecast(prediction: Prediction) -> list[str]:
         lines += ["", f"  {toned(service.name, '', bold=True)}"]
         lines += [f"      {text}" for text in (*outline(service), *steps(service))]
     if prediction.assumptions:
-        lines += ["", "  assumed:", *(f"      {clean(text)}" for text in prediction.assumptions)]
+        lines += ["", "  assumed:", *(f"      {one_line(text)}" for text in prediction.assumptions)]
     return lines
 
 
 def _commit(sha: str, subject: str) -> str:
-    return clean(f"{sha[:12]} {subject}".strip())
+    return one_line(f"{sha[:12]} {subject}")
 
 
 def _service(service: PlannedService) -> str:
     sign = SIGNS[service.action]
     head = f"{toned(f'{sign:>3}', TONES[sign])} {toned(service.name, '', bold=True)}  {headline(service)}"
-    place = toned(f"  {clean(service.path)}:{service.line}", "quiet")
+    place = toned(f"  {one_line(service.path)}:{service.line}", "quiet")
     lines = [head + place]
-    lines += [f"      on hold, {hold.reason.value}: {clean(hold.message)}" for hold in service.holds]
+    lines += [f"      on hold, {hold.reason.value}: {one_line(hold.message)}" for hold in service.holds]
     lines += [f"      {line(field)}" for field in service.fields]
     lines += [f"      {file}" for file in files(service.files, MAX_FILES)]
-    lines += [toned(f"      warning: {clean(warning)}", "warn") for warning in service.warnings]
+    lines += [toned(f"      warning: {one_line(warning)}", "warn") for warning in service.warnings]
     return "\n".join(lines)
 
 
@@ -100,10 +100,10 @@ def line(field: FieldChange) -> str:
     before, after = (("(none)" if value is None else clean(value)) for value in (field.before, field.after))
     said = f"{before} -> {after}" if before != after else f"{after} (changed; not shown)"
     why = CONSEQUENCES[field.consequence]
-    return f"{field.path}: {said}" + (f"  # {why}" if why else "")
+    return f"{one_line(field.path)}: {said}" + (f"  # {why}" if why else "")
 
 
 def files(changed: tuple[FileChange, ...], most: int) -> list[str]:
     """Return the lines of a package's files."""
-    lines = [f"{FILE_SIGNS[file.fate]} {clean(file.path)}  # makes a new revision" for file in changed[:most]]
+    lines = [f"{FILE_SIGNS[file.fate]} {one_line(file.path)}  # makes a new revision" for file in changed[:most]]
     return lines + ([f"and {len(changed) - most} more files"] if len(changed) > most else [])

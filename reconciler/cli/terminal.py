@@ -33,6 +33,11 @@ def clean(text: str) -> str:
     return "".join(char if char == "\n" or unicodedata.category(char) not in {"Cc", "Cf"} else " " for char in text)
 
 
+def one_line(text: str) -> str:
+    """Return the text on one line, without control characters: a name with a line break could say anything."""
+    return " ".join(clean(text).split())
+
+
 def room() -> int | None:
     """Return the terminal's columns, None when the output goes to a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

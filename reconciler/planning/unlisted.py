@@ -10,9 +10,7 @@ from specs.memory import ServiceMemory
 from specs.planned import Action, PlannedChange, PlannedService
 
 
-def warn_of_unlisted(
-    change: PlannedChange, wanted: Desired, known: Mapping[str, ServiceMemory]
-) -> PlannedChange:
+def warn_of_unlisted(change: PlannedChange, wanted: Desired, known: Mapping[str, ServiceMemory]) -> PlannedChange:
     """Return the change with a warning for each deployment that runs and that its new revision does not list."""
 
     def warned(service: PlannedService) -> PlannedService:

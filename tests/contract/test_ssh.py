@@ -84,10 +84,11 @@ def serving(folder: Path, port: int) -> Iterator[None]:
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd drops its rights there, and does not start without
     (folder / "config").write_text(CONFIG.format(port=port, folder=folder))
-    command = [SSHD, "-D", "-f", str(folder / "config"), "-E", str(folder / "log")]
+    log = folder / "log"
+    command = [SSHD, "-D", "-f", str(folder / "config"), "-E", str(log)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as server:
         try:
-            wait_for(lambda: listens(port), 20, "sshd listens", shows=lambda: (folder / "log").read_text())
+            wait_for(lambda: listens(port), 20, "sshd listens", shows=log.read_text)
             yield
         finally:
             server.terminate()

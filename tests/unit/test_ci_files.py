@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from reconciler.cli.main import heliostat
 from tests.origin import IDENTITY, Origin, git
+from tests.unit.cli.test_plan import without_code
 
 CI = Path(__file__).parents[2] / "deploy" / "ci"
 SPEC = """apiVersion: heliostat.dev/v1alpha1
@@ -28,6 +29,8 @@ spec:
   application: {import_path: "app:build", args: {model: small}, runtime_env: {working_dir: .}}
 """
 TOKEN = "t0ken-for-tests"
+COMMIT = {"sha": "c" * 40, "subject": "Nothing", "committedAt": "2026-11-29T00:00:00Z"}
+NOTHING = {"kind": "Plan", "version": 1, "base": COMMIT, "head": COMMIT}
 
 
 @dataclass(kw_only=True)
@@ -145,7 +148,7 @@ def planned(origin: Origin) -> None:
     folder = origin.folder / "plan"
     folder.mkdir()
     (folder / "number").write_text("7\n")
-    (folder / "plan.md").write_text("<!-- heliostat-plan -->\n\nNothing changes.\n")
+    (folder / "plan.json").write_text(json.dumps(NOTHING))
 
 
 def comment_on_github(origin: Origin, forge: Forge, head: str = "abc") -> subprocess.CompletedProcess[str]:
@@ -201,13 +204,54 @@ def test_a_number_from_a_stranger_is_a_number_or_nothing(origin: Origin, forge: 
     assert not (origin.folder / "here").exists()
 
 
-def test_a_text_from_a_stranger_that_is_no_plan_is_not_put_there(origin: Origin, forge: Forge) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "buy now",
+        "<!-- heliostat-plan -->\n\n@everyone: approved",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"kind": "Plan", "version": 1}',
+        '{"kind": "Plan", "version": 1, "base": 1, "head": []}',
+        '{"kind": "Plan", "version": 2, "base": {}, "head": {}}',
+    ],
+    ids=range(8),
+)
+def test_a_text_from_a_stranger_that_is_no_plan_is_not_put_there(origin: Origin, forge: Forge, text: str) -> None:
     forge.head = "abc"
     planned(origin)
-    for text in ("buy now", "<!-- heliostat-plan -->\n" + "x" * 70_000):
-        (origin.folder / "plan/plan.md").write_text(text)
-        assert comment_on_github(origin, forge).returncode == 1
+    (origin.folder / "plan/plan.json").write_text(text)
+    done = comment_on_github(origin, forge)
+    assert (done.returncode, "is no plan" in done.stderr) == (1, True), done.stderr
     assert forge.writes == []
+
+
+def test_a_plan_from_a_stranger_says_nothing_but_code(origin: Origin, forge: Forge) -> None:
+    """Who sends a pull request may change the workflow, and with it all that the plan says."""
+    forge.head = "abc"
+    planned(origin)
+    file = origin.folder / "plan/plan.json"
+    nasty = "x\n\n```\n</code></summary></details> @everyone <img src=x> [y](http://x) ``"
+    document = json.loads(file.read_text())
+    document["head"]["subject"] = document["base"]["sha"] = nasty
+    field = {"path": nasty, "consequence": "revision", "before": nasty, "after": nasty}
+    document["services"] = [
+        {
+            "name": nasty, "action": "roll", "path": nasty, "line": 1, "route": nasty, "revisionAfter": nasty,
+            "fields": [field], "files": [{"path": nasty, "fate": "added"}], "warnings": [nasty],
+            "holds": [{"reason": "Quarantined", "message": nasty}],
+        }
+    ]  # fmt: skip
+    document["errors"] = [{"path": nasty, "line": 1, "column": 1, "message": nasty}]
+    file.write_text(json.dumps(document))
+    done = comment_on_github(origin, forge)
+    assert done.returncode == 0, done.stderr
+    outside = without_code(forge.comments[1])
+    assert "everyone" in forge.comments[1]
+    for word in ("everyone", "img", "http"):
+        assert word not in outside
+    assert outside.count("</details>") == 1
 
 
 def test_a_comment_of_somebody_else_with_the_same_first_line_is_left_alone(origin: Origin, forge: Forge) -> None:
@@ -274,8 +318,8 @@ def test_what_may_write_sees_no_file_of_a_stranger() -> None:
 
 def test_a_token_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_TOKEN", raising=False)
-    plan = tmp_path / "plan.md"
-    plan.write_text("<!-- heliostat-plan -->\n")
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(NOTHING))
     result = CliRunner().invoke(heliostat, ["comment", str(plan), "--on", "github", "--number", "7"])
     assert result.exit_code == 2
     assert "GITHUB_TOKEN" in result.stderr

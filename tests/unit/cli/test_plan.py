@@ -182,13 +182,13 @@ def test_what_a_stranger_writes_stays_inside_code(origin: Origin) -> None:
     nasty = "```\n</details> @everyone <img src=x> ![x](http://x) | `"
     change(origin, chat__chat_yaml=spec("chat").replace("small", json.dumps(nasty)))
     git(origin.folder, "commit", "--quiet", "--amend", "-m", "`@everyone` <img src=x> ``")
-    outside = _without_code(run(origin, "--format", "markdown").stdout)
+    outside = without_code(run(origin, "--format", "markdown").stdout)
     assert "@everyone" not in outside
     assert "<img" not in outside
     assert outside.count("</details>") == 1
 
 
-def _without_code(comment: str) -> str:
+def without_code(comment: str) -> str:
     """Take away what Markdown shows as code: fenced blocks first, then spans."""
     kept, fence = [], ""
     for line in comment.splitlines():
@@ -200,7 +200,19 @@ def _without_code(comment: str) -> str:
         else:
             kept.append(line)
     assert not fence
-    return re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", "\n".join(kept))
+    outside = re.sub(r"<code>[^<>]*</code>", "", "\n".join(kept))
+    return re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", outside)
+
+
+def test_names_with_line_breaks_and_mentions_say_nothing_either(origin: Origin) -> None:
+    folder = "x\n\n@everyone\x1b[2J"
+    text = spec("odd").replace("model: small", 'model: M, "A\\n@everyone\\e[2J": M').replace("working_dir: ., ", "")
+    for number in range(2):
+        origin.commit({**FILES, f"{folder}/s.yaml": text.replace(": M", f": m{number}")})
+    assert "@everyone" not in without_code(run(origin, "--format", "markdown").stdout)
+    plain = run(origin).stdout
+    assert "\x1b" not in plain
+    assert not any(line.strip().startswith("@everyone") for line in plain.splitlines())
 
 
 def test_many_changes_fit_in_one_comment_with_what_matters_first(origin: Origin) -> None:
@@ -214,4 +226,4 @@ def test_many_changes_fit_in_one_comment_with_what_matters_first(origin: Origin)
     assert "many/s000/s.yaml:7:5" in comment
     assert "89 to change" in comment
     assert re.search(r"_\d+ more parts are left out", comment)
-    assert _without_code(comment).count("<details>") == _without_code(comment).count("</details>") > 30
+    assert without_code(comment).count("<details>") == without_code(comment).count("</details>") > 30

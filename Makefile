@@ -88,7 +88,7 @@ test-full: lint programs  ## test, and what takes longer
 	$(BIN)/python -m pytest $(SUITES) -m ray $(PYTEST_ARGS)
 
 fuzz: $(STAMP)  ## throw odd spec files, webhooks and commits at the parsers for ten minutes (FUZZ_SECONDS= for each kind)
-	HELIOSTAT_FUZZ_SECONDS=$${FUZZ_SECONDS:-200} $(BIN)/python -m pytest tests/fuzz -q -s --timeout 3600 $(PYTEST_ARGS)
+	HELIOSTAT_FUZZ_SECONDS=$${FUZZ_SECONDS:-130} $(BIN)/python -m pytest tests/fuzz -q -s --timeout 3600 $(PYTEST_ARGS)
 
 # Property by property on all workers, with new lives each time.
 lives: $(STAMP)  ## random lives of services in virtual time, thousands of them (HELIOSTAT_SEEDS per property)

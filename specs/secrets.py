@@ -8,12 +8,14 @@ seals right after one was read, by marks that go with them.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
+from urllib.parse import quote
 
 from specs.canonical import canonical_json
 from specs.desired import Desired, DesiredService, SpecError
@@ -30,6 +32,8 @@ variables of applications and deployments."""
 MASK = "********"
 SHORTEST_HIDDEN = 4
 """Shorter values are not looked for in messages: they would be found in every word."""
+SHORTEST_LINE = 16
+"""Shorter lines of a longer secret are not: a brace alone is in every document."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -251,8 +255,19 @@ def _without(value: Any, secrets: Iterable[str], *, is_told: bool = False) -> An
 
 
 def hidden(text: str, secrets: Iterable[str]) -> str:
-    """Return a text with a mask for each secret in it, the longest first."""
-    for secret in sorted(set(secrets), key=len, reverse=True):
-        if len(secret) >= SHORTEST_HIDDEN:
-            text = text.replace(secret, MASK)
+    """Return a text with a mask for each secret in it, the longest first, however it is written there."""
+    forms = {form for secret in set(secrets) if len(secret) >= SHORTEST_HIDDEN for form in _forms(secret)}
+    for form in sorted(forms, key=lambda form: (-len(form), form)):
+        text = text.replace(form, MASK)
     return text
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """Yield a secret as it is, as Python, JSON and addresses write it, in base64, and line by line (keys have many)."""
+    plain = secret.encode(errors="replace")
+    yield secret
+    yield repr(secret)[1:-1]
+    yield json.dumps(secret)[1:-1]
+    yield quote(secret, safe="")
+    yield base64.b64encode(plain).decode()
+    yield from (line for line in secret.splitlines() if len(line) >= SHORTEST_LINE and line != secret)

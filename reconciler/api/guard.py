@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ipaddress
 import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -24,6 +26,9 @@ UNGUARDED = frozenset({"/healthz", "/readyz"})
 
 SIGNED = "/webhooks/"
 """What is below has a signature that no web page can make: its senders know the daemon by its public name."""
+
+BODY_WITHIN = timedelta(seconds=30)
+"""A body that comes byte by byte holds one of a thousand connections for as long."""
 
 READS = frozenset({"GET", "HEAD"})
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="heliostat", charset="UTF-8"'}
@@ -87,7 +92,7 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-cache" if "etag" in headers else "no-store")
             await send(message)
 
-        await (self._refusal(scope) or self._app)(scope, receive, send_guarded)
+        await (self._refusal(scope) or self._app)(scope, in_time(receive), send_guarded)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         """Return the answer to a request that goes no further, None for one that does."""
@@ -106,6 +111,28 @@ class Guard:
         if self._access.reads_need_token and scope["method"] in READS and _grant(headers, self._access) is None:
             return problem_response(401, "reading needs a token here: heliostat token make", CHALLENGE)
         return None
+
+
+def in_time(receive: Receive) -> Receive:
+    """Return how to receive a request whose body ends in time; whoever has sent it whole is waited for no longer."""
+    is_whole = False
+    deadline: float | None = None
+
+    async def received() -> Message:
+        nonlocal is_whole, deadline
+        if is_whole:
+            return await receive()
+        deadline = deadline or asyncio.get_running_loop().time() + BODY_WITHIN.total_seconds()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            text = f"the body did not come within {BODY_WITHIN.total_seconds():g} s"
+            raise Problem(408, text, {"Connection": "close"}) from None
+        is_whole = not message.get("more_body", False)
+        return message
+
+    return received
 
 
 def is_known_host(host: str, allowed: frozenset[str]) -> bool:

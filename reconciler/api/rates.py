@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Limiter:
 
     def wait(self, address: str, now: datetime) -> timedelta | None:
         """Take in one request; return how long its sender has to wait before it is answered, None when not at all."""
+        address = caller(address)
         tokens, since = self._buckets.pop(address, (float(self._rate.burst), now))
         passed = max(0.0, (now - since).total_seconds())
         tokens = min(float(self._rate.burst), tokens + passed * self._rate.per_second)
@@ -40,3 +42,14 @@ class Limiter:
         while len(self._buckets) > MOST_ADDRESSES:
             self._buckets.popitem(last=False)
         return None if is_free else timedelta(seconds=math.ceil((1.0 - tokens) / self._rate.per_second))
+
+
+def caller(address: str) -> str:
+    """Return who has an address: in IPv6 one machine has a network of them, and may use another for each request."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return address
+    return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))

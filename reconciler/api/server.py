@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reconciler.errors import Stalled
 from reconciler.settings import Address
@@ -50,6 +51,7 @@ class ApiServer:
             proxy_headers=False,
             timeout_graceful_shutdown=PATIENCE,
             ws="none",
+            http=Impatient,
             limit_concurrency=MOST_REQUESTS,
         )
         config.load()
@@ -73,6 +75,40 @@ class ApiServer:
     def close(self) -> None:
         """Give the address back without having served."""
         self._socket.close()
+
+
+class Impatient(H11Protocol):
+    """Ends a connection on which no request comes in time: whoever opens many and says nothing would shut out all."""
+
+    headers_within = 10.0
+    """Seconds from the connection, or the answer before, to the end of a request's headers."""
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._expect()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        super().on_response_complete()
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        super().connection_lost(exc)
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _expect(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+        self._waiting = self.loop.call_later(self.headers_within, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 class Certificate:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 SECONDS = float(os.environ.get("HELIOSTAT_FUZZ_SECONDS", "20"))
+GUIDED_SECONDS = SECONDS / 2 if "HELIOSTAT_FUZZ_SECONDS" in os.environ else SECONDS / 4
 GATE_SEED = 1
 BATCH = 50
 

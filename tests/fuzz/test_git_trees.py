@@ -67,17 +67,27 @@ class Writer:
         return self.write("tree", raw)
 
 
-def test_any_commit_is_read_or_refused(tmp_path: Path) -> None:
-    origin = Origin(tmp_path / "origin")
-    origin.commit({"README.md": "x"})
-    writer = Writer(origin.folder)
-    mirror = Mirror(origin.folder / ".git", locate(str(origin.folder)), "main")
+class Reading:
+    """Commits whatever it is given, and reads it as the daemon does."""
 
-    def check(value: object) -> None:
+    def __init__(self, folder: Path) -> None:
+        origin = Origin(folder / "origin")
+        origin.commit({"README.md": "x"})
+        self.writer = Writer(origin.folder)
+        self._mirror = Mirror(origin.folder / ".git", locate(str(origin.folder)), "main")
+
+    def check(self, value: object) -> None:
         entries, date = value  # type: ignore[misc]
-        raw = f"tree {writer.tree(entries)}\nauthor A <a> {date}\ncommitter C <c> {date}\n\nm\n"
-        sha = writer.write("commit", raw.encode())
-        reader = CommitReader(mirror.objects, "")
+        self._check(self.writer.tree(entries), date)
+
+    def check_tree(self, raw: bytes) -> None:
+        """Read a commit whose tree is these bytes."""
+        self._check(self.writer.write("tree", raw), "1 +0000")
+
+    def _check(self, tree: str, date: str) -> None:
+        raw = f"tree {tree}\nauthor A <a> {date}\ncommitter C <c> {date}\n\nm\n"
+        sha = self.writer.write("commit", raw.encode())
+        reader = CommitReader(self._mirror.objects, "")
         with suppress(GitFailed):
             desired = reader.read(sha, "main").desired
             for error in desired.errors:
@@ -90,4 +100,6 @@ def test_any_commit_is_read_or_refused(tmp_path: Path) -> None:
                             assert not name.startswith("/"), name
                             assert ".." not in name.split("/"), name
 
-    assert fuzz(st.tuples(trees, dates), check, slowest=20.0) > 3
+
+def test_any_commit_is_read_or_refused(tmp_path: Path) -> None:
+    assert fuzz(st.tuples(trees, dates), Reading(tmp_path).check, slowest=20.0) > 3

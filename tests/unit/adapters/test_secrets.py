@@ -9,12 +9,13 @@ import json
 import os
 import pickle
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -30,7 +31,7 @@ from reconciler.ports import JobOrder
 from reconciler.settings import Secret, Settings
 from specs.canonical import canonical_json
 from specs.effects import PutServeConfig, ServeApplication
-from specs.secrets import MARK, SecretKind, SecretRef, Unreadable
+from specs.secrets import MARK, SecretKind, SecretRef, Unreadable, hidden
 from tests.origin import Origin
 from tests.sim.fake_dashboard import FakeDashboard
 from tests.watched import Watched
@@ -334,6 +335,23 @@ async def test_ray_gets_the_value_and_nobody_above_sees_it(folder: Path) -> None
                     await rest.send("PUT", APPLICATIONS, body={"applications": [app]})
                 told = str(raised.value)
             assert CANARY not in told
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        repr, json.dumps, lambda text: quote(text, safe=""), lambda text: base64.b64encode(text.encode()).decode(),
+        lambda text: text.splitlines()[1], lambda text: text,
+    ],
+    ids=["python", "json", "address", "base64", "line", "plain"],
+)  # fmt: skip
+def test_a_secret_of_many_lines_is_hidden_however_a_traceback_writes_it(spelt: Callable[[str], str]) -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\tw0'BAQ/EFAASC+\n}\n-----END KEY-----"
+    told = hidden(f"ValueError: cannot read {spelt(key)} }} !", [key])
+    assert "MIIEvQIBADAN" not in told
+    assert base64.b64encode(key.encode()).decode()[:20] not in told
+    assert told.startswith("ValueError: cannot read ")
+    assert told.endswith(" } !"), "a line that is in every document hides nothing"
 
 
 async def test_a_job_gets_the_values_of_its_environment_and_what_it_says_of_them_is_hidden(folder: Path) -> None:

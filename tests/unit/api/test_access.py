@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -20,14 +22,14 @@ from reconciler.adapters import api_tokens
 from reconciler.adapters.api_tokens import TokenFile
 from reconciler.api.app import make_app
 from reconciler.api.guard import Access
-from reconciler.api.rates import MOST_ADDRESSES, Limiter, Rate
-from reconciler.api.server import ApiServer, Certificate
+from reconciler.api.rates import MOST_ADDRESSES, Limiter, Rate, caller
+from reconciler.api.server import ApiServer, Certificate, Impatient
 from reconciler.cli.main import heliostat
 from reconciler.errors import Stalled
 from reconciler.grants import Grant, Role
 from reconciler.settings import Address, Secret
 from tests.unit.api.backends import MemoryBackend
-from tests.unit.api.serving import TOKEN, FixedClock
+from tests.unit.api.serving import TOKEN, FixedClock, serving
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
@@ -186,6 +188,65 @@ def test_callers_without_number_fill_no_memory() -> None:
     for number in range(MOST_ADDRESSES + 100):
         limiter.wait(str(number), NOW)
     assert len(limiter._buckets) == MOST_ADDRESSES
+
+
+def test_one_network_of_ipv6_is_one_caller() -> None:
+    limiter = Limiter(Rate(per_second=1, burst=2))
+    found = [limiter.wait(f"2001:db8:1:2::{number:x}", NOW) for number in range(1, 4)]
+    assert [wait is None for wait in found] == [True, True, False]
+    assert limiter.wait("2001:db8:1:3::1", NOW) is None
+    assert caller("::ffff:192.0.2.7") == caller("192.0.2.7") == "192.0.2.7"
+    assert caller("fe80::1%eth0") == caller("fe80::2%eth0")
+    assert caller("") == ""
+
+
+# -- who takes their time ----------------------------------------------------------------------------------------------
+
+
+def talk(url: str, *parts: bytes, within: float = 10) -> bytes:
+    """Send parts, one every fifth of a second, until the server ends the connection; return what it said."""
+    host, port = url.removeprefix("http://").split(":")
+    said = b""
+    with socket.create_connection((host, int(port)), timeout=within) as wire:
+        for part in parts:
+            wire.sendall(part)
+            time.sleep(0.2)
+        while piece := wire.recv(65536):
+            said += piece
+    return said
+
+
+def test_a_connection_on_which_no_request_comes_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Impatient, "headers_within", 0.6)
+    with serving(MemoryBackend()) as served:
+        begun = time.monotonic()
+        assert talk(served.url) == b""
+        assert talk(served.url, b"GET /healthz HTTP/1.1\r\n", b"Host: localhost\r\n", b"X: 1\r\n") == b""
+        assert talk(served.url, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET ").count(b"HTTP/1.1") == 1
+        assert time.monotonic() - begun < 8
+
+
+def test_a_request_under_way_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Impatient, "headers_within", 0.2)
+    with serving(MemoryBackend()) as served:
+        answer = httpx.get(f"{served.url}/api/v1/routes?wait=1s", headers=etag(served.url), timeout=5, trust_env=False)
+        assert answer.status_code in (200, 304)
+
+
+def etag(url: str) -> dict[str, str]:
+    return {"If-None-Match": httpx.get(f"{url}/api/v1/routes", trust_env=False).headers["etag"]}
+
+
+def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.api.guard.BODY_WITHIN", timedelta(seconds=0.5))
+    head = (
+        b"POST /api/v1/services/chat/pause HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 50\r\n\r\n" % TOKEN.encode()
+    )
+    with serving(MemoryBackend()) as served:
+        said = talk(served.url, head, b'{"why"')
+    assert said.startswith(b"HTTP/1.1 408")
+    assert b"did not come within 0.5 s" in said
 
 
 # -- TLS ---------------------------------------------------------------------------------------------------------------

@@ -190,6 +190,17 @@ async def test_a_path_that_is_not_there_is_a_problem_that_a_commit_mends(origin:
     assert names(await watched.see(origin.commit({"prod/b.yaml": spec("b")}))) == ["b"]
 
 
+async def test_no_file_hides_another_by_a_name_that_cannot_be_printed(origin: Origin, tmp_path: Path) -> None:
+    """A service whose file is not read has left the repository, and may be removed."""
+    for number, name in enumerate((b"\xff.yaml", b"\xfe.yaml", b"a\n.yaml", b"a\r.yaml", b"\xef\xbf\xbd.yaml")):
+        (origin.folder / os.fsdecode(name)).write_text(spec(f"s{number}"))
+    origin.commit()
+    reading = await Watched(origin.folder, tmp_path / "state").source.read()
+    assert names(reading) == ["s0", "s1", "s2", "s3", "s4"]
+    assert reading.desired is not None
+    assert all(service.source.path.isprintable() for service in reading.desired.services)
+
+
 @pytest.mark.parametrize("path", ["..", "../x", "a/../../b"])
 def test_a_path_out_of_the_repository_is_refused(origin: Origin, tmp_path: Path, path: str) -> None:
     with pytest.raises(Stalled, match="leaves the repository"):

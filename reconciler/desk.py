@@ -20,6 +20,7 @@ from specs.memory import Event, HistoryEntry
 from specs.observed import Node
 from specs.planned import PlannedChange
 from specs.routes import RouteTable
+from specs.seats import Seat, seats_of
 from specs.status import ClusterStatus
 
 _TABLES = TypeAdapter(RouteTable)
@@ -82,6 +83,10 @@ class Desk:
     def nodes(self) -> tuple[Node, ...]:
         """Return the nodes as last seen."""
         return self._reconciler.nodes if self._reconciler else ()
+
+    def seats(self) -> tuple[Seat, ...]:
+        """Return which replica was last seen where."""
+        return seats_of(self._reconciler.cells) if self._reconciler else ()
 
     def routes(self) -> tuple[str, RouteTable]:
         """Return the route table as last commanded and a tag that changes whenever it does."""

@@ -31,7 +31,7 @@ from specs.decisions import Decision
 from specs.desired import ClusterSettings, Desired
 from specs.effects import PutServeConfig, SetRoutes
 from specs.memory import Memory
-from specs.observed import Node
+from specs.observed import CellSeen, Node
 from specs.reasons import Reason
 from specs.routes import RouteTable
 from specs.status import ClusterStatus
@@ -116,6 +116,7 @@ class Reconciler:
         self.status: ClusterStatus | None = None
         self._reported: World | None = None
         self.nodes: tuple[Node, ...] = ()
+        self.cells: tuple[CellSeen, ...] = ()
         self.table = RouteTable()
         self._routed: RouteTable | None = None
 
@@ -210,6 +211,7 @@ class Reconciler:
         await self._answer(accepted, results)
         watch.lap("apply")
         self.nodes = world.observed.nodes or self.nodes
+        self.cells = world.observed.cells if world.observed.complete else self.cells
         self._reported = replace(plan.world, memory=self._memory)
         self.status = report(plan, self._memory, self._circumstances(compiled, results), self.status)
         watch.lap("report")

@@ -11,6 +11,7 @@ from specs.memory import Event, HistoryEntry
 from specs.observed import Node
 from specs.planned import PlannedChange
 from specs.routes import RouteTable
+from specs.seats import Seat
 from specs.status import ClusterStatus
 
 
@@ -33,6 +34,9 @@ class Backend(Protocol):
 
     def nodes(self) -> tuple[Node, ...]:
         """Return the nodes as last seen."""
+
+    def seats(self) -> tuple[Seat, ...]:
+        """Return which replica was last seen where."""
 
     def routes(self) -> tuple[str, RouteTable]:
         """Return the route table as last commanded and a tag that changes whenever the table does."""

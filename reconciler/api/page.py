@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from reconciler.api import wording
+from reconciler.api.places import places_view
 from reconciler.api.reads import backend_of
 from reconciler.api.views import excerpt, page_view, sight
 from reconciler.errors import PortError
@@ -50,8 +51,10 @@ async def fragment(request: Request) -> Response:
 async def _render(request: Request, template: str) -> Response:
     backend = backend_of(request)
     now = request.app.state.clock.now()
-    view = page_view(backend.status(), await _events(request), now)
-    return HTMLResponse(TEMPLATES.get_template(template).render(view=view, now=now))
+    cluster = backend.status()
+    view = page_view(cluster, await _events(request), now)
+    places = places_view(cluster, backend.nodes(), backend.seats())
+    return HTMLResponse(TEMPLATES.get_template(template).render(view=view, places=places, now=now))
 
 
 async def _events(request: Request) -> tuple[Event, ...]:

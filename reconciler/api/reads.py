@@ -71,8 +71,10 @@ async def history(request: Request) -> Response:
 
 
 async def nodes(request: Request) -> Response:
-    """Answer the nodes as last seen."""
-    return JSONResponse({"nodes": [node_document(node) for node in backend_of(request).nodes()]})
+    """Answer the nodes as last seen, and every replica with the id of its node."""
+    backend = backend_of(request)
+    found = {"nodes": [node_document(node) for node in backend.nodes()], "replicas": document(backend.seats())}
+    return JSONResponse(found)
 
 
 async def events(request: Request) -> Response:

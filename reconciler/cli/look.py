@@ -15,6 +15,7 @@ from reconciler.cli.client import Daemon, DaemonError, as_json, connection, outp
 from reconciler.cli.replies import read
 from specs.memory import HistoryEntry
 from specs.observed import Node
+from specs.seats import Seat
 from specs.status import ClusterStatus
 
 WATCH_INTERVAL = 1.0
@@ -85,13 +86,14 @@ def history(service: str, output: str, daemon: Daemon) -> None:
 @output_option
 @connection
 def nodes(output: str, daemon: Daemon) -> None:
-    """Show the cluster's nodes as the daemon last saw them."""
+    """Show the cluster's nodes and the replicas on them as the daemon last saw them."""
     document: Any = daemon.get("/nodes")
     if output == "json":
         click.echo(as_json(document))
         return
     found = read(tuple[Node, ...], document["nodes"])
-    click.echo(overview.nodes_text(found) if found else "no nodes seen yet")
+    seats = read(tuple[Seat, ...], document.get("replicas", []))
+    click.echo(overview.nodes_text(found, seats) if found else "no nodes seen yet")
 
 
 def _now() -> datetime:

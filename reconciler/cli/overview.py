@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from reconciler.api import views
 from reconciler.api.wording import ago, count, percent, seconds, short_commit, span, staging_text
 from reconciler.cli.terminal import clean, indented, room, shortened, table, toned
 from specs.memory import Event, HistoryEntry, Outcome
-from specs.observed import Node
+from specs.observed import Node, ReplicaState
 from specs.reasons import Reason
+from specs.seats import Seat
 from specs.status import AnalysisStatus, ClusterStatus, Phase, ServiceStatus, StagingStatus
 
 OLD = timedelta(seconds=60)
@@ -106,8 +109,8 @@ def event_text(event: Event, *, service_width: int = 12) -> str:
     return f"{stamp}  {toned(start, '', bold=True)}  {kind}  {message}".rstrip()
 
 
-def nodes_text(nodes: tuple[Node, ...]) -> str:
-    """Return one line per node."""
+def nodes_text(nodes: tuple[Node, ...], seats: tuple[Seat, ...]) -> str:
+    """Return one line per node with what is on it, and below how many replicas wait for one."""
     rows = [
         [
             node.ip,
@@ -116,10 +119,24 @@ def nodes_text(nodes: tuple[Node, ...]) -> str:
             node.labels.get("ray.io/market-type", "-"),
             *(f"{node.resources.get(kind, 0):g}" for kind in ("CPU", "GPU")),
             node.id[:12],
+            _seats(seat for seat in seats if seat.node == node.id),
         ]
         for node in sorted(nodes, key=lambda node: (not node.is_head, node.zone or "", node.ip))
     ]
-    return table(["ADDRESS", "STATE", "ZONE", "MARKET", "CPU", "GPU", "ID"], rows, right=frozenset({4, 5}))
+    head = ["ADDRESS", "STATE", "ZONE", "MARKET", "CPU", "GPU", "ID", "REPLICAS"]
+    waiting = [seat for seat in seats if not seat.node]
+    told = [f"waiting for a node: {_seats(waiting)}"] if waiting else []
+    return "\n".join([table(head, rows, right=frozenset({4, 5})), *told])
+
+
+def _seats(seats: Iterable[Seat]) -> str:
+    """Return `chat 3f9a1c2 x2, search 77c01d9` of the replicas somewhere; starting and stopping ones say so."""
+    counts: Counter[str] = Counter()
+    for seat in seats:
+        name = f"{seat.service} {seat.revision[:7]}" if seat.service else clean(seat.application)
+        doing = "" if seat.state is ReplicaState.RUNNING else f" {seat.state.value.lower()}"
+        counts[name + (" leaving" if seat.is_migrating else doing)] += 1
+    return ", ".join(f"{name} x{number}" if number > 1 else name for name, number in counts.items()) or "-"
 
 
 def _head(cluster: ClusterStatus, now: datetime) -> str:

@@ -12,10 +12,11 @@ from reconciler.planner import Proposal
 from specs import analysis
 from specs.commands import Command, Verb
 from specs.memory import Event, HistoryEntry, Outcome
-from specs.observed import Node
+from specs.observed import Node, ReplicaState
 from specs.planned import PlannedChange
 from specs.reasons import Reason
 from specs.routes import CellWeight, RouteTable, ServiceRoute
+from specs.seats import Seat
 from specs.status import (
     AnalysisStatus,
     CellState,
@@ -56,6 +57,7 @@ class MemoryBackend:
         self.logged: list[Event] = []
         self.entries: tuple[HistoryEntry, ...] = ()
         self.seen_nodes: tuple[Node, ...] = ()
+        self.seen_seats: tuple[Seat, ...] = ()
         self.table = RouteTable()
         self.tag = "t1"
         self.waiting = 0
@@ -70,6 +72,9 @@ class MemoryBackend:
 
     def nodes(self) -> tuple[Node, ...]:
         return self.seen_nodes
+
+    def seats(self) -> tuple[Seat, ...]:
+        return self.seen_seats
 
     def routes(self) -> tuple[str, RouteTable]:
         return self.tag, self.table
@@ -343,6 +348,28 @@ def sample_nodes() -> tuple[Node, ...]:
         head, id="a" * 56, ip="10.0.0.11", is_head=False, labels=labels, resources={"CPU": 8.0, "GPU": 1.0}
     )
     return head, worker, replace(worker, id="b" * 56, ip="10.0.0.12", is_draining=True)
+
+
+def sample_seats() -> tuple[Seat, ...]:
+    """One replica of each kind: serving, the candidate's, starting without a node, moving away, somebody else's."""
+    stable = Seat(
+        replica="r1",
+        node="a" * 56,
+        application="chat.3f9a1c2eb771.-.-.0",
+        deployment="Chat",
+        service="chat",
+        revision="3f9a1c2eb771",
+        state=ReplicaState.RUNNING,
+    )
+    new = {"application": "chat.b7710de40a12.-.-.0", "revision": "b7710de40a12"}
+    return (
+        stable,
+        replace(stable, replica="r2"),
+        replace(stable, replica="r3", node="b" * 56, is_migrating=True),
+        replace(stable, replica="r4", node="b" * 56, **new),
+        replace(stable, replica="r5", node="", state=ReplicaState.STARTING, **new),
+        replace(stable, replica="r6", application="<b>theirs</b>", service="", revision=""),
+    )
 
 
 def sample_routes() -> RouteTable:

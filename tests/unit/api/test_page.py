@@ -10,10 +10,22 @@ import httpx
 import pytest
 
 from reconciler.api.app import STATIC, make_app
+from reconciler.api.places import MOST_NODES
 from reconciler.api.views import excerpt, page_view
 from reconciler.api.wording import ago, count, percent, seconds, short_commit, span
 from reconciler.errors import Stalled
-from tests.unit.api.backends import NOW, TRACEBACK, MemoryBackend, chat, cluster, sample_events, steady, troubled
+from tests.unit.api.backends import (
+    NOW,
+    TRACEBACK,
+    MemoryBackend,
+    chat,
+    cluster,
+    sample_events,
+    sample_nodes,
+    sample_seats,
+    steady,
+    troubled,
+)
 from tests.unit.api.serving import ACCESS, FixedClock
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -231,3 +243,28 @@ def test_marks_on_the_page_can_be_told_apart_without_colours() -> None:
 )
 def test_numbers_read_as_people_write_them(said: str, expected: str) -> None:
     assert said == expected
+
+
+async def test_nodes_are_boxes_by_zone_with_their_replicas(backend: MemoryBackend, client: httpx.AsyncClient) -> None:
+    backend.cluster = cluster(chat())
+    assert "Nodes" not in Outline((await client.get("/")).text).text
+    backend.seen_nodes, backend.seen_seats = sample_nodes(), sample_seats()
+    answer = (await client.get("/fragment")).text
+    page = Outline(answer)
+    zones = [group["aria-label"] for group in page.all("div") if group.get("class") == "zone"]
+    assert zones == ["no zone", "zone us-east-1a"]
+    seats = [svg["class"] for svg in page.all("svg") if str(svg.get("class")).startswith("seat")]
+    assert seats.count("seat hue1 stable running") == 2
+    assert {"seat hue1 stable moving", "seat hue1 candidate running", "seat hue1 candidate starting"} <= set(seats)
+    assert "1 waiting for a node" in page.text
+    assert "chat 3f9a1c2eb771, stable: Chat moves away: its node is being drained" in page.text
+    assert "<b>theirs</b>" not in answer
+    assert "not Heliostat's" in page.text
+
+
+async def test_a_large_cluster_is_not_drawn_node_by_node(backend: MemoryBackend, client: httpx.AsyncClient) -> None:
+    worker = sample_nodes()[1]
+    backend.seen_nodes = tuple(replace(worker, id=f"{number:056}") for number in range(MOST_NODES + 5))
+    page = Outline((await client.get("/")).text)
+    assert len([box for box in page.all("div") if str(box.get("class")).startswith("node")]) == MOST_NODES
+    assert "5 more nodes: heliostat nodes" in page.text

@@ -21,6 +21,7 @@ from tests.unit.api.backends import (
     sample_history,
     sample_nodes,
     sample_routes,
+    sample_seats,
 )
 from tests.unit.api.serving import ACCESS, FixedClock
 
@@ -136,6 +137,13 @@ async def test_nodes_tell_their_zone_and_resources(backend: MemoryBackend, clien
     assert (head["isHead"], head["zone"]) == (True, None)
     assert (worker["zone"], worker["resources"]) == ("us-east-1a", {"CPU": 8, "GPU": 1})
     assert draining["isDraining"] is True
+
+
+async def test_replicas_name_their_node_and_whose_they_are(backend: MemoryBackend, client: httpx.AsyncClient) -> None:
+    backend.seen_seats = sample_seats()
+    replicas = (await client.get("/api/v1/nodes")).json()["replicas"]
+    assert [(one["replica"], one["node"][:1]) for one in replicas][:3] == [("r1", "a"), ("r2", "a"), ("r3", "b")]
+    assert (replicas[2]["isMigrating"], replicas[4]["state"], replicas[5]["service"]) == (True, "STARTING", "")
 
 
 async def test_readiness_follows_the_backend_and_liveness_does_not(

@@ -21,6 +21,7 @@ from tests.unit.api.backends import (
     sample_events,
     sample_history,
     sample_nodes,
+    sample_seats,
     search,
     steady,
     troubled,
@@ -50,6 +51,7 @@ def backend(served: tuple[MemoryBackend, Serving]) -> MemoryBackend:
     backend.logged = list(sample_events())
     backend.entries = sample_history()
     backend.seen_nodes = sample_nodes()
+    backend.seen_seats = sample_seats()
     backend.commands.clear()
     backend.refusals.clear()
     return backend
@@ -94,8 +96,9 @@ def test_no_line_is_wider_than_80_columns_and_nothing_is_coloured_in_a_pipe(run:
     for arguments in (["status"], ["status", "chat"], ["history", "search"], ["nodes"]):
         text = run(*arguments).stdout
         assert "\x1b" not in text
-        # Messages are cut on a terminal only: a pipe gets all of them.
-        wide = [line for line in text.splitlines() if len(line) > 80 and "ModuleNotFound" not in line]
+        # Messages and lists of replicas are cut on a terminal only: a pipe gets all of them.
+        open_ended = ("ModuleNotFound", "chat 3f9a1c2")
+        wide = [line for line in text.splitlines() if len(line) > 80 and not any(part in line for part in open_ended)]
         assert wide == [], arguments
 
 
@@ -159,9 +162,10 @@ def test_history_and_nodes_and_events_read_as_tables(run: Runs) -> None:
     assert "91aa0c3d55fe rolled-back 2 min ModuleNotFoundError" in history[1]
     nodes = lines(run("nodes").stdout)
     assert nodes[1:] == [
-        "10.0.0.10 head - - 0 0 ffffffffffff",
-        "10.0.0.11 alive us-east-1a spot 8 1 aaaaaaaaaaaa",
-        "10.0.0.12 draining us-east-1a spot 8 1 bbbbbbbbbbbb",
+        "10.0.0.10 head - - 0 0 ffffffffffff -",
+        "10.0.0.11 alive us-east-1a spot 8 1 aaaaaaaaaaaa chat 3f9a1c2 x2, <b>theirs</b>",
+        "10.0.0.12 draining us-east-1a spot 8 1 bbbbbbbbbbbb chat 3f9a1c2 leaving, chat b7710de",
+        "waiting for a node: chat b7710de starting",
     ]
     events = lines(run("events", "chat").stdout)
     assert len(events) == 3

@@ -30,7 +30,7 @@ class Forge(Protocol):
         """Return the id of the request's newest commit."""
 
     def comments(self) -> Iterator[tuple[str, str]]:
-        """Yield the address and the text of each comment."""
+        """Yield the address and the text of each comment of ours: its author could rewrite any other later."""
 
     def create(self, text: str) -> None:
         """Add a comment."""
@@ -87,9 +87,13 @@ class GitHub:
         return str(found["head"]["sha"])
 
     def comments(self) -> Iterator[tuple[str, str]]:
-        """Yield the address and the text of each comment."""
+        """Yield the address and the text of each comment of ours; of any app if we are one, for apps have no name."""
+        answer = self.api.call("GET", f"{self.api.url}/user")
+        own = {"login": answer.json()["login"]} if answer.status_code == 200 else {"type": "Bot"}
         for found in self.api.pages(self._comments):
-            yield f"{self.api.url}/repos/{self.repository}/issues/comments/{int(found['id'])}", str(found["body"] or "")
+            if own.items() <= (found.get("user") or {}).items():
+                address = f"{self.api.url}/repos/{self.repository}/issues/comments/{int(found['id'])}"
+                yield address, str(found["body"] or "")
 
     def create(self, text: str) -> None:
         """Add a comment."""
@@ -117,9 +121,11 @@ class GitLab:
         return str(self.api.read(self._request)["sha"])
 
     def comments(self) -> Iterator[tuple[str, str]]:
-        """Yield the address and the text of each note."""
+        """Yield the address and the text of each note of ours."""
+        own = int(self.api.read(f"{self.api.url}/user")["id"])
         for found in self.api.pages(f"{self._request}/notes"):
-            yield f"{self._request}/notes/{int(found['id'])}", str(found["body"] or "")
+            if int(found["author"]["id"]) == own:
+                yield f"{self._request}/notes/{int(found['id'])}", str(found["body"] or "")
 
     def create(self, text: str) -> None:
         """Add a note."""
@@ -178,7 +184,7 @@ def _plan(file: Path) -> PlannedChange:
 
 
 def put(forge: Forge, first_line: str, text: str) -> None:
-    """Update the comment that begins with this line, or add one. A comment of somebody else's is left alone."""
+    """Update our comment that begins with this line, or add one."""
     for address, was in forge.comments():
         if was.partition("\n")[0].strip() == first_line and (
             was.strip() == text.strip() or forge.update(address, text)

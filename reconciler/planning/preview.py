@@ -256,11 +256,10 @@ class _Run:
 
     def _is_in_place(self, name: str) -> bool:
         """Return whether all replicas are where they are to be; a service that may be anywhere always is."""
-        if self._plan is None or name not in self._plan.memory.services:
+        memory = self._memory.services[name]
+        if self._plan is None or (memory.wanted.placement.is_free and len(memory.cells) == 1):
             return True
-        view = view_of(replace(self._plan.world, memory=self._plan.memory), name)
-        if view.spec.placement.is_free and len(view.cells) == 1:
-            return True
+        view = view_of(replace(self._plan.world, memory=self._memory), name)
         return is_believed(view) and not unplaced(view, layout_now(view))
 
     # -- noting ------------------------------------------------------------------------------------

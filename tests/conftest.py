@@ -1,10 +1,16 @@
 """Fixtures for every test."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.ray_cluster"]
+
+# A shell starts what it runs in the background with interrupts ignored, and so would every process that a test
+# starts and interrupts. With a handler here, they start with the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines that run these tests are shared: a slow first draw (Hypothesis builds its tables then) is no finding.
 settings.register_profile(

@@ -1,12 +1,16 @@
-"""Small HTTP servers on loopback that misbehave as told, one connection per request."""
+"""Small HTTP servers on loopback: some misbehave as told, in the test's own loop; others answer from threads."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 
 
 @dataclass(kw_only=True)
@@ -123,3 +127,50 @@ async def serving(
             task.cancel()
         await asyncio.gather(*server.tasks, return_exceptions=True)
         await listening.wait_closed()
+
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+JSON: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers every method from a thread, for callers that block the test's own, and logs nothing."""
+
+    def answer(self) -> None:
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815 - the names are http.server's
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def say(self, status: int, body: bytes = b"", headers: Mapping[str, str] = NO_HEADERS) -> None:
+        """Send a whole answer; `headers` may contradict its length."""
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+Handler = type[BaseHTTPRequestHandler] | functools.partial[BaseHTTPRequestHandler]
+
+
+@contextmanager
+def listening(handler: Handler) -> Iterator[int]:
+    """Answer each connection in a thread of its own until the block ends; return the port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        # It ends at the end of an interval, which each test waits for.
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from tests.e2e.conftest import lent
 from tests.e2e.load import sending
 from tests.e2e.project import pause, weight
 from tests.e2e.waiting import wait_for
+from tests.local_http import Answering, listening
 from tests.prometheus_server import require_prometheus, running_prometheus
 
 pytestmark = pytest.mark.ray
@@ -39,30 +38,13 @@ class GateServer:
 def gate_server() -> Iterator[GateServer]:
     made = GateServer()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            made.asked.append((self.path, self.headers["Idempotency-Key"], body))
-            answer = b'{"message": "the change calendar is closed"}' if made.status >= 400 else b"{}"
-            self.send_response(made.status)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+    class Handler(Answering):
+        def answer(self) -> None:
+            made.asked.append((self.path, self.headers["Idempotency-Key"], json.loads(self.body())))
+            self.say(made.status, b'{"message": "the change calendar is closed"}' if made.status >= 400 else b"{}")
 
-        def log_message(self, *args: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    made.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
-    thread.start()
-    try:
+    with listening(Handler) as made.port:
         yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=5)
 
 
 def test_a_gate_holds_a_rollout_and_bad_numbers_take_it_back(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -18,6 +16,7 @@ from tests.e2e.conftest import lent
 from tests.e2e.daemon import COMMAND
 from tests.e2e.stage import Stage
 from tests.e2e.waiting import wait_for
+from tests.local_http import Answering, listening
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -31,23 +30,13 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
     """Take traces as an OpenTelemetry collector does."""
     bodies: list[bytes] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(200)
-            self.end_headers()
+    class Handler(Answering):
+        def answer(self) -> None:
+            bodies.append(self.body())
+            self.say(200)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", bodies
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(Handler) as port:
+        yield f"http://127.0.0.1:{port}", bodies
 
 
 def digest_at(stage: Stage, name: str) -> str:

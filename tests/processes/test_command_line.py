@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -37,8 +36,6 @@ def started(*arguments: str, server: str, state: Path) -> Iterator[subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
         env=environ,
-        # Whoever runs the tests in the background of a script has interrupts ignored, and children inherit that.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
         yield child

@@ -6,10 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from reconciler.cli.main import heliostat
+from tests.local_http import JSON, Answering, listening
 from tests.origin import IDENTITY, Origin, git
 from tests.unit.cli.test_plan import without_code
 
@@ -73,38 +72,23 @@ class Forge:
 def forge() -> Iterator[Forge]:
     found = Forge()
 
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
+    class Handler(Answering):
+        def answer(self) -> None:
             path, _, query = self.path.partition("?")
-            size = int(self.headers.get("content-length") or 0)
-            body = json.loads(self.rfile.read(size))["body"] if size else ""
+            content = self.body()
+            body = json.loads(content)["body"] if content else ""
             tokens = (f"Bearer {TOKEN}", TOKEN)
             if self.headers.get("Authorization", self.headers.get("PRIVATE-TOKEN")) not in tokens:
-                status, answer = 401, {}
+                status, told = 401, {}
             elif self.command == "GET":
-                status, answer = found.read(path, query)
+                status, told = found.read(path, query)
             else:
-                status, answer = found.write(self.command, path, body)
-            text = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
+                status, told = found.write(self.command, path, body)
+            self.say(status, json.dumps(told).encode(), JSON)
 
-        do_GET = do_POST = do_PATCH = do_PUT = _answer  # noqa: N815
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield found
-    server.shutdown()
-    thread.join(5)
-    server.server_close()
+    with listening(Handler) as port:
+        found.url = f"http://127.0.0.1:{port}"
+        yield found
 
 
 @pytest.fixture

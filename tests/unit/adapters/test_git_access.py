@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from reconciler.adapters.git_location import locate
 from reconciler.adapters.git_objects import Objects
 from reconciler.adapters.packaging import Entry, link_targets
 from reconciler.errors import Stalled
+from tests.local_http import listening
 from tests.origin import Origin, git
 from tests.unit.adapters.test_git_remote import SSH, executable, publish
 from tests.watched import Watched, names, spec
@@ -75,14 +75,8 @@ class Door:
             def log_message(self, *_: object) -> None:
                 pass
 
-        with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-            thread.start()
-            try:
-                yield f"http://127.0.0.1:{server.server_port}/.git"
-            finally:
-                server.shutdown()
-                thread.join()
+        with listening(partial(Handler, directory=str(folder))) as port:
+            yield f"http://127.0.0.1:{port}/.git"
 
 
 def written(folder: Path, secret: str) -> list[Path]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ import pytest
 from reconciler.adapters.git import GitSettings, GitSource
 from reconciler.errors import Stalled
 from reconciler.ports import Outlook
+from tests.local_http import listening
 from tests.origin import Origin, git
 from tests.sim.fake_clock import FakeClock
 from tests.watched import Watched, names, spec
@@ -124,14 +124,8 @@ class _Web(SimpleHTTPRequestHandler):
 @contextmanager
 def http(folder: Path, expected: str = "") -> Iterator[str]:
     handler = type("_Handler", (_Web,), {"expected": expected})
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(partial(handler, directory=str(folder))) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def publish(origin: Origin) -> str:

@@ -6,14 +6,12 @@ import asyncio
 import hashlib
 import hmac
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from specs.reasons import Reason
 from specs.status import ClusterStatus, Condition, Sync
 from specs.world import World
 from tests.builders import NOW, desired, service, world
+from tests.local_http import Answering, listening
 from tests.unit.api.backends import chat, cluster
 
 
@@ -46,29 +45,15 @@ class Others:
     def serving(self) -> Iterator[str]:
         others = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                others.heard.append((self.path, dict(self.headers), body))
+        class Handler(Answering):
+            def answer(self) -> None:
+                others.heard.append((self.path, dict(self.headers), self.body()))
                 if others.is_slow:
                     time.sleep(0.5)
-                self.send_response(others.answers.pop(0) if others.answers else 201)
-                for name, value in others.headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.say(others.answers.pop(0) if others.answers else 201, headers=others.headers)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-            thread.start()
-            try:
-                yield f"http://127.0.0.1:{server.server_port}"
-            finally:
-                server.shutdown()
-                thread.join()
+        with listening(Handler) as port:
+            yield f"http://127.0.0.1:{port}"
 
     async def hear(self, number: int) -> None:
         async with asyncio.timeout(5):

@@ -8,11 +8,9 @@ import dataclasses
 import json
 import os
 import pickle
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,6 +30,7 @@ from reconciler.settings import Secret, Settings
 from specs.canonical import canonical_json
 from specs.effects import PutServeConfig, ServeApplication
 from specs.secrets import MARK, SecretKind, SecretRef, Unreadable, hidden
+from tests.local_http import JSON, Answering, listening
 from tests.origin import Origin
 from tests.sim.fake_dashboard import FakeDashboard
 from tests.watched import Watched
@@ -187,27 +186,13 @@ class Api:
 
 @contextmanager
 def kubernetes(api: Api) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(Answering):
+        def answer(self) -> None:
             status, body = api.answer(self.path, self.headers)
-            content = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.say(status, json.dumps(body).encode(), JSON)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def kube_ref(name: str) -> SecretRef:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +13,27 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reconciler.cli.main import heliostat
+from tests.local_http import JSON, Answering, listening
 from tests.unit.api.backends import MemoryBackend, cluster, troubled
 from tests.unit.api.serving import serving
 
 Runs = Callable[..., Result]
 
 
-class Dashboard(BaseHTTPRequestHandler):
+class Dashboard(Answering):
     """Answers what is in `answers`."""
 
     answers: dict[str, Any]
     date: str | None = None
 
-    def do_GET(self) -> None:
+    def answer(self) -> None:
         path = self.path.partition("?")[0]
         answer = self.answers.get(path)
         status, body = (404, {}) if answer is None else (200, answer) if not isinstance(answer, int) else (answer, {})
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        self.say(status, json.dumps(body).encode(), JSON)
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         return self.date or super().date_time_string(timestamp)
-
-    def log_message(self, *_: object) -> None:
-        return
 
 
 def good_cluster() -> dict[str, Any]:
@@ -82,12 +73,8 @@ def handler() -> type[Dashboard]:
 
 @pytest.fixture
 def ray(handler: type[Dashboard]) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with listening(handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
 from typing import ClassVar
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from loaders.coldstart import ColdStart
+from tests.local_http import Answering, listening
 
 
-class Collector(http.server.BaseHTTPRequestHandler):
+class Collector(Answering):
     bodies: ClassVar[list[bytes]] = []
 
-    def do_POST(self) -> None:
-        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
+    def answer(self) -> None:
+        self.bodies.append(self.body())
+        self.say(200)
 
 
 def started() -> ColdStart:
@@ -44,14 +38,9 @@ def test_phases_have_no_gaps_and_are_logged_once(caplog: pytest.LogCaptureFixtur
 
 
 def test_the_trace_reaches_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = http.server.HTTPServer(("127.0.0.1", 0), Collector)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    start = started()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Collector) as port:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        start = started()
     [request] = [ExportTraceServiceRequest.FromString(body) for body in Collector.bodies]
     spans = {span.name: span for span in request.resource_spans[0].scope_spans[0].spans}
     assert set(spans) == {"cold start", "import", "fetch", "device"}

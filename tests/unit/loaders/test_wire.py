@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -14,36 +12,23 @@ from loaders.safetensors.errors import SourceFailed, shown
 from loaders.safetensors.sources.http import HttpFile
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.wire import Answer, is_number
+from tests.local_http import Answering, listening
 
-Answering = Callable[[str, str], tuple[int, dict[str, str]]]
+Replying = Callable[[str, str], tuple[int, dict[str, str]]]
 WHOLE = {"Content-Range": "bytes 0-3/4", "ETag": '"a"'}
 
 
 @contextmanager
-def origin(answering: Answering) -> Iterator[int]:
+def origin(replying: Replying) -> Iterator[int]:
     """A server whose answers to (path, authorization) are status and headers; bodies are four bytes."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, headers = answering(self.path, self.headers.get("Authorization", ""))
-            self.send_response(status)
-            for name, value in ({"Content-Length": "4"} | headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(b"1234")
+    class Handler(Answering):
+        def answer(self) -> None:
+            status, headers = replying(self.path, self.headers.get("Authorization", ""))
+            self.say(status, b"1234", headers)
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(Handler) as port:
+        yield port
 
 
 def test_relative_redirects_go_on_from_the_last_one_and_keep_the_credentials() -> None:

@@ -5,9 +5,7 @@ import json
 import logging
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from reconciler.settings import LogFormat, LogLevel, Secret, Settings
 from reconciler.telemetry import setup_logging, setup_tracing
 from specs.decisions import Hold
 from specs.reasons import Reason
+from tests.local_http import Answering, listening
 from tests.unit.telemetry.ticks import TIMINGS, Results, tick
 
 
@@ -145,26 +144,20 @@ def test_a_tick_becomes_a_span_with_its_phases_below(monkeypatch: pytest.MonkeyP
     provider.shutdown()
 
 
-class Collector(BaseHTTPRequestHandler):
+class Collector(Answering):
     received: list[tuple[str, bytes]]
 
-    def do_POST(self) -> None:
-        self.received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        return
+    def answer(self) -> None:
+        self.received.append((self.path, self.body()))
+        self.say(200)
 
 
 def test_traces_arrive_at_the_standard_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     received: list[tuple[str, bytes]] = []
     handler = type("Handler", (Collector,), {"received": received})
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with listening(handler) as port:
         try:
-            endpoint = f"http://127.0.0.1:{server.server_port}"
+            endpoint = f"http://127.0.0.1:{port}"
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
             telemetry._otlp_tracer.cache_clear()
             trace = setup_tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
@@ -174,8 +167,6 @@ def test_traces_arrive_at_the_standard_endpoint(monkeypatch: pytest.MonkeyPatch)
             processor.shutdown()
         finally:
             telemetry._otlp_tracer.cache_clear()
-            server.shutdown()
-            thread.join()
     assert [path for path, _ in received] == ["/v1/traces"]
     assert b"heliostat" in received[0][1]
     assert b"observe" in received[0][1]

@@ -9,6 +9,7 @@ from datetime import datetime
 from fractions import Fraction
 from functools import cached_property
 
+from policies.once import once
 from policies.zones import kept_ready
 from specs.desired import AutoScale, DesiredService, FixedScale, Revision, Scale
 from specs.memory import CellMemory, ServiceMemory
@@ -28,7 +29,7 @@ class CellView:
     is_stranded: bool = False
     """No node takes replicas where the cell may be: what has no node there cannot get one."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Return the Serve application's name."""
         return self.memory.key.name
@@ -38,7 +39,7 @@ class CellView:
         """Return the revision that the cell runs."""
         return self.memory.key.revision
 
-    @property
+    @cached_property
     def line(self) -> str:
         """Return what it takes requests together with: its revision, or its fresh baseline."""
         return self.memory.line
@@ -48,16 +49,18 @@ class CellView:
         """Return whether Serve takes it away already."""
         return self.seen is not None and self.seen.status is CellStatus.DELETING
 
-    @property
+    @cached_property
     def deployments(self) -> frozenset[str]:
         """Return the names of its deployments: commanded and seen ones, listed in the spec or not."""
         seen = {deployment.name for deployment in self.seen.deployments} if self.seen else set()
         return frozenset(seen | set(self.memory.counts) | set(self.memory.bounds))
 
+    @once
     def deployment(self, name: str) -> DeploymentSeen | None:
         """Return what Serve shows of one deployment, or None."""
         return self.seen.deployment(name) if self.seen else None
 
+    @once
     def serving(self, deployment: str) -> tuple[str, ...]:
         """Return the ids of replicas that answer now; the gateway's checks count at the ingress.
 
@@ -74,7 +77,7 @@ class CellView:
             return tuple(replica for replica in running if replica in up)
         return running if up else ()
 
-    @property
+    @cached_property
     def answers(self) -> bool:
         """Return whether every deployment of the cell has a replica that answers: only together are they any use."""
         names = self.deployments
@@ -85,6 +88,7 @@ class CellView:
         """Return whether the cell is on its way out: its replicas answer, and are not to be counted on."""
         return self.memory.drain_since is not None
 
+    @once
     def commanded(self, deployment: str) -> int:
         """Return the count that Serve is working towards on our word.
 
@@ -98,6 +102,7 @@ class CellView:
         floor = self.memory.bounds[deployment].min_replicas if deployment in self.memory.bounds else 0
         return max(floor, seen.target if seen else 0)
 
+    @once
     def followed(self, deployment: str) -> int:
         """Return the count that Serve itself works towards: it may not have heard our last word yet.
 
@@ -106,11 +111,13 @@ class CellView:
         seen = self.deployment(deployment)
         return self.commanded(deployment) if seen is None or self.is_leaving else seen.target
 
+    @once
     def running(self, deployment: str) -> int:
         """Return the replicas that Serve has to take for a shrink: those that have not started it stops first."""
         seen = self.deployment(deployment)
         return seen.count(ReplicaState.RUNNING) if seen is not None else 0
 
+    @once
     def projected(self, deployment: str) -> int:
         """Return the live replicas once all that was commanded has started and nothing has yet stopped."""
         seen = self.deployment(deployment)
@@ -121,6 +128,7 @@ class CellView:
         stopping = seen.count(ReplicaState.STOPPING)
         return stopping + max(self.commanded(deployment), seen.target, seen.live - stopping)
 
+    @once
     def live(self, deployment: str) -> int:
         """Return starting + running + stopping replicas; those that no node can take hold nothing."""
         seen = self.deployment(deployment)
@@ -180,10 +188,12 @@ class ServiceView:
             return self.memory.revision(pin.revision) or self.spec.revision
         return self.spec.revision
 
+    @once
     def cells_of(self, line: str | None) -> tuple[CellView, ...]:
         """Return the cells of a revision, or of a baseline, that are not retired; a revision's own has no baseline."""
         return tuple(cell for cell in self.cells if cell.line == line and not cell.memory.is_retired)
 
+    @once
     def baselines_of(self, revision: str | None) -> tuple[str, ...]:
         """Return the lines of a revision's baselines that are not retired."""
         cells = (cell for cell in self.cells if cell.memory.is_baseline and not cell.memory.is_retired)
@@ -208,7 +218,7 @@ class ServiceView:
         }
         return tuple(sorted(names.union(*(cell.deployments for cell in self.cells))))
 
-    @property
+    @cached_property
     def needed(self) -> tuple[str, ...]:
         """Return the names of the deployments that the stable revision needs; all of them during a rollout.
 
@@ -217,6 +227,7 @@ class ServiceView:
         stable = self.deployments_of(self.memory.stable)
         return tuple(sorted(stable)) if stable and self.memory.candidate is None else self.deployments
 
+    @once
     def scale(self, deployment: str) -> Scale | None:
         """Return how a deployment is scaled: as the spec says, else as the newest record that lists it.
 
@@ -249,6 +260,7 @@ class ServiceView:
             case None:
                 return None
 
+    @once
     def bounds_of(self, revision: str, deployment: str) -> AutoScale | None:
         """Return the bounds of an autoscaled deployment of a revision: the spec's if it is still autoscaled there."""
         record = self.memory.revision(revision)
@@ -256,6 +268,7 @@ class ServiceView:
         found = self._kept_ready(next((scale for scale in scales if isinstance(scale, AutoScale)), None))
         return found if isinstance(found, AutoScale) else None
 
+    @once
     def budget(self, deployment: str) -> Budget:
         """Return target, surge and unavailable of a deployment, counts summed over revisions."""
         target = self._target(deployment)
@@ -293,22 +306,27 @@ class ServiceView:
             total = max(base, total - surge)
         return min(max(total, auto.min_replicas), auto.max_replicas)
 
+    @once
     def live(self, deployment: str) -> int:
         """Return starting + running + stopping replicas over all cells, retired ones included."""
         return sum(cell.live(deployment) for cell in self.cells)
 
+    @once
     def room(self, deployment: str) -> int:
         """Return how many more replicas the budget allows now; negative when above it."""
         return self.budget(deployment).ceiling - sum(cell.projected(deployment) for cell in self.cells)
 
+    @once
     def followed(self, revision: str | None, deployment: str) -> int:
         """Return the count that Serve works towards for a revision."""
         return sum(cell.followed(deployment) for cell in self.cells_of(revision))
 
+    @once
     def serving(self, revision: str | None, deployment: str) -> int:
         """Return how many replicas of a revision answer now."""
         return sum(len(cell.serving(deployment)) for cell in self.cells_of(revision))
 
+    @once
     def ready(self, revision: str | None, deployment: str) -> int:
         """Return how many replicas of a revision have answered for `minReady`."""
         return sum(self.ready_in(cell, deployment) for cell in self.cells_of(revision))
@@ -351,11 +369,13 @@ class ServiceView:
         since = self.memory.ready_since.get(replica)
         return since is not None and self.now - since >= self.spec.rollout.min_ready
 
+    @once
     def deployments_of(self, revision: str | None) -> frozenset[str]:
         """Return the names of a revision's deployments, as commanded or seen."""
         names: Iterable[str] = (name for cell in self.cells_of(revision) for name in cell.deployments)
         return frozenset(names)
 
+    @once
     def is_serving(self, revision: str | None) -> bool:
         """Return whether a revision has a cell in which every deployment has a replica that answers."""
         return any(cell.answers for cell in self.cells_of(revision))
@@ -364,6 +384,7 @@ class ServiceView:
         """Return whether the last commanded weights give a revision any request."""
         return any(self.memory.weights.get(cell.name, 0) > 0 for cell in self.cells_of(revision))
 
+    @once
     def routed(self, revision: str | None) -> int:
         """Return the basis points that the gateway shows for a revision; 0 where it shows none."""
         return sum(cell.lane.weight for cell in self.cells_of(revision) if cell.lane is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from specs.placement import Market, Site
 
@@ -20,13 +21,13 @@ class CellKey:
     market: Market | None = None
     generation: int = 0
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Return the Serve application's name, `SERVICE.REVISION.ZONE.MARKET.GENERATION`."""
         fields = (self.service, self.revision, self.zone or ANY, self.market or ANY, str(self.generation))
         return ".".join(fields)
 
-    @property
+    @cached_property
     def site(self) -> Site:
         """Return where the cell's replicas are kept."""
         return Site(zone=self.zone, market=self.market)

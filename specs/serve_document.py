@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from specs.canonical import canonical_json
@@ -114,6 +115,7 @@ def _parse(config: str) -> dict[str, Any]:
     return parsed
 
 
+@lru_cache(maxsize=1024)
 def _form_of(config: str) -> str:
     return canonical_json(deployed_form(_parse(config)))
 

@@ -119,9 +119,9 @@ def _as_said(cell: CellMemory, seen: CellSeen | None, said: set[tuple[CellKey, s
     unsaid = {
         found.name: found.target
         for found in seen.deployments
-        if found.name in cell.counts and (cell.key, found.name) not in said
+        if cell.counts.get(found.name, found.target) != found.target and (cell.key, found.name) not in said
     }
-    return replace(cell, counts={**cell.counts, **unsaid})
+    return replace(cell, counts={**cell.counts, **unsaid}) if unsaid else cell
 
 
 def _scales(plan: Plan, observed: Observed) -> tuple[ScaleDeployment, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from specs.canonical import canonical_json
@@ -113,6 +114,7 @@ def _written_counts(seen: CellSeen | None) -> Mapping[str, int]:
     return {entry["name"]: entry["num_replicas"] for entry in listed if isinstance(entry.get("num_replicas"), int)}
 
 
+@lru_cache(maxsize=1024)
 def without_counts(config: str) -> str:
     """Return a document entry without counts and bounds, to compare the rest."""
     application = json.loads(config)

@@ -68,7 +68,7 @@ def _on_this_clock(view: ServiceView) -> ServiceView:
     if rollout is not None:
         reached = min(rollout.reached_at, now) if rollout.reached_at else None
         rollout = replace(rollout, reached_at=reached, progress_at=min(rollout.progress_at, now))
-    cells = tuple(replace(cell, memory=_cell_on_this_clock(cell.memory, now)) for cell in view.cells)
+    cells = tuple(_cell_on_this_clock(cell, now) for cell in view.cells)
     outgoing = tuple(replace(out, since=min(out.since, now)) for out in view.memory.outgoing)
     sites = tuple(replace(entry, since=min(entry.since, now)) for entry in view.memory.sites)
     memory = replace(
@@ -77,13 +77,17 @@ def _on_this_clock(view: ServiceView) -> ServiceView:
     return view if memory == view.memory else replace(view, memory=memory, cells=cells)
 
 
-def _cell_on_this_clock(cell: CellMemory, now: datetime) -> CellMemory:
-    return replace(
-        cell,
-        building_since=min(cell.building_since, now),
-        drain_since=min(cell.drain_since, now) if cell.drain_since else None,
-        restored_at=min(cell.restored_at, now) if cell.restored_at else None,
+def _cell_on_this_clock(cell: CellView, now: datetime) -> CellView:
+    memory = cell.memory
+    if all(at is None or at <= now for at in (memory.building_since, memory.drain_since, memory.restored_at)):
+        return cell
+    memory = replace(
+        memory,
+        building_since=min(memory.building_since, now),
+        drain_since=min(memory.drain_since, now) if memory.drain_since else None,
+        restored_at=min(memory.restored_at, now) if memory.restored_at else None,
     )
+    return replace(cell, memory=memory)
 
 
 def _is_judged(cell: CellView, memory: ServiceMemory) -> bool:

@@ -83,4 +83,4 @@ class CodeBook:
             counts = args["deployments"]
             ingress = args.get("ingress", min(counts))
             chosen["deployments"] = tuple(sorted(counts.items(), key=lambda entry: (entry[0] != ingress, entry[0])))
-        return replace(base, **chosen)
+        return replace(base, **chosen) if chosen else base

@@ -14,7 +14,7 @@ from reconciler.gateway.servers import server_name
 from reconciler.gateway.settings import GatewaySettings
 from reconciler.gateway.state import Saved
 from reconciler.ports import Clock
-from specs.observed import Endpoint, GatewaySeen, LaneSeen, TrafficSeen
+from specs.observed import Endpoint, GatewaySeen, TrafficSeen
 from specs.routes import RouteTable
 
 LANES = 4096
@@ -71,7 +71,7 @@ class FakeGateway:
         self._advance(now)
         seen = self._book.seen(self._book.rows().values(), now, is_direct=self._is_direct)
         lanes = tuple(
-            replace(lane, up=self._up(lane, now), in_flight=self.in_flight.get(lane.cell, 0)) for lane in seen.lanes
+            replace(lane, up=self.up(lane.cell), in_flight=self.in_flight.get(lane.cell, 0)) for lane in seen.lanes
         )
         traffic = tuple(self.traffic.get(counted.cell, counted) for counted in seen.traffic)
         return replace(seen, lanes=lanes, traffic=traffic)
@@ -102,13 +102,19 @@ class FakeGateway:
         for entry in self._book.known.get(cell, ()):
             self._told_at.setdefault((cell, server_name(entry.endpoint)), now)
 
-    def _up(self, lane: LaneSeen, now: datetime) -> frozenset[str]:
+    def has_lane(self, cell: str) -> bool:
+        """Return whether a cell may get requests: its lane does not cool."""
+        return any(lease.cell == cell and lease.phase is not Phase.COOLING for lease in self._book.pool.leases)
+
+    def up(self, cell: str) -> frozenset[str]:
+        """Return the replicas of a cell that pass their checks now."""
+        now = self._clock.now()
         return frozenset(
             entry.endpoint.replica
-            for entry in self._book.known.get(lane.cell, ())
+            for entry in self._book.known.get(cell, ())
             # Serve's proxies answer for whatever is behind them.
-            if (not self._is_direct or self._healthy(lane.cell, entry.endpoint))
-            and now - self._told_at[lane.cell, server_name(entry.endpoint)] >= self._delay
+            if (not self._is_direct or self._healthy(cell, entry.endpoint))
+            and now - self._told_at[cell, server_name(entry.endpoint)] >= self._delay
         )
 
     def _advance(self, now: datetime) -> None:

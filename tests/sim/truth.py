@@ -46,12 +46,9 @@ class Truth:
 
     def up(self, cell: str) -> frozenset[str]:
         """Return the replicas that pass the gateway's checks."""
-        now = self._sim.clock.now()
-        lanes = self._sim.gateway._book.seen((), now, is_direct=True).lanes
-        lane = next((lane for lane in lanes if lane.cell == cell), None)
-        if lane is None:
+        if not self._sim.gateway.has_lane(cell):
             return frozenset()
-        return self._sim.gateway._up(lane, now) if self._sim.is_direct else self._behind_proxies(cell)
+        return self._sim.gateway.up(cell) if self._sim.is_direct else self._behind_proxies(cell)
 
     def _behind_proxies(self, cell: str) -> frozenset[str]:
         found = self._sim.serve.instance.applications.get(cell)

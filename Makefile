@@ -52,7 +52,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## the whole story: local Ray cluster, Git repository, rollout, rollback (ARGS= for the command's options)
 	@exec $(BIN)/heliostat demo $(ARGS)
 
-check: lint unit  ## the gate before each commit: lint, types, import rules, unit tests
+# Side by side: a part of the tests waits for processes and sockets, and the linters run on one core each.
+check: $(STAMP)  ## the gate before each commit: lint, types, import rules, unit tests
+	@$(MAKE) --jobs 2 --output-sync=target lint unit
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -78,7 +80,7 @@ test: lint programs  ## check, then cases, simulation, contracts and end-to-end 
 	@mkdir -p $(dir $(BESIDE))
 	@echo "Tests in virtual time run beside the following ones; what they say comes after them ($(BESIDE))"
 	@HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-25} $(IDLE) $(BIN)/python -m pytest $(VIRTUAL) -m "not ray and not slow" \
-		-n 2 --dist loadfile --timeout 1500 --durations=20 -q $(PYTEST_ARGS) >$(BESIDE) 2>&1 & beside=$$!; \
+		-n 2 --dist worksteal --timeout 1500 --durations=20 -q $(PYTEST_ARGS) >$(BESIDE) 2>&1 & beside=$$!; \
 	trap 'kill $$beside 2>/dev/null || true' EXIT; failed=0; \
 	$(BIN)/python -m pytest $(REAL) -m "ray and not slow" --durations=20 $(PYTEST_ARGS) || failed=$$?; \
 	wait $$beside || failed=$$?; cat $(BESIDE); exit $$failed

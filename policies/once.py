@@ -12,7 +12,7 @@ Answer = TypeVar("Answer")
 
 
 def once(method: Callable[Concatenate[Value, Args], Answer]) -> Callable[Concatenate[Value, Args], Answer]:
-    """Remember a method's answers per value and hashable arguments, given by position.
+    """Remember a method's answers per value and hashable arguments; only those given by position are remembered.
 
     They live and go with the value; a copy with other fields (`dataclasses.replace`) begins anew.
     """
@@ -20,6 +20,8 @@ def once(method: Callable[Concatenate[Value, Args], Answer]) -> Callable[Concate
 
     @wraps(method)
     def answer(value: Value, /, *args: Args.args, **kwargs: Args.kwargs) -> Answer:
+        if kwargs:
+            return method(value, *args, **kwargs)
         known = value.__dict__.get(place)
         if known is None:
             known = value.__dict__[place] = {}

@@ -11,7 +11,7 @@ import pytest
 from loaders.safetensors import memory
 from loaders.safetensors.memory import HUGE_PAGE, HostBlock, available
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

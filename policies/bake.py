@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from policies.analysis.bake import judge_bake
 from policies.view import ServiceView
+from policies.window import unit_of
 from specs.analysis import AnalysisSettings, Judgement
 from specs.evidence import Evidence
 from specs.memory import Baking
@@ -31,7 +32,7 @@ def judgement(view: ServiceView) -> Judgement | None:
     baking, settings = view.memory.baking, view.spec.analysis
     if baking is None or settings is None or view.memory.candidate is not None or not baking.before.requests:
         return None
-    return _judged(baking.before, _seen(view, baking), settings)
+    return _judged(baking.before, _seen(view, baking), replace(settings, unit=unit_of(view)))
 
 
 @lru_cache(maxsize=256)

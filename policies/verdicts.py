@@ -12,7 +12,7 @@ from policies.metrics import unmeasured
 from policies.registry import ANALYSIS
 from policies.revisions import rolled_back
 from policies.view import ServiceView
-from policies.window import windows
+from policies.window import unit_of, windows
 from specs.analysis import AnalysisSettings, Judgement, Outcome
 from specs.decisions import Decision, LatchFailure
 from specs.desired import Analysis, OnInconclusive, Step
@@ -68,10 +68,10 @@ def _bounded(found: Judgement, seen: tuple[Window, ...], settings: AnalysisSetti
 def settings_now(view: ServiceView) -> AnalysisSettings | None:
     """Return what is asked of the candidate: the service's own settings; at an analysis step at least the defaults."""
     step, settings = _present_step(view), view.spec.analysis
-    if not isinstance(step, Analysis):
-        return settings
-    settings = settings or AnalysisSettings()
-    return settings if step.min_requests is None else replace(settings, min_requests=step.min_requests)
+    if isinstance(step, Analysis):
+        settings = settings or AnalysisSettings()
+        settings = settings if step.min_requests is None else replace(settings, min_requests=step.min_requests)
+    return settings and replace(settings, unit=unit_of(view))
 
 
 def _present_step(view: ServiceView) -> Step | None:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from policies.analysis import append
 from policies.baseline import fresh_line
 from policies.view import CellView, ServiceView
+from specs.analysis import Unit
 from specs.desired import Analysis
 from specs.evidence import Evidence, Window
 from specs.memory import Comparison
@@ -43,6 +44,11 @@ def windows(view: ServiceView) -> tuple[Window, ...]:
         return ()
     present = _window(view, comparison)
     return (*comparison.past, *((present,) if present is not None else ()))
+
+
+def unit_of(view: ServiceView) -> Unit:
+    """Return what is independent of each other: where clients stay on their version, only they are."""
+    return Unit.CLIENT if view.spec.rollout.sticky is not None else Unit.REQUEST
 
 
 def reference_evidence(view: ServiceView) -> Evidence:
@@ -81,7 +87,10 @@ def _window(view: ServiceView, comparison: Comparison) -> Window | None:
 @lru_cache(maxsize=4096)
 def _since(now: Evidence, start: Evidence) -> Evidence | None:
     """Return what came after `start`, None when counters fell. A look asks several times; so many suit any cluster."""
-    return now - start if now.covers(start) else None
+    try:
+        return now - start
+    except ValueError:
+        return None
 
 
 def _sum(parts: Sequence[Evidence]) -> Evidence:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from itertools import accumulate
+from operator import lt
 
 SMALLEST = 0.0001
 """Seconds; what is faster lies in bucket 0."""
@@ -28,6 +29,8 @@ CLIENT_GROUPS = 64
 """Groups that clients are put into by a hash of their id. Errors of one client come together; how unevenly errors
 lie over the groups tells how much less they say than so many errors of different clients. Fewer groups tell it
 less surely, more cost memory in each cell."""
+
+RESET = "are not a later reading: they were reset in between"
 
 
 def bucket_of(seconds: float) -> int:
@@ -98,9 +101,13 @@ class LatencyCounts:
 
     def __sub__(self, earlier: LatencyCounts) -> LatencyCounts:
         """Return what came after `earlier`. Raises ValueError when a count has fallen since."""
+        if not earlier.buckets:
+            return self
         counts = dict(self.buckets)
         for bucket, count in earlier.buckets:
             counts[bucket] = counts.get(bucket, 0) - count
+            if counts[bucket] < 0:
+                raise ValueError(f"these latencies {RESET}")
         return LatencyCounts.of(counts)
 
 
@@ -123,6 +130,14 @@ class Evidence:
     unrouted: int = 0
     latency: LatencyCounts = field(default_factory=LatencyCounts)
     clients: tuple[Evidence, ...] = ()
+
+    def __hash__(self) -> int:
+        """Return the same for the same counts. Reckoned once: with groups of clients these are long."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> int:
+        return hash((self._counters(), self.latency, self.clients))
 
     @property
     def judged(self) -> int:
@@ -152,8 +167,9 @@ class Evidence:
 
     def __sub__(self, earlier: Evidence) -> Evidence:
         """Return what came after `earlier`. Raises ValueError when a counter has fallen since (see `covers`)."""
-        if not self.covers(earlier):
-            raise ValueError("these counters are not a later reading: they were reset in between")
+        mine, theirs = self._counters(), earlier._counters()
+        if len(self.clients) < len(earlier.clients) or any(map(lt, mine, theirs)):
+            raise ValueError(f"these counters {RESET}")
         return Evidence(
             requests=self.requests - earlier.requests,
             errors=self.errors - earlier.errors,

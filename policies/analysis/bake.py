@@ -10,10 +10,10 @@ twice as many, and a latency may rise by `maxIncrease`, before anything is said.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-from policies.analysis.clients import design_effect
+from policies.analysis.clients import Counted, own_effect, tells_clients_apart
 from policies.analysis.judge import FALSE_ALARMS
 from policies.analysis.sequential import mixture
 from policies.analysis.tails import seconds_at, tail_of
@@ -24,12 +24,12 @@ from specs.evidence import BUCKETS_PER_OCTAVE, Evidence, Window
 OTHER_HOUR = 2.0
 """Times as many errors as the revision before surely had at most may be the hour's doing."""
 
-Counted = Callable[[Evidence], tuple[float, float]]
-"""Returns (events, out of how many)."""
-
 
 def judge_bake(before: Evidence, now: Evidence, settings: AnalysisSettings) -> Judgement:
     """Judge what was answered since a revision has all requests by what the one before had answered."""
+    if settings.unit is Unit.CLIENT and not tells_clients_apart(Window(candidate=now, stable=before)):
+        message = "clients cannot be told apart, and with sticky traffic they are what counts"
+        return Judgement(outcome=Outcome.INCONCLUSIVE, message=message)
     asked = [
         test for test, wanted in ((_errors, settings.success_rate), (_latency, settings.latency)) if wanted is not None
     ]
@@ -80,8 +80,8 @@ def _errors(before: Evidence, now: Evidence, settings: AnalysisSettings, alpha: 
     short = _short(verdict, settings)
     if short is not None:
         return short
-    effect = _effect(before, now, settings, lambda one: (one.errors, one.judged))
-    limit = min(OTHER_HOUR * highest_rate(before.errors / effect, before.judged / effect, alpha / 2), 1 - 1e-9)
+    usual, effect = _effect(before, settings, _failures), _effect(now, settings, _failures)
+    limit = min(OTHER_HOUR * highest_rate(before.errors / usual, before.judged / usual, alpha / 2), 1 - 1e-9)
     log_e = mixture(now.errors / effect, ((now.judged / effect, limit),))
     if log_e < -math.log(alpha / 2):
         return verdict
@@ -107,12 +107,12 @@ def _latency(before: Evidence, now: Evidence, settings: AnalysisSettings, alpha:
     ratio = value / usual
     said = f"{name} since 100% is {seconds(value)}, {beside(ratio)} the {seconds(usual)} of the revision before"
     verdict = replace(verdict, message=said, effect=ratio, candidate=value, stable=usual)
-    bound = _slowest(before, rare, alpha / 2)
+    bound = _slowest(before, rare, settings, alpha / 2)
     if bound is None:
         message = f"{said}, which had too few answers to say how slow it is at most"
         return replace(verdict, outcome=Outcome.INCONCLUSIVE, message=message)
     allowed = bound + math.ceil(math.log2(1 + asked.max_increase) * BUCKETS_PER_OCTAVE)
-    effect = _effect(before, now, settings, lambda one: (tail_of(one.latency).above(allowed), one.latency.total))
+    effect = _effect(now, settings, lambda one: _slow(one, allowed))
     log_e = mixture(mine.above(allowed) / effect, ((mine.total / effect, rare),))
     if log_e < -math.log(alpha / 2):
         return verdict
@@ -122,12 +122,16 @@ def _latency(before: Evidence, now: Evidence, settings: AnalysisSettings, alpha:
     )
 
 
-def _slowest(before: Evidence, rare: float, alpha: float) -> int | None:
+def _slowest(before: Evidence, rare: float, settings: AnalysisSettings, alpha: float) -> int | None:
     """Return the bucket that the quantile was surely not above; None when too few answers tell."""
     tail = tail_of(before.latency)
     for bucket, _ in before.latency.buckets:
-        if highest_rate(tail.above(bucket), tail.total, alpha) <= rare:
-            return bucket
+        above = tail.above(bucket)
+        # Groups are asked only where it would be rare enough without them.
+        if highest_rate(above, tail.total, alpha) <= rare:
+            effect = _effect(before, settings, partial(_slow, bound=bucket))
+            if highest_rate(above / effect, tail.total / effect, alpha) <= rare:
+                return bucket
     return None
 
 
@@ -141,10 +145,16 @@ def _short(verdict: Verdict, settings: AnalysisSettings) -> Verdict | None:
     return replace(verdict, outcome=Outcome.INCONCLUSIVE, message=message, needed=needed)
 
 
-def _effect(before: Evidence, now: Evidence, settings: AnalysisSettings, count: Counted) -> float:
-    if settings.unit is not Unit.CLIENT:
-        return 1.0
-    return design_effect([Window(candidate=now, stable=before)], count)
+def _effect(evidence: Evidence, settings: AnalysisSettings, count: Counted) -> float:
+    return own_effect([evidence], count) if settings.unit is Unit.CLIENT else 1.0
+
+
+def _failures(evidence: Evidence) -> tuple[float, float]:
+    return evidence.errors, evidence.judged
+
+
+def _slow(evidence: Evidence, bound: int) -> tuple[float, float]:
+    return tail_of(evidence.latency).above(bound), evidence.latency.total
 
 
 def _share(evidence: Evidence) -> float:

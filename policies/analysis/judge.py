@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from policies.analysis.clients import tells_clients_apart
 from policies.analysis.latency import judge_latency, latency_bounds
 from policies.analysis.success import judge_success, success_bounds
 from specs.analysis import AnalysisSettings, Judgement, Measure, Outcome, Unit, Verdict
@@ -32,7 +33,8 @@ def judge(windows: Sequence[Window], settings: AnalysisSettings) -> Judgement:
     ]
     if not asked:
         return Judgement(outcome=Outcome.PASSING, message="nothing is asked of the candidate")
-    if settings.unit is Unit.CLIENT and not all(map(_tells_clients_apart, windows)):
+    windows = _known(windows, settings)
+    if not windows and settings.unit is Unit.CLIENT:
         message = "clients cannot be told apart yet, and with sticky traffic they are what counts"
         return Judgement(outcome=Outcome.INCONCLUSIVE, message=message)
     verdicts = tuple(test(windows, settings, FALSE_ALARMS / len(asked)) for test in asked)
@@ -45,6 +47,7 @@ def with_bounds(found: Judgement, windows: Sequence[Window], settings: AnalysisS
     Nothing is decided by the bounds, and to find them takes the evidence of all windows some two dozen times: more
     than all of the rest.
     """
+    windows = _known(windows, settings)
     verdicts = tuple(
         replace(verdict, low=low, high=high)
         for verdict in found.verdicts
@@ -53,8 +56,9 @@ def with_bounds(found: Judgement, windows: Sequence[Window], settings: AnalysisS
     return replace(found, verdicts=verdicts)
 
 
-def _tells_clients_apart(window: Window) -> bool:
-    return all(not side.requests or side.clients for side in (window.candidate, window.stable))
+def _known(windows: Sequence[Window], settings: AnalysisSettings) -> Sequence[Window]:
+    """Return the windows that can be counted by what is independent: those from before that was told apart cannot."""
+    return windows if settings.unit is not Unit.CLIENT else [*filter(tells_clients_apart, windows)]
 
 
 def _together(verdicts: tuple[Verdict, ...]) -> Judgement:

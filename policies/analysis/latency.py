@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from policies.analysis import bands
 from policies.analysis.clients import design_effect
@@ -120,9 +121,11 @@ def judge_latency(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
     sides = _sides(windows)
     if not sides.is_comparable:
         return _nothing(sides, settings)
-    bound = sides.bound(asked.quantile)
-    sides = _diluted(sides, windows, settings, bound)
-    limit, rise = -math.log(alpha), _rise(sides, asked.quantile)
+    bound, limit, rise = sides.bound(asked.quantile), -math.log(alpha), _rise(sides, asked.quantile)
+    is_near = rise.is_near(1 + asked.max_increase)
+    if is_near and settings.unit is Unit.CLIENT:
+        sides = _diluted(sides, windows, [bound])
+        rise = _rise(sides, asked.quantile)
     verdict = Verdict(
         measure=Measure.LATENCY,
         outcome=Outcome.PASSING,
@@ -134,8 +137,10 @@ def judge_latency(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
         stable_samples=int(sides.stable.total),
     )
     # Most looks at a sound candidate end here: how sure a rise is matters only where there is one.
-    is_relevant = rise.may_exceed(1 + asked.max_increase)
-    log_e = _evidence(sides, bound, asked.quantile) if is_relevant else 0.0
+    is_relevant = is_near and rise.highest > 1 + asked.max_increase
+    log_e = (
+        _evidence(sides, bound, asked.quantile, windows if settings.unit is Unit.CLIENT else ()) if is_relevant else 0.0
+    )
     if is_relevant and log_e >= limit and verdict.candidate_samples >= settings.min_requests:
         low, _ = _shifts(sides, asked.quantile, limit)
         return replace(verdict, outcome=Outcome.FAILING, message=_failed(verdict, low, asked))
@@ -155,20 +160,24 @@ def latency_bounds(
     sides = _sides(windows)
     if not sides.is_comparable:
         return None, None
-    sides = _diluted(sides, windows, settings, sides.bound(asked.quantile))
+    if settings.unit is Unit.CLIENT:
+        sides = _diluted(sides, windows, [sides.bound(asked.quantile)])
     return _shifts(sides, asked.quantile, -math.log(alpha))
 
 
-def _diluted(sides: _Sides, windows: Sequence[Window], settings: AnalysisSettings, bound: int) -> _Sides:
-    if settings.unit is not Unit.CLIENT:
-        return sides
-    return replace(sides, effect=design_effect(windows, lambda one: _slow(one, bound)))
+def _diluted(sides: _Sides, windows: Sequence[Window], bounds: Sequence[int]) -> _Sides:
+    """Return sides whose answers count as so many of different clients: by the bound where they are most alike."""
+    return replace(sides, effect=max(design_effect(windows, partial(_slow, bound=bound)) for bound in bounds))
 
 
-def _evidence(sides: _Sides, bound: int, quantile: float) -> float:
-    """Return log E by two ways of looking, each with half of what is believed: at the quantile, and further out."""
-    further = [sides.strata(sides.bound(share)) for share in bands.shares(quantile)]
-    logs = (log_evidence(sides.strata(bound)), bands.log_evidence(further))
+def _evidence(sides: _Sides, bound: int, quantile: float, by_client: Sequence[Window]) -> float:
+    """Return log E by two ways of looking, each with half of what is believed: at the quantile, and further out.
+
+    `by_client` are the windows when clients are the unit.
+    """
+    bounds = [sides.bound(share) for share in bands.shares(quantile)]
+    out = _diluted(sides, by_client, bounds) if by_client else sides
+    logs = (log_evidence(sides.strata(bound)), bands.log_evidence([out.strata(one) for one in bounds]))
     highest = max(logs)
     return highest + math.log(sum([math.exp(log - highest) for log in logs]) / len(logs))
 
@@ -214,9 +223,9 @@ class _Rise:
     ratio: float
     highest: float
 
-    def may_exceed(self, allowed: float) -> bool:
+    def is_near(self, allowed: float) -> bool:
         """Return whether the ratio is estimated near to what is allowed, or above it."""
-        return min(self.highest, self.ratio * math.pow(allowed, NEAR)) > allowed
+        return self.ratio * math.pow(allowed, NEAR) > allowed
 
 
 def _rise(sides: _Sides, quantile: float) -> _Rise:
@@ -240,12 +249,7 @@ def _margin(quantile: float, samples: float) -> float:
 
 
 def _slow(evidence: Evidence, bound: int) -> tuple[float, float]:
-    above = 0
-    for bucket, count in reversed(evidence.latency.buckets):
-        if bucket <= bound:
-            break
-        above += count
-    return above, evidence.latency.total
+    return tail_of(evidence.latency).above(bound), evidence.latency.total
 
 
 def _said(rise: _Rise, asked: Latency, sides: _Sides) -> str:

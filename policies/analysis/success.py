@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from policies.analysis.clients import design_effect
+from policies.analysis.clients import design_effect, own_effect
 from policies.analysis.sequential import SUSPICIOUS, Stratum, bounds, log_evidence, mixture, ratio_of_rates
 from policies.analysis.shortage import shortage, until_sure
 from policies.analysis.windows import counters
@@ -16,6 +16,9 @@ from specs.evidence import Evidence, Window
 
 FLOOR_PART = 0.2
 """What of the false alarm budget goes to the floor where there is one; the comparison sees most regressions."""
+
+CLUSTERED = 1.5
+"""From here on a person wonders why so many failures are not enough."""
 
 NEGLIGIBLE = 1.1
 """A rate of errors up to 10% higher is not worth a rollback, however sure it is."""
@@ -28,9 +31,12 @@ def judge_success(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
     effect = _effect(windows, settings)
     strata = [_stratum(window, effect) for window in windows]
     verdict = _compare(strata, total, settings, _compared_alpha(settings, alpha))
+    if effect >= CLUSTERED:
+        worth = f"; by how these lie over clients they tell as much as {many(total.candidate.judged / effect)} requests"
+        verdict = replace(verdict, message=f"{verdict.message}{worth} of different clients")
     if minimum is None or verdict.outcome is Outcome.FAILING or total.candidate.judged < settings.min_requests:
         return verdict
-    return _against_floor(verdict, total, _Floor(minimum=minimum, effect=effect, alpha=alpha * FLOOR_PART))
+    return _against_floor(verdict, _sides(windows, total, settings), _Floor(minimum=minimum, alpha=alpha * FLOOR_PART))
 
 
 def success_bounds(
@@ -76,31 +82,48 @@ def _compare(strata: Sequence[Stratum], total: Window, settings: AnalysisSetting
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Side:
+    """One revision's failures, counted as so many independent ones."""
+
+    errors: float
+    judged: float
+
+
+def _sides(windows: Sequence[Window], total: Window, settings: AnalysisSettings) -> tuple[_Side, _Side]:
+    mine, theirs = [window.candidate for window in windows], [window.stable for window in windows]
+    return _side(mine, total.candidate, settings), _side(theirs, total.stable, settings)
+
+
+def _side(parts: Sequence[Evidence], total: Evidence, settings: AnalysisSettings) -> _Side:
+    effect = own_effect(parts, _failures) if settings.unit is Unit.CLIENT else 1.0
+    return _Side(errors=total.errors / effect, judged=total.judged / effect)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Floor:
     minimum: float
-    effect: float
     alpha: float
 
-    def is_surely_missed(self, evidence: Evidence) -> bool:
-        return self._log_evidence(evidence, 1) >= -math.log(self.alpha)
+    def is_surely_missed(self, side: _Side) -> bool:
+        return self._log_evidence(side, 1) >= -math.log(self.alpha)
 
-    def is_surely_kept(self, evidence: Evidence) -> bool:
-        return self._log_evidence(evidence, -1) >= -math.log(self.alpha)
+    def is_surely_kept(self, side: _Side) -> bool:
+        return self._log_evidence(side, -1) >= -math.log(self.alpha)
 
-    def _log_evidence(self, evidence: Evidence, sign: int) -> float:
-        errors, judged = _failures(evidence)
-        return mixture(errors / self.effect, ((judged / self.effect, 1 - self.minimum),), sign)
+    def _log_evidence(self, side: _Side, sign: int) -> float:
+        return mixture(side.errors, ((side.judged, 1 - self.minimum),), sign)
 
 
-def _against_floor(verdict: Verdict, total: Window, floor: _Floor) -> Verdict:
+def _against_floor(verdict: Verdict, sides: tuple[_Side, _Side], floor: _Floor) -> Verdict:
     """Fail a candidate that is surely below the floor while the stable revision is above, or has no traffic.
 
     When the stable revision is not surely above it, it may not be the candidate's doing: that is inconclusive.
     """
-    if not floor.is_surely_missed(total.candidate):
+    candidate, stable = sides
+    if not floor.is_surely_missed(candidate):
         return verdict
     below = f"surely fewer than {percent(floor.minimum)} succeed"
-    if not total.stable.judged or floor.is_surely_kept(total.stable):
+    if not stable.judged or floor.is_surely_kept(stable):
         return replace(verdict, outcome=Outcome.FAILING, message=f"{verdict.message}: {below}", needed=0)
     message = f"{verdict.message}: {below}, which the stable revision does not surely do either"
     return replace(verdict, outcome=Outcome.INCONCLUSIVE, message=message)

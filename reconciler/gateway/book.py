@@ -7,16 +7,18 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from reconciler.gateway.admin import LaneStat
+from reconciler.gateway.clients import ClientLedger
 from reconciler.gateway.config import Content
 from reconciler.gateway.extras import header_rules
 from reconciler.gateway.lanes import LanePool, Lease, Phase
 from reconciler.gateway.rows import Row, make_row
 from reconciler.gateway.servers import Known, merge, read_server, server_address, server_name
+from reconciler.gateway.signals import Answer
 from reconciler.gateway.state import Running, Saved
 from reconciler.gateway.traffic import CODE_CLASSES, CellHistogram, Latency, Ledger
 from specs.evidence import Evidence, LatencyCounts
 from specs.observed import Endpoint, GatewaySeen, LaneSeen, TrafficSeen
-from specs.routes import RouteTable, ServiceRoute
+from specs.routes import RouteTable, ServiceRoute, StickyKind
 
 DEFAULT_PATIENCE = timedelta(minutes=10)
 
@@ -31,6 +33,7 @@ class Book:
         self.known: dict[str, tuple[Known, ...]] = dict(saved.known)
         self.reloads = saved.reloads
         self.ledger = Ledger(saved.ledger)
+        self.clients = ClientLedger(saved.clients)
         self.stats: dict[str, LaneStat] = {}
         """The lanes in use, as last read."""
         self.timed = 0
@@ -47,6 +50,7 @@ class Book:
             leases=self.pool.leases,
             known=self.known,
             ledger=self.ledger.state(),
+            clients=self.clients.state(),
             latency={cell: latency.counts for cell, latency in sorted(self._latency.items())},
         )
 
@@ -116,12 +120,14 @@ class Book:
             self.known.pop(lease.cell, None)
             self._latency.pop(lease.cell, None)
 
-    def add_latency(self, lane: str, seconds: float, weight: int, now: datetime) -> None:
+    def add_latency(self, answer: Answer, now: datetime) -> None:
         """Count an answer's time to headers for the cell that holds its lane."""
-        lease = self.pool.get(lane)
+        lease = self.pool.get(answer.lane)
         if lease is not None:
             self.timed += 1
-            self._latency.setdefault(lease.cell, Latency()).add(seconds, weight, now)
+            self._latency.setdefault(lease.cell, Latency()).add(answer.seconds, answer.weight, now)
+            if answer.group is not None:
+                self.clients.time(lease.cell, answer.group, answer.seconds)
 
     def credit_unrouted(self, generation: int, counts: Mapping[str, int]) -> None:
         """Take a reading of the gateway's own 503s: they count for the cell with the most weight."""
@@ -148,7 +154,8 @@ class Book:
             )
             for lease in held
         )
-        traffic = tuple(self._traffic(lease, now) for lease in held)
+        sticky = self._sticky_cells()
+        traffic = tuple(self._traffic(lease, now, by_client=lease.cell in sticky) for lease in held)
         return GatewaySeen(is_direct=is_direct, lanes=lanes, traffic=traffic, reloads=self.reloads)
 
     def statuses(self, cell: str) -> dict[str, str]:
@@ -163,7 +170,12 @@ class Book:
         servers = stat.servers if stat else ()
         return frozenset(read_server(server.name, server.address).replica for server in servers if server.is_up)
 
-    def _traffic(self, lease: Lease, now: datetime) -> TrafficSeen:
+    def _sticky_cells(self) -> frozenset[str]:
+        """Return the cells whose clients stay on their version, and are told apart by group."""
+        services = (one for one in self.table.services if one.sticky and one.sticky.kind is not StickyKind.OVER)
+        return frozenset(cell.cell for service in services for cell in service.cells)
+
+    def _traffic(self, lease: Lease, now: datetime, *, by_client: bool) -> TrafficSeen:
         counts, unrouted = self.ledger.of(lease.cell), self.ledger.unrouted.get(lease.cell, 0)
         latency = self._latency.get(lease.cell)
         in_flight = self.stats[lease.lane].in_flight if lease.lane in self.stats else 0
@@ -182,6 +194,7 @@ class Book:
                 aborted=counts.aborted,
                 unrouted=unrouted,
                 latency=latency.counts if latency else LatencyCounts(),
+                clients=self.clients.of(lease.cell) if by_client else (),
             ),
         )
 

@@ -12,9 +12,11 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from reconciler.gateway.clients import HASH_SEED, TABLE
 from reconciler.gateway.extras import MATCHED
 from reconciler.gateway.lanes import lane_name
 from reconciler.gateway.rows import FIRST_SHARE, MAX_SHARES, STRIPS, Row
+from specs.evidence import CLIENT_GROUPS
 from specs.routes import FULL
 
 ROUTES_MAP = "./routes.map"
@@ -104,6 +106,9 @@ def render_config(process: Process, content: Content) -> str:
         cookie=COOKIE_OF,
         header=HEADER_OF,
         headers_map=HEADERS_MAP,
+        clients=TABLE,
+        groups=CLIENT_GROUPS,
+        group_seed=HASH_SEED,
         busy_rate=BUSY_RATE,
         sample=SAMPLE,
         problems=_PROBLEMS,

@@ -22,24 +22,28 @@ class Answer:
     status: int
     seconds: float
     weight: int
+    group: int | None = None
+    """Which group of clients asked, where clients stay on their version."""
 
 
 def parse_line(line: str) -> Answer | None:
-    """Read `LANE STATUS TW TC TR WEIGHT`; None for the gateway's own answers and for requests without one.
+    """Read `LANE STATUS TW TC TR WEIGHT GROUP`; None for the gateway's own answers and for requests without one.
 
     The three times are milliseconds in the queue, to connect, and to the headers; -1: never came to it.
     """
     words = line.split()
-    if len(words) != 6 or not words[0].startswith("lane"):
+    # What a process of an older Heliostat still finishes has no group.
+    if len(words) not in {6, 7} or not words[0].startswith("lane"):
         return None
     try:
         status, *times = (int(word.lstrip("+")) for word in words[1:5])
         weight = 1 if words[5] == "-" else int(words[5])
+        group = int(words[6]) if words[6:] not in ([], ["-"]) else None
     except ValueError:
         return None
     if min(times) < 0:
         return None
-    return Answer(lane=words[0], status=status, seconds=sum(times) / 1000, weight=weight)
+    return Answer(lane=words[0], status=status, seconds=sum(times) / 1000, weight=weight, group=group)
 
 
 class LogReader:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter, ValidationError
 
+from reconciler.gateway.clients import ClientState
 from reconciler.gateway.folder import Folder
 from reconciler.gateway.lanes import Lease
 from reconciler.gateway.servers import Known
@@ -38,6 +39,7 @@ class Saved:
     leases: tuple[Lease, ...] = ()
     known: Mapping[str, tuple[Known, ...]] = field(default_factory=dict)
     ledger: LedgerState = field(default_factory=LedgerState)
+    clients: ClientState = field(default_factory=ClientState)
     latency: Mapping[str, LatencyCounts] = field(default_factory=dict)
     """Per cell. HAProxy keeps the counters while a daemon is away; what took how long only the daemon knows."""
 

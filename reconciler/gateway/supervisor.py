@@ -210,7 +210,7 @@ class HAProxyGateway:
         return pending
 
     def _count(self, answer: Answer) -> None:
-        self._book.add_latency(answer.lane, answer.seconds, answer.weight, self._clock.now())
+        self._book.add_latency(answer, self._clock.now())
 
     def _has_news(self) -> bool:
         """Return whether answers were timed since the last save, and that is a while ago."""

@@ -10,6 +10,7 @@ import structlog
 
 from reconciler.gateway.admin import ServerStat, parse_stat, parse_table
 from reconciler.gateway.book import Book, prefix
+from reconciler.gateway.clients import TABLE, parse_clients
 from reconciler.gateway.config import LANES_MAP, NO_PREFIX, SERVER_OPTIONS
 from reconciler.gateway.fleet import Fleet
 from reconciler.gateway.lanes import Lease, Phase
@@ -54,14 +55,18 @@ class Upkeep:
         async with self._reading:
             process, book = self._fleet.serving(), self._book
             leases = book.pool.leases
-            commands = [*(f"show stat {lease.lane} 6 -1" for lease in leases), "show table unrouted"]
-            *texts, table = await self._fleet.admin(process).ask(commands)
+            lanes = [f"show stat {lease.lane} 6 -1" for lease in leases]
+            commands = [*lanes, "show table unrouted", f"show table {TABLE}"]
+            *texts, table, clients = await self._fleet.admin(process).ask(commands)
             book.stats = {lease.lane: parse_stat(text) for lease, text in zip(leases, texts, strict=True)}
+            groups = parse_clients(clients)
             for lease in leases:
                 counts = book.stats[lease.lane].counts
                 book.ledger.credit(lease.cell, process.generation, lease.lane, counts)
+                book.clients.credit(lease.cell, process.generation, lease.lane, groups.get(lease.lane, {}))
             book.credit_unrouted(process.generation, parse_table(table))
             book.ledger.keep(book.cells(), {process.generation})
+            book.clients.keep(book.cells(), {process.generation})
             # Drained when nothing was in flight *after* the row had left the lane out.
             self._idle = {
                 lease.lane

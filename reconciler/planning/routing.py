@@ -39,13 +39,14 @@ def _is_baseline(cell: CellMemory) -> bool:
 def _sticky(service: ServiceMemory, weights: tuple[CellWeight, ...]) -> Sticky | None:
     """Return how clients are kept on their version: while there are two, and until all of a rollback is back.
 
+    And while the new one is watched: what it answers is compared by client, too.
     Afterwards cookies are taken back for as long as the spec names them.
     """
     sticky = service.wanted.rollout.sticky
     if sticky is None:
         return None
     rolls_out = service.stable is not None and service.candidate is not None
-    if rolls_out or sum(cell.weight > 0 for cell in weights) > 1:
+    if rolls_out or service.baking is not None or sum(cell.weight > 0 for cell in weights) > 1:
         return sticky
     return Sticky(kind=StickyKind.OVER, name=sticky.name) if sticky.kind is StickyKind.COOKIE else None
 

@@ -8,54 +8,98 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reconciler.gateway.clients import COARSE
 from specs.evidence import CLIENT_GROUPS, OVERFLOW, Evidence, Window
-from tests.bench.rollout_traffic import buckets_of, histogram
+from tests.bench.rollout_traffic import Floats, buckets_of, histogram
 
-BAD_CLIENTS = 0.01
-"""Share of the clients most of whose requests fail, such as those with a broken token."""
+LOOKS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Requests:
+class Sticky:
+    """A service's clients. `bad` of them fail `bad_rate` of their requests, such as those with a broken token.
+
+    `activity` is how evenly they ask: 0.5 is a few busy ones, 0.05 some that send most of all requests. `slowness` is
+    how much slower one is than the next (the spread of the logarithm). `shares` are the candidate's, step by step.
+    """
+
+    clients: int = 2_000
+    requests: int = 40_000
+    shares: tuple[float, ...] = (0.2,)
+    bad: float = 0.01
+    bad_rate: float = 0.6
+    other_rate: float = 0.004
+    activity: float = 0.5
+    slowness: float = 0.5
+
+
+KINDS = {
+    "2,000 clients, at 20%": Sticky(),
+    "2,000 clients, at 5%": Sticky(shares=(0.05,)),
+    "2,000 clients, 10-25-50%": Sticky(shares=(0.1, 0.25, 0.5)),
+    "300 clients, 5-10-25-50%": Sticky(clients=300, shares=(0.05, 0.1, 0.25, 0.5)),
+    "20,000 clients, at 10%": Sticky(clients=20_000, shares=(0.1,)),
+    "some send most, at 10%": Sticky(activity=0.05, shares=(0.1,)),
+    "nothing fails but for the bad": Sticky(bad=0.005, bad_rate=1.0, other_rate=0.0002, shares=(0.1,)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Clients:
+    """Each client: where its hash puts it, its group, and how it fares."""
+
+    place: Floats
     group: NDArray[np.int64]
-    bucket: NDArray[np.int64]
-    failed: NDArray[np.bool_]
-
-    def until(self, end: int) -> Evidence:
-        place = np.bincount(
-            self.group[:end] * (OVERFLOW + 1) + self.bucket[:end], minlength=CLIENT_GROUPS * (OVERFLOW + 1)
-        )
-        counts = place.reshape(CLIENT_GROUPS, OVERFLOW + 1)
-        errors = np.bincount(self.group[:end][self.failed[:end]], minlength=CLIENT_GROUPS)
-        groups = tuple(
-            Evidence(requests=int(row.sum()), errors=int(bad), latency=histogram(row))
-            for row, bad in zip(counts, errors, strict=True)
-        )
-        total = counts.sum(axis=0)
-        return Evidence(requests=end, errors=int(errors.sum()), latency=histogram(total), clients=groups)
+    asks: Floats
+    luck: Floats
+    slow: Floats
 
 
-def sticky_looks(
-    seed: int, *, worse: float = 1.0, clients: int = 2_000, share: float = 0.2
-) -> Iterator[tuple[Window, ...]]:
-    """Tell a rollout of 40,000 requests at twenty looks; `worse` times as many clients of the candidate are bad."""
+def sticky_looks(seed: int, kind: Sticky, *, worse: float = 1.0) -> Iterator[tuple[Window, ...]]:
+    """Tell a rollout at twenty looks; the candidate is bad to `worse` times as many clients."""
     draw = np.random.default_rng(seed)
-    sides = [
-        _requests(draw, int(clients * part), int(40_000 * part), BAD_CLIENTS * factor)
-        for part, factor in ((share, worse), (1 - share, 1.0))
-    ]
-    for past in np.linspace(0.05, 1, 20):
-        mine, theirs = (side.until(int(len(side.group) * past)) for side in sides)
-        yield (Window(candidate=mine, stable=theirs),)
-
-
-def _requests(draw: np.random.Generator, clients: int, requests: int, bad: float) -> _Requests:
-    busy = draw.gamma(0.5, 1, clients)
-    client = draw.choice(clients, requests, p=busy / busy.sum())
-    rate = np.where(draw.random(clients) < bad, 0.6, 0.004)[client]
-    slow = 0.05 * np.exp(0.5 * draw.standard_normal(clients))[client]
-    return _Requests(
-        group=draw.integers(CLIENT_GROUPS, size=clients)[client],
-        bucket=buckets_of(slow * np.exp(0.3 * draw.standard_normal(requests))),
-        failed=draw.random(requests) < rate,
+    busy = draw.gamma(kind.activity, 1, kind.clients) + 1e-9
+    clients = _Clients(
+        place=draw.random(kind.clients),
+        group=draw.integers(CLIENT_GROUPS, size=kind.clients),
+        asks=busy / busy.sum(),
+        luck=draw.random(kind.clients),
+        slow=0.05 * np.exp(kind.slowness * draw.standard_normal(kind.clients)),
     )
+    ended: tuple[Window, ...] = ()
+    for share in kind.shares:
+        sides = _Counts(), _Counts()
+        for _ in range(LOOKS // len(kind.shares)):
+            client = draw.choice(kind.clients, kind.requests // LOOKS, p=clients.asks)
+            for side, is_mine, factor in zip(sides, (True, False), (worse, 1.0), strict=True):
+                chosen = client[(clients.place[client] < share) == is_mine]
+                rate = np.where(clients.luck[chosen] < kind.bad * factor, kind.bad_rate, kind.other_rate)
+                seconds = clients.slow[chosen] * np.exp(0.3 * draw.standard_normal(len(chosen)))
+                side.add(clients.group[chosen], buckets_of(seconds), draw.random(len(chosen)) < rate)
+            window = Window(candidate=sides[0].evidence(), stable=sides[1].evidence())
+            yield (*ended, window)
+        ended = (*ended, window)
+
+
+class _Counts:
+    """What the gateway counts of one revision: in all, and by group with coarser latencies."""
+
+    def __init__(self) -> None:
+        self._fine = np.zeros(OVERFLOW + 1, dtype=np.int64)
+        self._coarse = np.zeros((CLIENT_GROUPS, OVERFLOW // COARSE + 2), dtype=np.int64)
+        self._errors = np.zeros(CLIENT_GROUPS, dtype=np.int64)
+
+    def add(self, group: NDArray[np.int64], bucket: NDArray[np.int64], failed: NDArray[np.bool_]) -> None:
+        np.add.at(self._fine, bucket, 1)
+        np.add.at(self._coarse, (group, -(-bucket // COARSE)), 1)
+        np.add.at(self._errors, group[failed], 1)
+
+    def evidence(self) -> Evidence:
+        wide = np.zeros(self._coarse.shape[1] * COARSE, dtype=np.int64)
+        groups = []
+        for row, errors in zip(self._coarse, self._errors, strict=True):
+            wide[::COARSE] = row
+            groups.append(Evidence(requests=int(row.sum()), errors=int(errors), latency=histogram(wide)))
+        total = int(self._fine.sum())
+        latency = histogram(self._fine)
+        return Evidence(requests=total, errors=int(self._errors.sum()), latency=latency, clients=tuple(groups))

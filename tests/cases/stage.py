@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from specs.desired import ClusterSettings, DesiredService, PruneSettings, SpecError
+from specs.routes import Sticky, StickyKind
 from tests.builders import amount, gate, service, steps
 from tests.sim.scenarios import CODE
 from tests.sim.world import Simulation
@@ -49,6 +50,7 @@ class Stage:
             "run": self._foreign,
             "withdraw": self.sim.book.withdrawn.add,
             "sicken": self._sicken,
+            "mislead": self._mislead,
             "traffic": self._traffic,
             "worsen": self._worsen,
         }
@@ -94,6 +96,8 @@ class Stage:
         code = CODE[changes.pop("code", "good")]
         made = {**self.defaults, **{key: yaml.safe_load(value) for key, value in changes.items()}}
         made["steps"] = steps(*made.get("steps", [50]))
+        if "sticky" in made:
+            made["sticky"] = Sticky(kind=StickyKind.HEADER, name=made["sticky"])
         made["gates"] = tuple(gate(name, **options) for name, options in made.get("gates", {}).items())
         if isinstance(made["sizes"], dict):
             made["sizes"] = {key: tuple(n) if isinstance(n, list) else n for key, n in made["sizes"].items()}
@@ -178,6 +182,10 @@ class Stage:
     def _worsen(self, name: str, version: str) -> None:
         """A version fails a tenth of its requests from now on, healthy as it is."""
         self.sim.book.worsened[version] = 0.1
+
+    def _mislead(self, name: str, version: str) -> None:
+        """A version has one client that sends a fifth of its requests, each with a broken token."""
+        self.sim.signals.broken_clients.add(version)
 
     def _sicken(self, name: str, version: str) -> None:
         """Every replica of a version fails its health checks from now on."""

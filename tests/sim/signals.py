@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from specs.evidence import Evidence, LatencyCounts, bucket_of
+from reconciler.gateway.clients import ClientLedger
+from specs.evidence import CLIENT_GROUPS, Evidence, LatencyCounts, bucket_of
 from specs.observed import TrafficSeen
-from specs.routes import FULL
+from specs.routes import FULL, StickyKind
 from tests.sim.codebook import Behaviour
 
 if TYPE_CHECKING:
@@ -30,9 +31,24 @@ class Tally:
     errors: int = 0
     latency: Counter[int] = field(default_factory=Counter)
     owed: float = 0.0
+    groups: dict[int, tuple[int, int]] = field(default_factory=dict)
+    clients: ClientLedger = field(default_factory=ClientLedger)
 
-    def seen(self, cell: str) -> TrafficSeen:
-        evidence = Evidence(requests=self.requests, errors=self.errors, latency=LatencyCounts.of(self.latency))
+    def count(self, seconds: float, group: int, *, is_error: bool) -> None:
+        answers, failures = self.groups.get(group, (0, 0))
+        self.groups[group] = (answers + 1, failures + is_error)
+        self.clients.time("", group, seconds)
+        self.latency[bucket_of(seconds)] += 1
+        self.errors += is_error
+
+    def seen(self, cell: str, *, by_client: bool) -> TrafficSeen:
+        self.clients.credit("", 1, "", dict(self.groups))
+        evidence = Evidence(
+            requests=self.requests,
+            errors=self.errors,
+            latency=LatencyCounts.of(self.latency),
+            clients=self.clients.of("") if by_client else (),
+        )
         return TrafficSeen(cell=cell, requests=self.requests, errors=self.errors, evidence=evidence)
 
 
@@ -43,7 +59,10 @@ class Signals:
         self._sim = sim
         self._dice = random.Random(sim.seed + 1)
         self._tallies: dict[str, Tally] = {}
+        self._groups = random.Random(sim.seed + 2)
         self.rate = 20.0
+        self.broken_clients: set[str] = set()
+        """Versions one client of which sends a fifth of their requests, and fails with each of them."""
 
     def step(self) -> None:
         """Let a second's requests come."""
@@ -54,21 +73,26 @@ class Signals:
                     if cell.cell not in gateway.traffic:
                         self._tallies[cell.cell] = Tally()  # Its counters were lost with the gateway.
                     tally = self._tallies[cell.cell]
-                    self._answer(tally, self.rate * cell.weight / FULL, self._behaviour(cell.cell))
-                    gateway.traffic[cell.cell] = tally.seen(cell.cell)
+                    has_broken_client = cell.cell.split(".")[1] in self.broken_clients
+                    code = self._behaviour(cell.cell)
+                    self._answer(tally, self.rate * cell.weight / FULL, code, has_broken_client=has_broken_client)
+                    by_client = row.sticky is not None and row.sticky.kind is not StickyKind.OVER
+                    gateway.traffic[cell.cell] = tally.seen(cell.cell, by_client=by_client)
 
     def _behaviour(self, cell: str) -> Behaviour:
         return self._sim.book.behaviour(self._sim.serve.instance.applications[cell].config)
 
-    def _answer(self, tally: Tally, count: float, code: Behaviour) -> None:
+    def _answer(self, tally: Tally, count: float, code: Behaviour, *, has_broken_client: bool) -> None:
         tally.owed += count
         arrived = int(tally.owed)
         tally.owed -= arrived
-        tally.errors += self._chosen(arrived, code.error_rate)
+        errors = self._chosen(arrived, code.error_rate)
         for number in range(arrived):
             latency = code.tail_latency if self._chosen(1, code.tail_share) else code.latency
             spread = SPREAD[(tally.requests + number) * 34 % len(SPREAD)]
-            tally.latency[bucket_of(latency.total_seconds() * spread)] += 1
+            is_broken = has_broken_client and (tally.requests + number) % 5 == 0
+            group = 0 if is_broken else self._groups.randrange(CLIENT_GROUPS)
+            tally.count(latency.total_seconds() * spread, group, is_error=is_broken or number < errors)
         tally.requests += arrived
 
     def _chosen(self, count: int, share: float) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from reconciler.gateway.admin import Counts, LaneStat, ServerStat
 from reconciler.gateway.book import Book
 from reconciler.gateway.folder import Folder
+from reconciler.gateway.signals import Answer
 from reconciler.gateway.state import Running, Saved, load, save
 from specs.evidence import Evidence, LatencyCounts
 from specs.observed import Endpoint
@@ -43,7 +44,7 @@ def test_what_is_compared_leaves_out_what_has_not_ended() -> None:
     counts = Counts(requests=10, aborted=1, codes=(0, 5, 0, 0, 2))
     book.stats = {"lane0": LaneStat(in_flight=3, counts=counts, servers=())}
     book.ledger.credit("a", 1, "lane0", counts)
-    book.add_latency("lane0", 0.1, 16, NOW)
+    book.add_latency(Answer(lane="lane0", status=200, seconds=0.1, weight=16), NOW)
     (seen,) = book.seen((), NOW, is_direct=True).traffic
     assert seen.requests == 10
     assert seen.evidence == Evidence(requests=7, errors=2, aborted=1, latency=LatencyCounts.from_seconds([0.1]))
@@ -53,7 +54,7 @@ def test_a_new_daemon_goes_on_from_the_evidence_of_the_former_one(tmp_path: Path
     book = Book(4, Saved())
     book.lease(table(("a", 10000)), NOW)
     book.ledger.credit("a", 1, "lane0", Counts(requests=10, codes=(0, 10, 0, 0, 0)))
-    book.add_latency("lane0", 0.1, 1, NOW)
+    book.add_latency(Answer(lane="lane0", status=200, seconds=0.1, weight=1), NOW)
     folder = Folder(tmp_path / "gateway")
     save(folder, book.saved(None))
     (before,) = book.seen((), NOW, is_direct=True).traffic
@@ -68,7 +69,7 @@ def test_a_freed_lane_s_cell_is_forgotten() -> None:
     book = Book(4, Saved())
     book.lease(table(("a", 10000)), NOW)
     book.tell({"a": (ONE,)}, complete=True, now=NOW, unseen=UNSEEN)
-    book.add_latency("lane0", 0.1, 1, NOW)
+    book.add_latency(Answer(lane="lane0", status=200, seconds=0.1, weight=1), NOW)
     book.lease(RouteTable(), NOW)
     book.release(NOW)
     book.pool.cool("lane0", NOW)

@@ -114,6 +114,8 @@ def test_memory_is_bounded_whatever_comes() -> None:
     ("line", "answer"),
     [
         ("lane3 200 0 1 12 -", Answer(lane="lane3", status=200, seconds=0.013, weight=1)),
+        ("lane3 200 0 1 12 - 63", Answer(lane="lane3", status=200, seconds=0.013, weight=1, group=63)),
+        ("lane3 200 0 1 12 16 -", Answer(lane="lane3", status=200, seconds=0.013, weight=16)),
         ("lane0 503 5 0 0 16", Answer(lane="lane0", status=503, seconds=0.005, weight=16)),
         ("lane3 502 0 1 -1 -", None),
         ("lane3 -1 -1 -1 -1 -", None),

@@ -8,7 +8,7 @@ import pytest
 
 from policies.steps import header_matches
 from reconciler.planning.routing import route_table
-from specs.memory import Memory, OutgoingCause, Rollout
+from specs.memory import Baking, Memory, OutgoingCause, Rollout
 from specs.routes import FULL, HeaderMatch, ServiceRoute, Sticky, StickyKind
 from tests.builders import NOW, cell, service, steps, world
 
@@ -25,6 +25,8 @@ def row(*cells: Any, sticky: Sticky | None = None, **options: Any) -> ServiceRou
 
 
 STABLE = cell("v1", ready=3, weight=FULL)
+NEW = cell("v2", ready=3, weight=FULL)
+WATCHED = Baking(revision="v2", back_to="v1", since=NOW)
 MOST, REST = cell("v1", ready=3, weight=9000), cell("v2", ready=1, weight=1000)
 
 
@@ -37,9 +39,19 @@ MOST, REST = cell("v1", ready=3, weight=9000), cell("v2", ready=1, weight=1000)
         (HEADER, (MOST, REST), {"stable": "v1", "candidate": "v2"}, HEADER),
         (COOKIE, (MOST, REST), {"stable": "v1", "outgoing": {"v2": OutgoingCause.ROLLED_BACK}}, COOKIE),
         (COOKIE, (cell("v2", ready=1, weight=FULL),), {"candidate": "v2"}, OVER),
+        (COOKIE, (NEW,), {"stable": "v2", "baking": WATCHED}, COOKIE),
         (None, (MOST, REST), {"stable": "v1", "candidate": "v2"}, None),
     ],
-    ids=["at rest", "at rest by header", "before weight", "steps", "rolling back", "first deployment", "not sticky"],
+    ids=[
+        "at rest",
+        "at rest by header",
+        "before weight",
+        "steps",
+        "rolling back",
+        "first deployment",
+        "watched",
+        "not sticky",
+    ],
 )
 def test_clients_are_kept_while_there_are_two_versions(
     sticky: Sticky | None, cells: Any, memory: dict[str, Any], expected: Sticky | None

@@ -18,6 +18,7 @@ from specs.evidence import Evidence, LatencyCounts, Window
 from specs.memory import Comparison, Failure
 from specs.observed import TrafficSeen
 from specs.reasons import Reason
+from specs.routes import Sticky, StickyKind
 from tests.builders import NOW, cell, look, seconds, service, steps
 
 V1, V2 = "chat.v1.-.-.0", "chat.v2.-.-.0"
@@ -135,3 +136,12 @@ def test_a_step_may_ask_for_more_requests() -> None:
     spec = replace(view.spec, rollout=replace(view.spec.rollout, steps=(view.spec.rollout.steps[0], demanding)))
     assert advance(view) is not None
     assert advance(replace(view, spec=spec)) is None
+
+
+def test_where_clients_stay_on_their_version_they_are_what_counts() -> None:
+    stays = {"sticky": Sticky(kind=StickyKind.HEADER, name="x-user")}
+    found = judgement(at_analysis(BAD, **stays))
+    assert found is not None
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert "told apart" in found.message
+    assert judgement(at_analysis(BAD)) != found

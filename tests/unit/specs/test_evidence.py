@@ -102,5 +102,7 @@ def test_groups_that_only_one_side_has_are_dropped() -> None:
 
 
 def test_a_histogram_holds_no_negative_count() -> None:
-    with pytest.raises(ValueError, match="fewer than no"):
+    with pytest.raises(ValueError, match="reset in between"):
         LatencyCounts.of({3: 1}) - LatencyCounts.of({3: 2})
+    with pytest.raises(ValueError, match="fewer than no"):
+        LatencyCounts.of({3: -1})

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.analysis import append, judge, with_bounds
+from policies.analysis.clients import design_effect, own_effect
 from policies.analysis.windows import MAX_WINDOWS, counters
 from specs.analysis import AnalysisSettings, Judgement, Latency, Measure, Outcome, SuccessRate, Unit
 from specs.evidence import CLIENT_GROUPS, Evidence, LatencyCounts, Window
@@ -213,6 +214,58 @@ def test_a_few_bad_clients_are_few_however_many_requests_they_send() -> None:
     seen = (Window(candidate=by_client(200, 5, 1), stable=by_client(1_800, 18, 2)),)
     assert judge(seen, replace(ONLY_ERRORS, unit=Unit.REQUEST)).outcome is Outcome.FAILING
     assert judge(seen, replace(ONLY_ERRORS, unit=Unit.CLIENT)).outcome is Outcome.PASSING
+
+
+def bad_client(requests: int, others: int, *, group: int = 3) -> Evidence:
+    """Return traffic one client of which fails all its requests, and 2% of all others'."""
+    groups = [Evidence(requests=others // CLIENT_GROUPS, errors=others // CLIENT_GROUPS // 50)] * CLIENT_GROUPS
+    groups[group] += Evidence(requests=requests, errors=requests)
+    return replace(sum(groups, Evidence()), clients=tuple(groups))
+
+
+def test_a_small_candidate_s_one_bad_client_is_not_diluted_by_the_others_many_good_ones() -> None:
+    seen = (Window(candidate=bad_client(80, 3_200), stable=bad_client(0, 320_000)),)
+    assert judge(seen, replace(ONLY_ERRORS, unit=Unit.REQUEST)).outcome is Outcome.FAILING
+    assert judge(seen, replace(ONLY_ERRORS, unit=Unit.CLIENT)).outcome is not Outcome.FAILING
+
+
+def test_a_client_that_sends_nearly_all_requests_does_not_set_the_rate_it_is_judged_by() -> None:
+    mine = bad_client(3_000, 64)
+    seen = (Window(candidate=mine, stable=bad_client(0, 32_000)),)
+    assert judge(seen, replace(ONLY_ERRORS, unit=Unit.CLIENT)).outcome is not Outcome.FAILING
+
+
+def test_a_client_that_fails_in_every_window_is_still_one() -> None:
+    seen = [Window(candidate=by_client(200, 5, 1), stable=by_client(1_800, 18, 2))] * 6
+    assert design_effect(seen, failures) == pytest.approx(6 * design_effect(seen[:1], failures), rel=0.01)
+    assert judge(seen, replace(ONLY_ERRORS, unit=Unit.CLIENT)).outcome is Outcome.PASSING
+
+
+def test_independent_errors_count_in_full() -> None:
+    draw = np.random.default_rng(0)
+    groups = tuple(Evidence(requests=500, errors=int(draw.poisson(5))) for _ in range(CLIENT_GROUPS))
+    side = replace(sum(groups, Evidence()), clients=groups)
+    assert design_effect([Window(candidate=side, stable=side)], failures) == pytest.approx(1, abs=0.4)
+    assert own_effect([side], failures) == pytest.approx(1, abs=0.4)
+
+
+def test_errors_that_no_group_has_seen_may_all_be_one_client_s() -> None:
+    groups = (Evidence(requests=50),) * CLIENT_GROUPS
+    mine = replace(sum(groups, Evidence(errors=300)), clients=groups)
+    theirs = replace(sum(groups * 9, Evidence()), clients=tuple(group + group for group in groups))
+    seen = (Window(candidate=mine, stable=theirs),)
+    assert judge(seen, replace(ONLY_ERRORS, unit=Unit.CLIENT)).outcome is not Outcome.FAILING
+
+
+def test_windows_from_before_clients_were_told_apart_do_not_count() -> None:
+    old = Window(candidate=evidence(3_000, 900), stable=evidence(27_000, 0))
+    new = Window(candidate=by_client(200, 2, 1), stable=by_client(1_800, 18, 2))
+    asked = replace(ONLY_ERRORS, unit=Unit.CLIENT)
+    assert judge((old, new), asked) == judge((new,), asked)
+
+
+def failures(side: Evidence) -> tuple[float, float]:
+    return side.errors, side.judged
 
 
 def test_many_bad_clients_are_many() -> None:

@@ -256,7 +256,12 @@ class Daemon:
 
         def settled() -> dict[str, Any]:
             found = self.status(name)
-            at_rest = found and found["sync"] == "Synced" and found["health"] == "Healthy" and len(found["cells"]) == 1
+            at_rest = (
+                found
+                and found["sync"] == "Synced"
+                and found["health"] == "Healthy"
+                and len({cell["revision"] for cell in found["cells"]}) == 1
+            )
             return found if at_rest and self.revision_at(found["route"]) == revision else {}
 
         return wait_for(settled, within, f"{name} settled at {revision}", shows=lambda: self.story(name))

@@ -91,7 +91,8 @@ def _patience(first: timedelta, closures: int) -> timedelta:
 def _next_room(view: ServiceView, entry: SiteMemory) -> SiteMemory:
     """Note that a site is full, by Serve's own word, or that there is room again, by arithmetic."""
     cells = [cell for cell in view.cells if cell.memory.key.site == entry.site and not cell.memory.is_retired]
-    stuck = any(_is_stuck(seen) for cell in cells for seen in _deployments(cell))
+    deployments = [seen for cell in cells for seen in _deployments(cell)]
+    stuck = any(_is_stuck(seen) or _is_squeezed_out(view, seen) for seen in deployments)
     if entry.state is SiteState.OPEN:
         if any(_has_failed(view, cell) for cell in cells):
             return _closed(view, entry, SiteState.FAILED)
@@ -108,11 +109,12 @@ def _closed(view: ServiceView, entry: SiteMemory, state: SiteState) -> SiteMemor
 
 
 def placed_at(view: ServiceView, site: Site) -> Mapping[str, int]:
-    """Return the replicas per deployment that have a node at a site, over all revisions."""
+    """Return the replicas per deployment that have a node at a site, and keep it, over all revisions."""
     placed: dict[str, int] = {}
+    nodes = {node.id for node in usable_nodes(view.world.observed)}
     for cell in view.cells:
         for seen in _deployments(cell) if cell.memory.key.site == site else ():
-            placed[seen.name] = placed.get(seen.name, 0) + sum(1 for replica in seen.replicas if replica.node)
+            placed[seen.name] = placed.get(seen.name, 0) + sum(1 for replica in seen.replicas if replica.node in nodes)
     return placed
 
 
@@ -122,6 +124,17 @@ def _deployments(cell: CellView) -> Iterable[DeploymentSeen]:
 
 def _is_stuck(seen: DeploymentSeen) -> bool:
     return seen.is_unplaced and any(replica.is_homeless for replica in seen.replicas)
+
+
+def _is_squeezed_out(view: ServiceView, seen: DeploymentSeen) -> bool:
+    """Return whether what is about to lose its node finds no room: Serve says so in half a minute, which is late."""
+    left = {node.id for node in view.world.observed.nodes if node.preemption is not None}
+    if not any(replica.node in left for replica in seen.replicas):
+        return False
+    free = free_resources(view.world.observed)
+    nodes = (node for node in usable_nodes(view.world.observed) if matches(node.labels, seen.selector))
+    waits = any(replica.is_homeless for replica in seen.replicas)
+    return waits and not any(has_room(seen.needs, free[node.id]) for node in nodes)
 
 
 def _has_failed(view: ServiceView, cell: CellView) -> bool:

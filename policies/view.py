@@ -126,7 +126,10 @@ class CellView:
         if seen is None:
             return self.commanded(deployment)
         stopping = seen.count(ReplicaState.STOPPING)
-        return stopping + max(self.commanded(deployment), seen.target, seen.live - stopping)
+        # Serve's own replacements for what is on nodes that drain: without a node they hold nothing yet.
+        migrating = sum(1 for replica in seen.replicas if replica.is_migrating)
+        waiting = min(migrating, sum(1 for replica in seen.replicas if replica.is_homeless))
+        return stopping + max(self.commanded(deployment), seen.target, seen.live - stopping - waiting)
 
     @once
     def live(self, deployment: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -52,10 +52,12 @@ from reconciler.observe import is_direct
 from reconciler.planner import Planner
 from reconciler.planning.moment import Surroundings
 from reconciler.ports import CompactionPorts, NodeProvider, Ports
+from reconciler.preemption import Preemptions
 from reconciler.settings import GatewayMode, Secret, Settings
 from reconciler.standby import with_keeper
 from reconciler.telemetry import Metrics, setup_logging, setup_tracing
 from reconciler.trust_settings import ForcePush, ReadAccess, prune_limits
+from specs.preemption import Preemption
 from specs.world import World
 
 log = structlog.get_logger("heliostat")
@@ -67,6 +69,7 @@ class _Last:
     def __init__(self) -> None:
         self._world: World | None = None
         self.compactor: Compactor | None = None
+        self.preemptions: Preemptions | None = None
 
     def ticked(self, tick: Tick) -> None:
         """Take in a turn: what was seen, and what is remembered after it."""
@@ -79,6 +82,10 @@ class _Last:
     def draining(self) -> frozenset[str]:
         """Return the nodes that compaction drains."""
         return self.compactor.draining if self.compactor is not None else frozenset()
+
+    def notices(self) -> Mapping[str, Preemption]:
+        """Return the notices of nodes that are about to go."""
+        return self.preemptions.notices if self.preemptions is not None else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +131,16 @@ async def serve(settings: Settings) -> None:
         )
         app = make_app(fittings.desk, access, fittings.clock, _webhooks(fittings))
         log.info("started", repo=settings.repo_shown, branch=settings.branch, ray=settings.ray, page=settings.server)
-        compactor = Compactor(await stack.enter_async_context(_compaction(fittings)), fittings.last.world)
+        ports = await stack.enter_async_context(_compaction(fittings))
+        compactor = Compactor(ports, fittings.last.world)
         fittings.last.compactor = app.state.compaction = compactor
+        preemptions = Preemptions(ports.clock, ports.store, ports.drains, fittings.last.world)
+        fittings.last.preemptions = app.state.preemption = preemptions
         fittings.metrics.watch_compaction(compactor)
         await compactor.load()
-        await _until_told(_run(fittings, api.serve(app), compactor.run(), fittings.herald.run()))
+        await preemptions.load()
+        beside = (api.serve(app), compactor.run(), preemptions.run(), fittings.herald.run())
+        await _until_told(_run(fittings, *beside))
         log.info("stopped; the gateway goes on with the last routes")
 
 
@@ -320,7 +332,7 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
                 clock=fittings.clock,
                 source=fittings.source,
                 serve=fittings.serve,
-                nodes=MarkedNodes(RayNodes(fittings.rest), fittings.last.draining),
+                nodes=MarkedNodes(RayNodes(fittings.rest), fittings.last.draining, fittings.last.notices),
                 packages=RayPackages(fittings.rest),
                 gateway=gateway,
                 store=fittings.store,
@@ -335,6 +347,9 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
             ticked=ticked,
         )
         await reconciler.load()
+        if fittings.last.preemptions is not None:
+            fittings.last.preemptions.woken = reconciler.wake
+            fittings.last.preemptions.count = fittings.metrics.count_preemption
         fittings.desk.serve(reconciler)
         fittings.desk.plans(Planner(commits=fittings.source, store=fittings.store, surroundings=surroundings))
         await reconciler.run()

@@ -19,12 +19,12 @@ NOT_COUNTED = ("object_store_memory", "node:")
 
 
 def main() -> None:
-    """Arguments: the node's id, the amounts that may be in use, and why (for Ray's records)."""
+    """Arguments: the node's id, the amounts that may be in use (null: any), and why (for Ray's records)."""
     node, expected, why = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
     print("HELIOSTAT " + json.dumps(drain(node, expected, why)), flush=True)
 
 
-def drain(node: str, expected: "dict[str, float]", why: str) -> "dict[str, object]":
+def drain(node: str, expected: "dict[str, float] | None", why: str) -> "dict[str, object]":
     """Return `{"drained": true}`, or why not."""
     import ray
     from ray._private import services
@@ -35,10 +35,11 @@ def drain(node: str, expected: "dict[str, float]", why: str) -> "dict[str, objec
     return drain_with(gcs, reason, (node, expected, why))
 
 
-def drain_with(gcs: "object", reason: int, wanted: "tuple[str, dict[str, float], str]") -> "dict[str, object]":
+def drain_with(gcs: "object", reason: int, wanted: "tuple[str, dict[str, float] | None, str]") -> "dict[str, object]":
     """Do it through a client of the GCS."""
     node, expected, why = wanted
-    surplus = _surplus(gcs, node, expected)
+    # Whatever is in use on a node that is about to be taken away goes with it.
+    surplus = _surplus(gcs, node, expected) if expected is not None else {}
     if surplus is None:
         return {"drained": False, "why": "Ray does not tell what is in use on the node"}
     if surplus:

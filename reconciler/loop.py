@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from policies.operator import Refusal, obey
+from policies.preemption import without_leaving
 from policies.view import view_of
 from reconciler.anchors import Anchors
 from reconciler.apply import Results, apply
@@ -31,7 +32,7 @@ from specs.decisions import Decision
 from specs.desired import ClusterSettings, Desired
 from specs.effects import PutServeConfig, SetRoutes
 from specs.memory import Memory
-from specs.observed import CellSeen, Node
+from specs.observed import CellSeen, Endpoint, Node
 from specs.reasons import Reason
 from specs.routes import RouteTable
 from specs.status import ClusterStatus
@@ -162,10 +163,17 @@ class Reconciler:
             try:
                 seen = await self._ports.serve.read()
                 doubted_since = self._doubt(seen, doubted_since)
-                await self._ports.gateway.refresh(endpoints_of(seen, is_direct=self._is_direct), complete=True)
+                await self._ports.gateway.refresh(self.endpoints(seen), complete=True)
             except PortError as error:
                 log.debug("endpoints not refreshed", reason=error.reason)
             await self._ports.clock.sleep(ENDPOINT_INTERVAL)
+
+    def endpoints(self, seen: ServeSeen) -> Mapping[str, tuple[Endpoint, ...]]:
+        """Return where each application's requests can be sent, those marked whose nodes are about to go."""
+        found = endpoints_of(seen, is_direct=self._is_direct)
+        if not self._is_direct:
+            return found
+        return without_leaving(found, self.nodes, self._memory, self._ports.clock.now())
 
     def _doubt(self, seen: ServeSeen, since: datetime | None) -> datetime | None:
         """Return since when the cluster contradicts the mode we run in. Raises WrongMode when it lasts."""

@@ -148,6 +148,7 @@ class Metrics:
         self._rollouts = self._counter("rollouts", "Ended rollouts.", "service", "outcome")
         self._rollbacks = self._counter("rollbacks", "Rollbacks.", "service", "reason")
         self._drift = self._counter("drift", "Changes in Serve that somebody else made.", "service", "field")
+        self._preemptions = self._counter("preemption_notices", "Notices that a node is about to be taken away.")
         self._advice = self._counter(
             "policy_answers", "What policies of other packages said of services: wish or failed.", "policy", "outcome"
         )
@@ -177,6 +178,10 @@ class Metrics:
             if self._advised.get((said.policy, said.service)) != said.at:
                 self._advised[said.policy, said.service] = said.at
                 self._advice.labels(said.policy, "failed" if said.problem else "wish").inc()
+
+    def count_preemption(self) -> None:
+        """Count one notice that a node is about to be taken away."""
+        self._preemptions.inc()
 
     def watch_compaction(self, source: CompactionSource) -> None:
         """Ask compaction for its numbers whenever metrics are scraped."""
@@ -341,6 +346,8 @@ def _nodes(nodes: tuple[Node, ...]) -> Metric:
 def _node_state(node: Node) -> str:
     if not node.is_alive:
         return "dead"
+    if node.preemption is not None:
+        return "preempted"
     return "draining" if node.is_draining else "alive"
 
 

@@ -213,10 +213,10 @@ class Drains(Protocol):
     async def holdings(self) -> tuple[Holding, ...]:
         """Return what is on nodes beside what Serve reports. Raises Retry when that is not all of it."""
 
-    async def drain(self, node: str, expected: Mapping[str, float], why: str) -> None:
+    async def drain(self, node: str, expected: Mapping[str, float] | None, why: str) -> None:
         """Let nothing new onto a node, so that Serve replaces what is on it; harmless when it drains already.
 
-        Raises Stalled when more than `expected` of it is in use, and when Ray refuses.
+        Raises Stalled when more than `expected` of it is in use (None: whatever is), and when Ray refuses.
         """
 
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from specs.compaction import CompactionMemory
 from specs.desired import PackageRef
 from specs.memory import Event, HistoryEntry, ServiceMemory
+from specs.preemption import PreemptionMemory
 from specs.routes import RouteTable
 from specs.staging import StagingJob
 from specs.world import World
@@ -23,6 +24,8 @@ class SaveMemory:
     events: tuple[Event, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
     compaction: CompactionMemory | None = None
+    """None: as it was."""
+    preemption: PreemptionMemory | None = None
     """None: as it was."""
 
 

@@ -14,6 +14,7 @@ from specs.evidence import Evidence, Window
 from specs.gates import GateCall
 from specs.metric_readings import MetricTally
 from specs.placement import SiteMemory
+from specs.preemption import PreemptionMemory
 from specs.reasons import Reason
 from specs.staging import Staged
 
@@ -300,6 +301,8 @@ class Memory:
     services: Mapping[str, ServiceMemory] = field(default_factory=dict)
     compaction: CompactionMemory = field(default_factory=CompactionMemory)
     """As loaded at the start; compaction itself keeps it up to date."""
+    preemption: PreemptionMemory = field(default_factory=PreemptionMemory)
+    """As loaded at the start, too."""
 
 
 class Outcome(StrEnum):

@@ -10,6 +10,7 @@ from enum import StrEnum
 from specs.evidence import Evidence
 from specs.outward import Outward
 from specs.placement import ANYWHERE, ZONE_LABEL, Site
+from specs.preemption import Preemption
 from specs.selectors import matches
 
 
@@ -41,6 +42,8 @@ class Endpoint:
     replica: str
     node: str = ""
     zone: str = ""
+    is_leaving: bool = False
+    """Its node is about to be taken away: nothing new is sent there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,8 @@ class Node:
     is_draining: bool
     labels: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, float] = field(default_factory=dict)
+    preemption: Preemption | None = None
+    """The notice that it is about to be taken away, if there is one; it drains then."""
 
     @property
     def zone(self) -> str | None:

@@ -84,7 +84,7 @@ class RayDrains:
             raise Retry("Ray's list of actors or placement groups cannot be read.") from None
         return tuple(sorted(filter(None, found), key=lambda held: (held.node, held.what)))
 
-    async def drain(self, node: str, expected: Mapping[str, float], why: str) -> None:
+    async def drain(self, node: str, expected: Mapping[str, float] | None, why: str) -> None:
         """Drain a node unless more than `expected` of it is in use. Raises Stalled with the reason."""
         job = f"heliostat-drain-{secrets.token_hex(8)}"
         await self._jobs.start(JobOrder(id=job, command=command_line(node, expected, why, self._python)))
@@ -122,11 +122,12 @@ class RayDrains:
         return rows
 
 
-def command_line(node: str, expected: Mapping[str, float], why: str, python: str = "python") -> str:
+def command_line(node: str, expected: Mapping[str, float] | None, why: str, python: str = "python") -> str:
     """Return what the job runs: the program's text, so that the cluster needs nothing of Heliostat's."""
     text = base64.b64encode(PROGRAM.read_bytes()).decode()
     starter = f"import base64;exec(compile(base64.b64decode('{text}'),'heliostat-drain','exec'))"
-    words = [python, "-c", starter, node, json.dumps(dict(sorted(expected.items()))), why]
+    amounts = json.dumps(dict(sorted(expected.items())) if expected is not None else None)
+    words = [python, "-c", starter, node, amounts, why]
     return " ".join(shlex.quote(word) for word in words)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reconciler.adapters.ray_rest import RayRest
 from reconciler.errors import Retry
 from specs.observed import Node
+from specs.preemption import Preemption
 
 ROW_LIMIT = "10000"
 """Ray lists at most 100 rows unless told otherwise, and refuses more than 10,000."""
@@ -66,17 +67,25 @@ class RayNodes:
 
 
 class MarkedNodes:
-    """ports.Nodes that also says which nodes drain by our own doing: Ray's list of nodes does not tell."""
+    """ports.Nodes that also says which nodes drain by our own doing, and which are about to go: Ray does not tell."""
 
-    def __init__(self, nodes: RayNodes, draining: Callable[[], frozenset[str]]) -> None:
-        """`draining` are the ids."""
+    def __init__(
+        self,
+        nodes: RayNodes,
+        draining: Callable[[], frozenset[str]],
+        notices: Callable[[], Mapping[str, Preemption]] = dict,
+    ) -> None:
+        """`draining` are the ids, `notices` by id."""
         self._nodes = nodes
         self._draining = draining
+        self._notices = notices
 
     async def read(self) -> tuple[Node, ...]:
         """Return the nodes, those marked that are draining."""
-        found, draining = await self._nodes.read(), self._draining()
-        return tuple(replace(node, is_draining=True) if node.id in draining else node for node in found)
+        found, draining, notices = await self._nodes.read(), self._draining(), self._notices()
+        marked = (replace(node, preemption=notices.get(node.id)) for node in found)
+        drained = draining | notices.keys()
+        return tuple(replace(node, is_draining=True) if node.id in drained else node for node in marked)
 
 
 def _rows(document: Any) -> _Rows:

@@ -22,6 +22,7 @@ from reconciler.errors import Retry, Stalled
 from specs.compaction import CompactionMemory
 from specs.effects import SaveMemory
 from specs.memory import Event, HistoryEntry, Memory, ServiceMemory
+from specs.preemption import PreemptionMemory
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ HISTORY_KEPT = 1_000
 """Per service."""
 LOCK_WAIT = timedelta(seconds=2)
 """A backup tool may hold the file for a moment."""
+PREEMPTION = "preemption"
 COMPACTION = "compaction"
 """The row of the cluster's own values that compaction keeps."""
 APPLICATION_ID = 0x48454C49
@@ -131,15 +133,19 @@ class SqliteStore:
                     f"what {self._path} remembers of service {name!r} cannot be read ({error}). "
                     "Run the Heliostat version that wrote it, or restore the file from a backup"
                 ) from error
-        return Memory(services=services, compaction=self._load_compaction(database))
+        return Memory(
+            services=services,
+            compaction=self._load_part(database, COMPACTION, CompactionMemory),
+            preemption=self._load_part(database, PREEMPTION, PreemptionMemory),
+        )
 
-    def _load_compaction(self, database: sqlite3.Connection) -> CompactionMemory:
-        row = database.execute("SELECT value FROM cluster WHERE name = ?", (COMPACTION,)).fetchone()
+    def _load_part(self, database: sqlite3.Connection, name: str, kind: type[T]) -> T:
+        row = database.execute("SELECT value FROM cluster WHERE name = ?", (name,)).fetchone()
         try:
-            return from_json(CompactionMemory, row[0]) if row is not None else CompactionMemory()
+            return from_json(kind, row[0]) if row is not None else kind()
         except ValueError as error:
             raise Stalled(
-                f"what {self._path} remembers of compaction cannot be read ({error}). "
+                f"what {self._path} remembers of {name} cannot be read ({error}). "
                 "Run the Heliostat version that wrote it, or restore the file from a backup"
             ) from error
 
@@ -150,11 +156,12 @@ class SqliteStore:
                 [(service.name, to_json(service)) for service in change.services],
             )
             database.executemany("DELETE FROM services WHERE name = ?", [(name,) for name in change.forgotten])
-            if change.compaction is not None:
-                database.execute(
-                    "INSERT INTO cluster VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                    (COMPACTION, to_json(change.compaction)),
-                )
+            for name, part in ((COMPACTION, change.compaction), (PREEMPTION, change.preemption)):
+                if part is not None:
+                    database.execute(
+                        "INSERT INTO cluster VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                        (name, to_json(part)),
+                    )
             database.executemany(
                 "INSERT INTO events (service, value) VALUES (?, ?)",
                 [(event.service, to_json(event)) for event in change.events],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -16,7 +18,7 @@ from specs.commands import Command, Verb
 LARGEST_BODY = 64 * 1024
 LONGEST_BY = 100
 LONGEST_WHY = 500
-FIELDS = {"by": str, "why": str, "to": str, "full": bool}
+FIELDS: Mapping[str, type] = {"by": str, "why": str, "to": str, "full": bool}
 
 
 async def act(verb: Verb, request: Request) -> Response:
@@ -28,6 +30,28 @@ async def act(verb: Verb, request: Request) -> Response:
     event = await backend_of(request).command(command)
     body = {"event": event, "service": command.service, "verb": command.verb.value}
     return JSONResponse(body, status_code=202, headers={"Location": f"/api/v1/events?since={max(0, event - 1)}"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """What a notice of a node says."""
+
+    deadline: str
+    by: str = ""
+    why: str = ""
+
+
+async def read_notice(request: Request) -> Notice:
+    """Return a notice: when the node goes, and perhaps who says so and why."""
+    _check_is_json(request)
+    given = _read_fields(await _read_body(request), {"deadline": str, "by": str, "why": str})
+    if "deadline" not in given:
+        raise Problem(400, "deadline is missing: write when the node goes, such as 2026-11-29T18:00:00Z")
+    return Notice(
+        deadline=given["deadline"],
+        by=_line(given.get("by", ""), "by", LONGEST_BY),
+        why=_line(given.get("why", ""), "why", LONGEST_WHY),
+    )
 
 
 async def read_order(request: Request) -> str:
@@ -70,7 +94,7 @@ def _read_command(verb: Verb, service: str, body: bytes, bearer: str) -> Command
     )
 
 
-def _read_fields(body: bytes) -> dict[str, Any]:
+def _read_fields(body: bytes, fields: Mapping[str, type] = FIELDS) -> dict[str, Any]:
     try:
         given = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
@@ -79,10 +103,10 @@ def _read_fields(body: bytes) -> dict[str, Any]:
         raise Problem(400, 'send an object, such as {"by": "ann", "why": "looks good"}')
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
-        if name not in FIELDS:
-            raise Problem(400, f"unknown field {name!r}; known are {', '.join(FIELDS)}")
-        if not isinstance(value, FIELDS[name]):
-            raise Problem(400, f"{name!r} must be a {'yes or no' if FIELDS[name] is bool else 'text'}")
+        if name not in fields:
+            raise Problem(400, f"unknown field {name!r}; known are {', '.join(fields)}")
+        if not isinstance(value, fields[name]):
+            raise Problem(400, f"{name!r} must be a {'yes or no' if fields[name] is bool else 'text'}")
     return given
 
 

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from reconciler.api import acts, compaction, page, plans, reads, streams, webhooks
+from reconciler.api import acts, compaction, page, plans, preemption, reads, streams, webhooks
 from reconciler.api.backend import Backend
 from reconciler.api.guard import Access, Guard
 from reconciler.api.problems import HANDLERS
@@ -39,6 +39,7 @@ def make_app(backend: Backend, access: Access, clock: Clock, hooks: Webhooks | N
     app.state.clock = clock
     app.state.webhooks = hooks or Webhooks()
     app.state.compaction = None
+    app.state.preemption = None
     app.state.closing = asyncio.Event()
     app.state.streams = 0
     return app
@@ -74,7 +75,11 @@ def _reads() -> list[BaseRoute]:
 
 def _acts() -> list[BaseRoute]:
     verbs = [Route(f"{SERVICE}/{verb.value}", partial(acts.act, verb), methods=["POST"]) for verb in Verb]
-    return [*verbs, Route(f"{V1}/compaction/apply", compaction.apply, methods=["POST"])]
+    return [
+        *verbs,
+        Route(f"{V1}/compaction/apply", compaction.apply, methods=["POST"]),
+        Route(f"{V1}/nodes/{{id}}/preemption", preemption.note, methods=["POST"]),
+    ]
 
 
 def _webhooks() -> list[BaseRoute]:

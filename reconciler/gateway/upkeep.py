@@ -142,16 +142,17 @@ class Upkeep:
         for name, entry in known.items():
             verdict = verdicts.get((lease.lane, name))
             if name not in present:
-                pending = True
-                if verdict is not None and verdict.is_ready:
+                pending |= not entry.endpoint.is_leaving
+                if verdict is not None and verdict.is_ready and not entry.endpoint.is_leaving:
                     await self._add(lease, entry.endpoint)
             elif present[name].address != server_address(entry.endpoint):
                 pending = True
                 await self._remove(lease, present[name], is_overdue=False)
             else:
                 is_gone = entry.missing_since is not None and verdict is not None and not verdict.is_ready
-                await self._set_state(lease, present[name], is_gone=is_gone)
-                pending |= not present[name].is_up and not is_gone
+                is_left = is_gone or entry.endpoint.is_leaving
+                await self._set_state(lease, present[name], is_left=is_left)
+                pending |= not present[name].is_up and not is_left
         for name, stat in present.items():
             if name not in known:
                 pending = True
@@ -167,11 +168,11 @@ class Upkeep:
         else:
             _log.info("server added", cell=lease.cell, replica=endpoint.replica, at=server_address(endpoint))
 
-    async def _set_state(self, lease: Lease, stat: ServerStat, *, is_gone: bool) -> None:
+    async def _set_state(self, lease: Lease, stat: ServerStat, *, is_left: bool) -> None:
         is_draining = stat.status.startswith(("DRAIN", "MAINT"))
-        if is_gone and not is_draining:
+        if is_left and not is_draining:
             await self._fleet.ask([f"set server {lease.lane}/{stat.name} state drain"])
-        if not is_gone and is_draining:
+        if not is_left and is_draining:
             await self._fleet.ask([f"set server {lease.lane}/{stat.name} state ready"])
 
     async def _remove(self, lease: Lease, stat: ServerStat, *, is_overdue: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from reconciler.ports import Store
 from specs.compaction import CompactionMemory, DrainState, GivenUp, NodeDrain, Order
 from specs.effects import SaveMemory
 from specs.memory import Memory
+from specs.preemption import Preemption, PreemptionMemory
 from tests.contract.memories import AT, entry, event, plain_service, rich_service
 from tests.sim.fake_store import FakeStore
 
@@ -35,6 +37,15 @@ async def test_what_compaction_has_begun_is_kept_beside_the_services(store: Stor
     await store.save(SaveMemory(services=(plain_service("a"),)))
     loaded = await store.load()
     assert (loaded.compaction, set(loaded.services)) == (kept, {"a"})
+
+
+async def test_notices_of_nodes_that_go_are_kept_beside_the_services(store: Store) -> None:
+    notice = Preemption(node="n", ip="10.0.0.1", noticed_at=AT, deadline=AT, by="watcher", why="reclaimed")
+    kept = PreemptionMemory(notices=(notice, replace(notice, node="m", is_told=True)))
+    await store.save(SaveMemory(preemption=kept))
+    await store.save(SaveMemory(services=(plain_service("a"),), compaction=CompactionMemory(freed=1)))
+    loaded = await store.load()
+    assert (loaded.preemption, set(loaded.services), loaded.compaction.freed) == (kept, {"a"}, 1)
 
 
 async def test_a_new_store_remembers_nothing(store: Store) -> None:

@@ -112,8 +112,9 @@ class FakeGateway:
         return frozenset(
             entry.endpoint.replica
             for entry in self._book.known.get(cell, ())
+            if not entry.endpoint.is_leaving
             # Serve's proxies answer for whatever is behind them.
-            if (not self._is_direct or self._healthy(cell, entry.endpoint))
+            and (not self._is_direct or self._healthy(cell, entry.endpoint))
             and now - self._told_at[cell, server_name(entry.endpoint)] >= self._delay
         )
 

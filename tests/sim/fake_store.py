@@ -8,6 +8,7 @@ from reconciler.errors import PortError, Stalled
 from specs.compaction import CompactionMemory
 from specs.effects import SaveMemory
 from specs.memory import Event, HistoryEntry, Memory, ServiceMemory
+from specs.preemption import PreemptionMemory
 
 
 class Crashed(BaseException):
@@ -29,12 +30,14 @@ class FakeStore:
         """The number of the save that is kept, but whose return the daemon does not live to see."""
         self._services: dict[str, ServiceMemory] = {}
         self._compaction = CompactionMemory()
+        self._preemption = PreemptionMemory()
         self._events: list[Event] = []
         self._history: list[HistoryEntry] = []
 
     async def load(self) -> Memory:
         self._check()
-        return Memory(services=dict(sorted(self._services.items())), compaction=self._compaction)
+        services = dict(sorted(self._services.items()))
+        return Memory(services=services, compaction=self._compaction, preemption=self._preemption)
 
     async def save(self, change: SaveMemory) -> None:
         self._check()
@@ -47,6 +50,7 @@ class FakeStore:
         for name in change.forgotten:
             self._services.pop(name, None)
         self._compaction = change.compaction or self._compaction
+        self._preemption = change.preemption or self._preemption
         first = self._events[-1].id + 1 if self._events else 1
         self._events.extend(replace(event, id=first + place) for place, event in enumerate(change.events))
         self._history.extend(change.history)

@@ -258,9 +258,9 @@ class SimDeployment:
             if replica.state == "RUNNING" and replica.node is not None and nodes[replica.node].is_draining:
                 replica.state = "PENDING_MIGRATION"
         running = sum(1 for r in self.replicas if r.state == "RUNNING")
-        if running >= self.target:
-            for replica in [r for r in self.replicas if r.state == "PENDING_MIGRATION"]:
-                self._stop(replica, now)
+        migrating = [r for r in self.replicas if r.state == "PENDING_MIGRATION"]
+        for replica in migrating[: max(0, running + len(migrating) - self.target)]:
+            self._stop(replica, now)
 
     def _follow_target(self, now: datetime) -> None:
         counted = [r for r in self.replicas if r.is_counted]

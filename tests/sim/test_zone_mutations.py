@@ -48,13 +48,13 @@ MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
     "left before the others carry it": (
         policies.shares,
         "_is_dispensable",
-        lambda view, cell, going: True,
+        lambda view, cell, going, weights: True,
         stories.test_zones_may_be_chosen_changed_and_left_out_again,
     ),
     "never left": (
         policies.cells,
         "departures",
-        lambda view, layout: frozenset(),
+        lambda view, layout, weights: frozenset(),
         stories.test_zones_may_be_chosen_changed_and_left_out_again,
     ),
     "nothing kept ready": (

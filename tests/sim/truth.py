@@ -143,7 +143,10 @@ class Truth:
                     continue
                 stopping = sum(1 for replica in dep.replicas if replica.state == "STOPPING" and replica.holds_something)
                 target = 0 if app.is_deleting else targets.get(key.name, dep.target)
-                total += stopping + max(target, sum(1 for r in dep.replicas if r.state != "STOPPING"))
+                # Serve's own replacements hold nothing while no node takes them.
+                migrating = sum(1 for r in dep.replicas if r.state == "PENDING_MIGRATION")
+                waiting = min(migrating, sum(1 for r in dep.replicas if r.state == "STARTING" and r.node is None))
+                total += stopping + max(target, sum(1 for r in dep.replicas if r.state != "STOPPING") - waiting)
         present = {key.name for key, app in self.applications(service) if deployment in app.deployments}
         return total + sum(count for name, count in targets.items() if name not in present)
 

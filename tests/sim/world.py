@@ -182,7 +182,8 @@ class Simulation:
         """The gateway's endpoints are kept fresh by a task of its own, also while turns are slow."""
         try:
             seen = await self.serve.read()
-            await self.gateway.refresh(endpoints_of(seen, is_direct=self.is_direct), complete=True)
+            known = endpoints_of(seen, is_direct=self.is_direct)
+            await self.gateway.refresh(self.daemon.endpoints(seen) if self.daemon else known, complete=True)
         except PortError:
             return
 

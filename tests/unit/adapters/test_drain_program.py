@@ -44,6 +44,13 @@ def test_what_is_expected_is_drained_without_a_deadline(monkeypatch: pytest.Monk
     assert gcs.drained == [(NODE, 2, "why", 0)]
 
 
+def test_a_node_that_goes_anyway_is_drained_whatever_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gcs = Gcs({"CPU": 4}, {"CPU": 1})
+    monkeypatch.setattr(drain_program, "WAIT_S", 0.0)
+    assert drain_program.drain_with(gcs, 2, (NODE, None, "why")) == {"drained": True}
+    assert gcs.drained == [(NODE, 2, "why", 0)]
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_what_somebody_else_uses_is_not(monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
     gcs = Gcs({"CPU": 4, "GPU": 1}, {"CPU": 1.5, "GPU": 1}, told=told)

@@ -12,6 +12,7 @@ from typing import Any
 from reconciler.api.app import make_app
 from reconciler.api.compaction import Compaction
 from reconciler.api.guard import Access
+from reconciler.api.preemption import Preemption
 from reconciler.api.server import ApiServer
 from reconciler.settings import Address, Secret
 from tests.unit.api.backends import NOW, MemoryBackend
@@ -57,7 +58,13 @@ class Serving:
 
 
 @contextmanager
-def serving(backend: MemoryBackend, port: int = 0, *, compaction: Compaction | None = None) -> Iterator[Serving]:
+def serving(
+    backend: MemoryBackend,
+    port: int = 0,
+    *,
+    compaction: Compaction | None = None,
+    preemption: Preemption | None = None,
+) -> Iterator[Serving]:
     server = ApiServer(Address(host="127.0.0.1", port=port))
     started = threading.Event()
     running: dict[str, Any] = {}
@@ -68,6 +75,7 @@ def serving(backend: MemoryBackend, port: int = 0, *, compaction: Compaction | N
         started.set()
         app = make_app(backend, ACCESS, FixedClock())
         app.state.compaction = compaction
+        app.state.preemption = preemption
         await server.serve(app)
 
     def run() -> None:

@@ -1,0 +1,173 @@
+"""Notices of nodes that are about to go, beside the loop: remembered first, then told to Ray, whose Serve replaces.
+
+What the loop makes of them it sees on the nodes: they take nothing new, and are left before they go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from reconciler.errors import PortError, Retry, Stalled
+from reconciler.ports import Clock, Drains, Store
+from specs.effects import SaveMemory
+from specs.memory import Event
+from specs.observed import Node
+from specs.preemption import Preemption, PreemptionMemory
+from specs.world import World
+
+log = structlog.get_logger("heliostat")
+
+TURN = timedelta(seconds=1)
+"""Notices are short: Ray is told of one as soon as it can be."""
+
+
+class UnknownNodeError(Exception):
+    """No living node has this id or address; the text is what was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What a notice came to: `event` is the id of its event, 0 when nothing new was said."""
+
+    notice: Preemption
+    event: int
+
+
+class Preemptions:
+    """Owns what is remembered of notices, and is its only writer. `world` is the loop's last look."""
+
+    def __init__(self, clock: Clock, store: Store, drains: Drains, world: Callable[[], World | None]) -> None:
+        """Nothing happens before `load` and `run`."""
+        self._clock = clock
+        self._store = store
+        self._drains = drains
+        self._world = world
+        self._memory = PreemptionMemory()
+        self._saving = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self.woken: Callable[[], None] = lambda: None
+        """Told of each new notice, so that the loop looks at once."""
+        self.count: Callable[[], None] = lambda: None
+        """Told of each new notice, for metrics."""
+
+    async def load(self) -> None:
+        """Read back what was told: deadlines do not wait for a daemon."""
+        self._memory = (await self._store.load()).preemption
+
+    @property
+    def notices(self) -> Mapping[str, Preemption]:
+        """Return the notice of each node that has one."""
+        return {notice.node: notice for notice in self._memory.notices}
+
+    async def note(self, node: str, deadline: datetime, by: str, why: str = "") -> Heard:
+        """Take a notice of a node, by its id or address; the same one again changes nothing.
+
+        An earlier deadline takes the place of a later one, never the other way round: a cloud that takes its word back
+        does not exist, a watcher that repeats itself does. Raises UnknownNodeError, Retry or Stalled.
+        """
+        found = self._living(node)
+        async with self._saving:
+            known = self._memory.of(found.id)
+            if known is not None and known.deadline <= deadline:
+                return Heard(notice=known, event=0)
+            now = self._clock.now()
+            notice = Preemption(node=found.id, ip=found.ip, noticed_at=now, deadline=deadline, by=by, why=why)
+            notice = replace(notice, noticed_at=known.noticed_at, is_told=known.is_told) if known else notice
+            left = max(0, round((deadline - now).total_seconds()))
+            text = f"{found.ip} goes in {left} s{': ' + why if why else ''}"
+            await self._save(self._with(notice), "PreemptionNoted", text, by=by)
+        self.count()
+        self._wake.set()
+        self.woken()
+        newest = await self._store.events(limit=1)
+        return Heard(notice=notice, event=newest[-1].id if newest else 0)
+
+    def _living(self, wanted: str) -> Node:
+        world = self._world()
+        if world is None or not world.observed.nodes:
+            raise Retry("the cluster's nodes were not seen yet")
+        alive = (node for node in world.observed.nodes if node.is_alive)
+        found = next((node for node in alive if wanted in (node.id, node.ip)), None)
+        if found is None:
+            raise UnknownNodeError(wanted)
+        return found
+
+    async def run(self) -> None:
+        """Turn until cancelled."""
+        while True:
+            await self.turn()
+            self._wake.clear()
+            if any(not notice.is_told for notice in self._memory.notices):
+                await self._clock.sleep(TURN)
+            else:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait for a notice, or for some node to be gone."""
+        sleep = asyncio.ensure_future(self._clock.sleep(10 * TURN))
+        woken = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait((sleep, woken), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            woken.cancel()
+
+    async def turn(self) -> None:
+        """Tell Ray what it does not know yet, and forget nodes that are gone."""
+        try:
+            for notice in self._memory.notices:
+                if not notice.is_told:
+                    await self._tell(notice)
+            await self._forget()
+        except PortError as error:
+            log.warning("a preemption notice waits", reason=error.reason)
+
+    async def _tell(self, notice: Preemption) -> None:
+        """Drain the node without a deadline of Ray's; the gateway keeps it instead.
+
+        Serve would stop what is there as soon as `maxRequestDuration` does not fit before the deadline, which is
+        before the replacements run.
+        """
+        try:
+            await self._drains.drain(notice.node, None, f"Heliostat: {notice.ip} is about to be taken away")
+        except Stalled as error:
+            text = f"{notice.ip} is not drained, its replicas are lost with it: {error.reason}"
+            await self._change(replace(notice, is_told=True), "PreemptionNotDrained", text)
+        else:
+            await self._change(replace(notice, is_told=True))
+
+    async def _change(self, notice: Preemption, kind: str = "", text: str = "") -> None:
+        async with self._saving:
+            known = self._memory.of(notice.node)
+            if known is not None:
+                await self._save(self._with(replace(known, is_told=notice.is_told)), kind, text, is_warning=bool(kind))
+
+    async def _forget(self) -> None:
+        """Forget nodes that are gone. Those that stayed in spite of their notice stay drained as long as they live."""
+        world = self._world()
+        if world is None or not world.observed.complete:
+            return
+        alive = {node.id for node in world.observed.nodes if node.is_alive}
+        async with self._saving:
+            for notice in [one for one in self._memory.notices if one.node not in alive]:
+                kept = tuple(one for one in self._memory.notices if one.node != notice.node)
+                await self._save(PreemptionMemory(notices=kept), "PreemptedNodeGone", f"{notice.ip} is gone")
+
+    def _with(self, notice: Preemption) -> PreemptionMemory:
+        others = (one for one in self._memory.notices if one.node != notice.node)
+        return PreemptionMemory(notices=tuple(sorted((*others, notice), key=lambda one: one.node)))
+
+    async def _save(
+        self, memory: PreemptionMemory, kind: str, message: str, *, by: str = "heliostat", is_warning: bool = False
+    ) -> None:
+        """Save before anything is done about it."""
+        told = Event(at=self._clock.now(), service="", kind=kind, message=message, by=by, is_warning=is_warning)
+        await self._store.save(SaveMemory(preemption=memory, events=(told,) if kind else ()))
+        self._memory = memory
+        if kind:
+            (log.warning if is_warning else log.info)(kind, message=message, by=by)

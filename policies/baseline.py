@@ -78,9 +78,13 @@ def left_over(view: ServiceView) -> tuple[str, ...]:
 
 
 def is_awaited(view: ServiceView) -> bool:
-    """Return whether the candidate waits for its baseline: both get their first requests at the same time."""
+    """Return whether the candidate waits for its baseline: both get their first requests at the same time.
+
+    In one of its zones is enough. Until there are requests both need one replica only, and a cell that is to have none
+    meanwhile would be waited for in vain.
+    """
     line = fresh_line(view)
-    return line is not None and not all(cell.memory.was_ready for cell in view.cells_of(line))
+    return line is not None and not any(cell.memory.was_ready for cell in view.cells_of(line))
 
 
 def given_up(view: ServiceView) -> tuple[LatchFailure, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from policies.baseline import left_over
 from policies.view import ServiceView
-from specs.memory import OutgoingCause
+from specs.memory import BASELINE, OutgoingCause
 from specs.routes import FULL
 
 
@@ -53,6 +53,7 @@ def _without_broken(view: ServiceView, current: Mapping[str, int], answering: se
 
     They go by what they carry already; when none of them carries anything, stable first.
     """
+    current = _given_back(current, answering)
     carried = {revision: current[revision] for revision in view.revisions if revision in answering}
     total = sum(carried.values())
     if total == 0:
@@ -61,6 +62,17 @@ def _without_broken(view: ServiceView, current: Mapping[str, int], answering: se
     shares = {revision: carried.get(revision, 0) * FULL // total for revision in view.revisions}
     largest = max(carried, key=lambda revision: carried[revision])
     shares[largest] += FULL - sum(shares.values())
+    return shares
+
+
+def _given_back(current: Mapping[str, int], answering: set[str]) -> Mapping[str, int]:
+    """Return a lost baseline's share to its own revision: no candidate is to carry more for it."""
+    shares = dict(current)
+    for line, share in current.items():
+        revision, mark, _ = line.partition(BASELINE)
+        if mark and line not in answering and revision in answering:
+            shares[line] = 0
+            shares[revision] += share
     return shares
 
 

@@ -1,0 +1,103 @@
+"""A fresh baseline of a service that is spread over zones: it starts, carries, is compared, and goes with all zones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import policies.window
+from specs.analysis import Baseline
+from tests.builders import steps
+from tests.sim.test_baseline import baselines, weight_of
+from tests.sim.test_zones import deployed, give_back, lose, over_zones, per_zone, spec
+from tests.sim.world import Simulation
+
+ASKED = {"min_requests": 50, "baseline": Baseline.FRESH}
+
+
+def spread(version: str, **options: Any) -> Any:
+    ways = {"surge": 6, "analysis": ASKED, "steps": steps(34, "analysis 20")} | options
+    return spec(version, 9, **ways)
+
+
+async def begun(**options: Any) -> Simulation:
+    """Return when a candidate of a third has requests beside its baseline."""
+    sim = over_zones("a", "b", "c")
+    await deployed(sim, spread("v1", **options))
+    sim.push(spread("v2", **options))
+    await sim.until(lambda: sim.weights().get("v2", 0) > 0, within=120, what="v2 has requests")
+    return sim
+
+
+def zones_of(cells: Any) -> list[str]:
+    return sorted(cell.key.zone or "" for cell in cells)
+
+
+async def check_alike() -> None:
+    """The baseline is in no zone without a candidate, and carries as much."""
+    sim = await begun(steps=steps(34, ""))
+    await sim.run(60)
+    candidate, fresh = sim.memory().cells_of("v2"), baselines(sim)
+    assert zones_of(candidate) == ["a", "b", "c"], sim.describe()
+    assert set(zones_of(fresh)) <= set(zones_of(candidate)), sim.describe()
+    assert sum(weight_of(sim, cell) for cell in candidate) == 3400, sim.describe()
+    assert sum(weight_of(sim, cell) for cell in fresh) == 3300, sim.describe()
+
+
+async def check_compared() -> None:
+    """Only the baseline's cells are compared with the candidate's."""
+    sim = await begun()
+    await sim.run(10)
+    comparison = sim.memory().comparison
+    assert comparison is not None
+    wanted = {cell.key.name for cell in (*baselines(sim), *sim.memory().cells_of("v2"))}
+    assert comparison.start
+    assert set(comparison.start) <= wanted, comparison
+
+
+async def test_it_stands_where_the_candidate_stands() -> None:
+    await check_alike()
+
+
+async def test_nobody_else_is_compared() -> None:
+    await check_compared()
+
+
+@pytest.mark.parametrize(("code", "ends"), [("good", "v2"), ("erring", "v1")])
+async def test_nothing_of_it_is_left_in_any_zone(code: str, ends: str) -> None:
+    sim = over_zones("a", "b", "c")
+    await deployed(sim, spread("v1"))
+    sim.push(spread("v2", args={"error_rate": 0.3} if code == "erring" else {}))
+    await sim.settle(within=600)
+    assert not baselines(sim), sim.describe()
+    assert sim.weights() == {ends: 100.0}, sim.describe()
+    assert sorted(per_zone(sim).values()) == [3, 3, 3], sim.describe()
+
+
+async def test_a_zone_that_is_lost_meanwhile_takes_its_part_of_both_and_the_rollout_ends() -> None:
+    sim = await begun()
+    await sim.run(1)
+    lose(sim, "a")
+    await sim.run(60)
+    assert all(weight_of(sim, cell) == 0 for cell in baselines(sim) if cell.key.zone == "a"), sim.describe()
+    give_back(sim, "a")
+    await sim.settle(within=1200)
+    assert not baselines(sim), sim.describe()
+    assert sim.memory().stable == "v2", sim.describe()
+
+
+async def test_a_daemon_that_is_killed_goes_on_with_the_baseline_of_every_zone() -> None:
+    sim = await begun(steps=steps(34, ""))
+    await sim.run(5)
+    before = {cell.key for cell in baselines(sim)}
+    sim.kill()
+    await sim.run(20)
+    assert {cell.key for cell in baselines(sim)} >= before, sim.describe()
+    assert zones_of(baselines(sim)) == sorted({cell.key.zone or "" for cell in baselines(sim)}), "two in one zone"
+
+
+async def test_comparing_with_the_old_replicas_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies.window, "fresh_line", lambda view: None)
+    with pytest.raises(AssertionError):
+        await check_compared()

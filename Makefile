@@ -64,7 +64,7 @@ lint: $(STAMP)
 
 # Fewer examples per property than in test-full: who has just changed something runs this again and again.
 unit: $(STAMP)
-	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-25} $(BIN)/python -m pytest tests/unit -n 2 -q $(PYTEST_ARGS)
+	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(BIN)/python -m pytest tests/unit -n 2 -q $(PYTEST_ARGS)
 
 # Tests in virtual time wait for no clock, so they take what the end-to-end tests leave of the processor, which is
 # about half of it: replicas start, drain and are waited for. What tells time by the clock runs before, on its own.

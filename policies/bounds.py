@@ -85,6 +85,7 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGo
     part = Parts(sites=sites, fixed=fixed_sites(view, sites))
     if _is_free(view, cell, deployment, scale) and not (is_moving and count != seen.target) and site in sites:
         low, high = (part.of(bound, site, deployment) for bound in (scale.min_replicas, scale.max_replicas))
+        low = min(low, seen.target + _room_for(view, cell, deployment, goal, part)) if low > seen.target else low
         return Bounds(min_replicas=low, max_replicas=max(low, high))
     lower = min(current.min_replicas if current else scale.min_replicas, max(1, count))
     highest = part.of(share_of(goal.share, scale.max_replicas), site, deployment) if site in sites else count
@@ -94,6 +95,17 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGo
     if count > seen.target:
         return Bounds(min_replicas=count, max_replicas=max(count, upper))
     return Bounds(min_replicas=lower, max_replicas=max(lower, upper))
+
+
+def _room_for(view: ServiceView, cell: CellView, deployment: str, goal: CellGoal, part: Parts) -> int:
+    """Return by how many replicas a lower bound may raise a cell now; cells before it take what they lack first."""
+    scale = view.bounds_of(cell.revision, deployment)
+    left = goal.counts.room
+    for other in view.cells_of(cell.line):
+        site, seen = other.memory.key.site, other.deployment(deployment)
+        if other.name < cell.name and site in part.sites and seen is not None and scale is not None:
+            left -= max(0, part.of(scale.min_replicas, site, deployment) - seen.target)
+    return max(0, left)
 
 
 def _is_free(view: ServiceView, cell: CellView, deployment: str, scale: AutoScale) -> bool:

@@ -265,6 +265,8 @@ def _quarantine(service: ServiceStatus, reason: str, message: str) -> list[str]:
 def _node_state(node: Node) -> str:
     if not node.is_alive:
         return toned("dead", "bad")
+    if node.preemption is not None:
+        return toned(f"goes {node.preemption.deadline.astimezone():%H:%M:%S}", "bad")
     if node.is_draining:
         return toned("draining", "warn")
     return toned("head" if node.is_head else "alive", "good")

@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from specs.desired import ClusterSettings, DesiredService, PruneSettings, SpecError
+from specs.placement_spec import PlacementSpec
 from specs.routes import Sticky, StickyKind
 from tests.builders import amount, gate, service, steps
+from tests.sim.fake_nodes import make_node
 from tests.sim.scenarios import CODE
 from tests.sim.world import Simulation
 
@@ -44,6 +46,8 @@ class Stage:
             "order": self._order,
             "crash": self._crash,
             "lose": self._lose,
+            "nodes": self._nodes,
+            "reclaim": self._reclaim,
             "remove": self._remove,
             "gate": self._gate,
             "want": self._want,
@@ -96,6 +100,8 @@ class Stage:
         code = CODE[changes.pop("code", "good")]
         made = {**self.defaults, **{key: yaml.safe_load(value) for key, value in changes.items()}}
         made["steps"] = steps(*made.get("steps", [50]))
+        if "placement" in made:
+            made["placement"] = PlacementSpec.model_validate(made["placement"]).settings()
         if "sticky" in made:
             made["sticky"] = Sticky(kind=StickyKind.HEADER, name=made["sticky"])
         made["gates"] = tuple(gate(name, **options) for name, options in made.get("gates", {}).items())
@@ -163,6 +169,18 @@ class Stage:
         for _ in range(int(duration)):
             await self.sim.step(restart=False)
         find()
+
+    def _nodes(self, *kinds: str) -> None:
+        """There are these nodes, each `ZONE:MARKET`, and no others."""
+        self.sim.nodes.nodes.clear()
+        for number, kind in enumerate(kinds, start=1):
+            zone, _, market = kind.partition(":")
+            self.sim.nodes.add(make_node(number, zone, cpus=100, market=market))
+
+    def _reclaim(self, number: str) -> None:
+        """A spot node is taken away without notice."""
+        self.sim.watch.excused()
+        self.sim.nodes.kill(f"node{number}")
 
     def _remove(self, whose: str) -> None:
         assert whose == "ours"

@@ -80,7 +80,7 @@ def _crowd(dice: Random, number: int, zones: list[str], count: int) -> Crowd:
     if dice.random() < 0.35:
         selector[ZONE] = dice.choice(zones)
     if dice.random() < 0.15:
-        selector[MARKET] = dice.choice(["spot", "on-demand"])
+        selector[MARKET] = dice.choice(["spot", "!spot"])
     return Crowd(
         name=f"service-{number:03}#Main",
         needs=in_units(dice.choice(SIZES)),

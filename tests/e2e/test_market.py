@@ -57,7 +57,7 @@ def places(stage: Stage) -> Counter[str]:
     for name, application in stage.serve()["applications"].items():
         for deployment in application["deployments"].values() if name.startswith("chat.") else ():
             for one in deployment["replicas"]:
-                node = nodes.get(one["node_id"], {})
+                node = nodes.get(one.get("node_id"), {})  # A starting one has none yet.
                 if one["state"] == "RUNNING":
                     found[node.get("labels", {}).get(MARKET_LABEL, "on-demand")] += 1
                 found[str(node.get("ip"))] += 1

@@ -56,10 +56,8 @@ class Cloud:
         self._mark()
 
     def _mark(self) -> None:
-        for node, notice in self.preemptions.notices.items():
-            known = self.sim.nodes.nodes[node]
-            if known.is_alive:
-                self.sim.nodes.nodes[node] = replace(known, preemption=notice)
+        for node, known in self.sim.nodes.nodes.items():
+            self.sim.nodes.nodes[node] = replace(known, preemption=self.preemptions.notices.get(node))
 
     async def run(self, seconds: int) -> None:
         for _ in range(seconds):

@@ -12,6 +12,7 @@ from policies.compaction.bound import lower_bound
 from policies.compaction.check import violations
 from policies.compaction.planner import plan, with_room_for_reserves
 from policies.compaction.problem import Answer, Crowd, Machine, Problem, fits, in_units
+from specs.placement import MARKET_LABEL, Market, Site
 from specs.selectors import matches
 from tests.compaction.clusters import random_cluster
 
@@ -51,6 +52,18 @@ def test_the_dear_nodes_go_rather_than_many() -> None:
     machines = [machine("a", price=5), machine("b", price=1), machine("c", price=1)]
     answer = planned(machines, crowd("x", {"a": 4, "b": 2, "c": 2}))
     assert (answer.freed, answer.cost) == (("a",), 2)
+
+
+def test_what_is_to_stay_never_moves_to_spot_nodes_however_cheap_they_are() -> None:
+    stays = [machine(name, price=5) for name in "ab"]
+    cheap = [machine(name, price=1, labels={MARKET_LABEL: "spot"}) for name in "cd"]
+    base = crowd("base", {"a": 1, "b": 1}, selector=Site(market=Market.ON_DEMAND).selector)
+    rest = crowd("rest", {"c": 1, "d": 1}, selector=Site(market=Market.SPOT).selector)
+    answer = planned([*stays, *cheap], base, rest)
+    assert (len(answer.freed), answer.cost) == (2, 6)
+    assert {move.target for move in answer.moves if move.crowd == "base"} <= {"a", "b"}
+    free = planned([*stays, *cheap], replace(base, selector={}), rest)
+    assert free.cost == 1, "without its labels the base would have gone to spot: the test could not fail"
 
 
 def test_fractions_of_a_gpu_add_up_exactly() -> None:

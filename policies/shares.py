@@ -75,7 +75,8 @@ def _is_dispensable(view: ServiceView, cell: CellView, going: set[str], weights:
     if cell.is_draining or not cell.answers:
         return True
     gone, line = {*going, cell.name}, cell.revision
-    if view.carried(line, but=gone) * FULL < max(view.weights.get(line, 0), weights.get(line, 0)):
+    # A share is rounded to basis points: what is left over by that asks for no replica (as in capacity.carriers_of).
+    if view.carried(line, but=gone) * FULL < max(view.weights.get(line, 0), weights.get(line, 0)) - 1:
         return False
     staying = [revision for revision in view.revisions if weights.get(revision, 0) > 0]
     return all(_serving_without(view, name, gone, staying) >= _owed(view, name) for name in cell.deployments)

@@ -86,6 +86,17 @@ async def test_a_rollout_keeps_the_spread() -> None:
     assert max(max(seen.values()) - min(seen.values()) for seen in least) <= 2
 
 
+@pytest.mark.parametrize("first", [33, 34, 50, 66, 67])
+async def test_one_replica_in_each_zone_is_enough_for_any_step(first: int) -> None:
+    """A share in basis points does not divide into thirds: what is left over by rounding asks for no replica."""
+    sim = over_zones("a", "b", "c")
+    await deployed(sim, spec(size=3, surge=1))
+    sim.push(spec("v2", size=3, surge=1, steps=steps(first, "5")))
+    await sim.settle()
+    assert sim.status("chat").stable == "v2"
+    assert per_zone(sim) == {"a": 1, "b": 1, "c": 1}
+
+
 async def test_two_deployments_have_at_most_as_many_cells_as_the_smaller_has_replicas() -> None:
     sim = over_zones("a", "b", "c")
     await deployed(sim, spec(size={"Echo": 6, "Backend": 2}))

@@ -38,3 +38,23 @@ async def test_the_others_go_on_and_it_follows_once_ray_can_import_it() -> None:
 
     sim.serve.instance.installed |= {"our_routers"}
     await sim.until(lambda: sim.status("alpha").stable == "v2", what="alpha arrives")
+
+
+async def test_what_runs_already_is_named_and_nobody_else_blamed() -> None:
+    """The head node was built anew without a module: a document without that application would delete it."""
+    sim = Simulation()
+    sim.serve.instance.installed |= {"our_routers"}
+    sim.push(routed(service("alpha")), service("beta"))
+    await sim.settle()
+    sim.serve.instance.installed = frozenset({"ray"})
+    sim.push(routed(service("alpha")), service("beta", "v2"))
+    for _ in range(60):
+        await sim.step()
+    held = sim.status("beta")
+    assert (held.stable, held.quarantined) == ("v1", ())
+    assert "That is of alpha.v1" in held.message
+    assert [name for name in sim.serve.configs() if name.startswith("beta")] == ["beta.v1.-.-.0"]
+    assert sim.weights("alpha") == {"v1": 100}
+
+    sim.serve.instance.installed |= {"our_routers"}
+    await sim.until(lambda: sim.status("beta").stable == "v2", what="beta arrives")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from policies.analysis import append
+from policies.analysis.clients import tells_clients_apart
 from policies.baseline import fresh_line
 from policies.view import CellView, ServiceView
 from specs.analysis import Unit
@@ -22,7 +23,8 @@ from specs.memory import Comparison
 def next_comparison(view: ServiceView) -> Comparison | None:
     """Return the comparison after this look; None while no candidate goes through steps beside a stable revision.
 
-    Counters that fell were lost by the gateway, which is no fault of a revision: the window begins anew.
+    Counters that fell were lost by the gateway, which is no fault of a revision: the window begins anew. So it does
+    when clients are told apart from now on: the difference to a start without groups has none for as long as it lasts.
     """
     candidate, stable, rollout = view.memory.candidate, view.memory.stable, view.memory.rollout
     if candidate is None or stable is None or rollout is None or rollout.is_fast or not _is_asked(view):
@@ -32,7 +34,7 @@ def next_comparison(view: ServiceView) -> Comparison | None:
     last = view.memory.comparison
     if last is None or (last.candidate, last.stable) != (candidate, stable):
         return Comparison(candidate=candidate, stable=stable, since=view.now, weights=weights, start=counters)
-    if last.weights == weights and _have_grown(counters, last.start):
+    if last.weights == weights and _have_grown(counters, last.start) and not _gained_groups(counters, last.start):
         return last
     return replace(last, since=view.now, weights=weights, start=counters, past=_with_ended(view, last))
 
@@ -62,7 +64,9 @@ def _is_asked(view: ServiceView) -> bool:
 
 def _with_ended(view: ServiceView, last: Comparison) -> tuple[Window, ...]:
     ended = _window(view, last)
-    return last.past if ended is None else append(last.past, ended)
+    past = last.past if ended is None else append(last.past, ended)
+    # What cannot be counted by client would take the groups of a window it is later put together with.
+    return tuple(filter(tells_clients_apart, past)) if unit_of(view) is Unit.CLIENT else past
 
 
 def _window(view: ServiceView, comparison: Comparison) -> Window | None:
@@ -132,3 +136,8 @@ def _have_grown(counters: Mapping[str, Evidence], start: Mapping[str, Evidence])
     return counters.keys() == start.keys() and all(
         _since(counters[cell], then) is not None for cell, then in start.items()
     )
+
+
+def _gained_groups(counters: Mapping[str, Evidence], start: Mapping[str, Evidence]) -> bool:
+    """Return whether clients are told apart by now and were not when the window began."""
+    return any(counters[cell].clients and not then.clients and then.requests for cell, then in start.items())

@@ -32,7 +32,8 @@ Counted = Callable[[Evidence], tuple[float, float]]
 
 def tells_clients_apart(window: Window) -> bool:
     """Return whether both revisions' requests are known by groups of clients."""
-    return all(not side.requests or side.clients for side in (window.candidate, window.stable))
+    sides = window.candidate, window.stable
+    return all(not side.requests or any(group.requests for group in side.clients) for side in sides)
 
 
 def design_effect(windows: Iterable[Window], count: Counted) -> float:

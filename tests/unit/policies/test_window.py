@@ -10,10 +10,11 @@ import pytest
 
 from policies.view import ServiceView, view_of
 from policies.window import next_comparison, windows
-from specs.evidence import Evidence, LatencyCounts, Window
+from specs.desired import DesiredService
+from specs.evidence import CLIENT_GROUPS, Evidence, LatencyCounts, Window
 from specs.memory import Comparison
 from specs.observed import TrafficSeen
-from specs.routes import FULL
+from specs.routes import FULL, Sticky, StickyKind
 from tests.builders import NOW, cell, look, seconds, service, steps
 
 V1, V2 = "chat.v1.-.-.0", "chat.v2.-.-.0"
@@ -41,10 +42,11 @@ def view(
     *,
     share: int = 1000,
     traffic: Mapping[str, Evidence] | None = None,
+    spec: DesiredService | None = None,
     **memory: Any,
 ) -> ServiceView:
     """Return a look at a rollout whose cells have had `v1` and `v2` requests."""
-    spec = service(version="v2", steps=steps(10, "60", 50), analysis={})
+    spec = spec or service(version="v2", steps=steps(10, "60", 50), analysis={})
     cells = cell("v1", ready=3, weight=FULL - share), cell("v2", ready=1, weight=share)
     seen = look(spec, *cells, stable="v1", candidate="v2", **memory)
     counters = {V1: counted(v1), V2: counted(v2)} if traffic is None else traffic
@@ -90,6 +92,28 @@ def test_counters_that_fell_begin_a_window_anew_and_what_had_ended_still_counts(
         assert anew.past == past
         assert anew.since == NOW
         assert windows(seen) == past
+
+
+def grouped(requests: int) -> Evidence:
+    one = Evidence(requests=requests // CLIENT_GROUPS)
+    return replace(counted(requests), clients=(one,) * CLIENT_GROUPS)
+
+
+def test_clients_that_are_told_apart_from_now_on_begin_a_window_that_has_them() -> None:
+    spec = service(
+        version="v2", steps=steps(10, "60", 50), analysis={}, sticky=Sticky(kind=StickyKind.HEADER, name="x-user")
+    )
+    past = (Window(candidate=counted(5), stable=counted(5)), Window(candidate=grouped(64), stable=grouped(640)))
+    first = view(spec=spec, traffic={V1: grouped(1280), V2: grouped(128)}, comparison=comparison(past=past))
+    anew = next_comparison(first)
+    assert anew is not None
+    assert (anew.since, anew.past) == (NOW, past[1:])
+    later = view(spec=spec, traffic={V1: grouped(2560), V2: grouped(256)}, comparison=anew)
+    assert next_comparison(later) == anew
+    assert windows(later)[-1] == Window(
+        candidate=replace(grouped(128), latency=LatencyCounts.of({100: 128})),
+        stable=replace(grouped(1280), latency=LatencyCounts.of({100: 1280})),
+    )
 
 
 def test_a_gateway_that_does_not_count_a_cell_gives_no_window() -> None:

@@ -264,6 +264,14 @@ def test_windows_from_before_clients_were_told_apart_do_not_count() -> None:
     assert judge((old, new), asked) == judge((new,), asked)
 
 
+def test_a_window_whose_groups_have_seen_nothing_does_not_count() -> None:
+    silent = Window(
+        candidate=replace(evidence(3_000, 900), clients=(Evidence(),) * CLIENT_GROUPS),
+        stable=replace(evidence(27_000, 0), clients=(Evidence(),) * CLIENT_GROUPS),
+    )
+    assert judge((silent,), replace(ONLY_ERRORS, unit=Unit.CLIENT)).outcome is Outcome.INCONCLUSIVE
+
+
 def failures(side: Evidence) -> tuple[float, float]:
     return side.errors, side.judged
 

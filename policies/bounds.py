@@ -86,7 +86,8 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGo
     if _is_free(view, cell, deployment, scale) and not (is_moving and count != seen.target) and site in sites:
         low, high = (part.of(bound, site, deployment) for bound in (scale.min_replicas, scale.max_replicas))
         low = min(low, seen.target + _room_for(view, cell, deployment, goal, part)) if low > seen.target else low
-        return Bounds(min_replicas=low, max_replicas=max(low, high))
+        # An upper bound below the present count is a shrink: it waits until the others carry what goes.
+        return Bounds(min_replicas=low, max_replicas=max(low, high, min(count, seen.target)))
     lower = min(current.min_replicas if current else scale.min_replicas, max(1, count))
     highest = part.of(share_of(goal.share, scale.max_replicas), site, deployment) if site in sites else count
     upper = max(count, 1) if counts.is_tight else max(count, highest, 1)

@@ -30,6 +30,11 @@ CLIENT_GROUPS = 64
 lie over the groups tells how much less they say than so many errors of different clients. Fewer groups tell it
 less surely, more cost memory in each cell."""
 
+COARSE = 8
+"""A group's latencies are rounded up to buckets whose number is a multiple of this (19% wide): they only tell how
+unevenly what is slow lies over groups, and there are 64 times as many of them to keep. What was above such a bound
+stays above it, so that there, and nowhere between, groups are exact."""
+
 RESET = "are not a later reading: they were reset in between"
 
 

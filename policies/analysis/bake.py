@@ -13,7 +13,7 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from policies.analysis.clients import Counted, own_effect, tells_clients_apart
+from policies.analysis.clients import Counted, exact_bounds, own_effect, slow, tells_clients_apart
 from policies.analysis.judge import FALSE_ALARMS
 from policies.analysis.sequential import mixture
 from policies.analysis.tails import seconds_at, tail_of
@@ -112,7 +112,7 @@ def _latency(before: Evidence, now: Evidence, settings: AnalysisSettings, alpha:
         message = f"{said}, which had too few answers to say how slow it is at most"
         return replace(verdict, outcome=Outcome.INCONCLUSIVE, message=message)
     allowed = bound + math.ceil(math.log2(1 + asked.max_increase) * BUCKETS_PER_OCTAVE)
-    effect = _effect(now, settings, lambda one: _slow(one, allowed))
+    effect = _slow_effect(now, settings, allowed)
     log_e = mixture(mine.above(allowed) / effect, ((mine.total / effect, rare),))
     if log_e < -math.log(alpha / 2):
         return verdict
@@ -129,7 +129,7 @@ def _slowest(before: Evidence, rare: float, settings: AnalysisSettings, alpha: f
         above = tail.above(bucket)
         # Groups are asked only where it would be rare enough without them.
         if highest_rate(above, tail.total, alpha) <= rare:
-            effect = _effect(before, settings, partial(_slow, bound=bucket))
+            effect = _slow_effect(before, settings, bucket)
             if highest_rate(above / effect, tail.total / effect, alpha) <= rare:
                 return bucket
     return None
@@ -149,12 +149,12 @@ def _effect(evidence: Evidence, settings: AnalysisSettings, count: Counted) -> f
     return own_effect([evidence], count) if settings.unit is Unit.CLIENT else 1.0
 
 
+def _slow_effect(evidence: Evidence, settings: AnalysisSettings, bound: int) -> float:
+    return max(_effect(evidence, settings, partial(slow, bound=near)) for near in exact_bounds(bound))
+
+
 def _failures(evidence: Evidence) -> tuple[float, float]:
     return evidence.errors, evidence.judged
-
-
-def _slow(evidence: Evidence, bound: int) -> tuple[float, float]:
-    return tail_of(evidence.latency).above(bound), evidence.latency.total
 
 
 def _share(evidence: Evidence) -> float:

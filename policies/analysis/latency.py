@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from policies.analysis import bands
-from policies.analysis.clients import design_effect
+from policies.analysis.clients import design_effect, exact_bounds, slow
 from policies.analysis.sequential import SUSPICIOUS, Stratum, excess, last_above, log_evidence
 from policies.analysis.shortage import shortage, until_sure
 from policies.analysis.tails import Tail, Tails, ended, seconds_at, tail_of
 from policies.analysis.words import beside, change, many, percent, seconds
 from specs.analysis import AnalysisSettings, Latency, Measure, Outcome, Unit, Verdict
-from specs.evidence import BUCKETS_PER_OCTAVE, Evidence, LatencyCounts, Window
+from specs.evidence import BUCKETS_PER_OCTAVE, LatencyCounts, Window
 
 WIDEST = 8 * BUCKETS_PER_OCTAVE
 """Shifts are looked for up to a factor of 256."""
@@ -167,7 +167,8 @@ def latency_bounds(
 
 def _diluted(sides: _Sides, windows: Sequence[Window], bounds: Sequence[int]) -> _Sides:
     """Return sides whose answers count as so many of different clients: by the bound where they are most alike."""
-    return replace(sides, effect=max(design_effect(windows, partial(_slow, bound=bound)) for bound in bounds))
+    exact = sorted({near for bound in bounds for near in exact_bounds(bound)})
+    return replace(sides, effect=max(design_effect(windows, partial(slow, bound=bound)) for bound in exact))
 
 
 def _evidence(sides: _Sides, bound: int, quantile: float, by_client: Sequence[Window]) -> float:
@@ -246,10 +247,6 @@ def _rise(sides: _Sides, quantile: float) -> _Rise:
 
 def _margin(quantile: float, samples: float) -> float:
     return DOUBT * math.sqrt(quantile * (1 - quantile) / samples)
-
-
-def _slow(evidence: Evidence, bound: int) -> tuple[float, float]:
-    return tail_of(evidence.latency).above(bound), evidence.latency.total
 
 
 def _said(rise: _Rise, asked: Latency, sides: _Sides) -> str:

@@ -12,17 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from specs.evidence import CLIENT_GROUPS, Evidence, LatencyCounts, bucket_of
+from specs.evidence import CLIENT_GROUPS, COARSE, Evidence, LatencyCounts, bucket_of
 
 TABLE = "clients"
 """The stick table, `LANE:GROUP` with gpc0 (answers) and gpc1 (of these, 5xx)."""
 
 HASH_SEED = 7
 """Any but 0, which is the seed of the hash that chooses the version: groups must cut across versions."""
-
-COARSE = 8
-"""Buckets of a group's latencies are as wide as so many of a cell's (19%): they only tell how unevenly what is slow
-lies over groups, and there are 64 times as many of them to keep."""
 
 _ENTRY = re.compile(r"key=(\S+):(\d+) .*?gpc0=(\d+) gpc1=(\d+)")
 

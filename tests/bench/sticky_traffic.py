@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reconciler.gateway.clients import COARSE
-from specs.evidence import CLIENT_GROUPS, OVERFLOW, Evidence, Window
+from specs.evidence import BUCKETS_PER_OCTAVE, CLIENT_GROUPS, COARSE, OVERFLOW, Evidence, Window
 from tests.bench.rollout_traffic import Floats, buckets_of, histogram
 
 LOOKS = 20
@@ -20,7 +19,8 @@ class Sticky:
     """A service's clients. `bad` of them fail `bad_rate` of their requests, such as those with a broken token.
 
     `activity` is how evenly they ask: 0.5 is a few busy ones, 0.05 some that send most of all requests. `slowness` is
-    how much slower one is than the next (the spread of the logarithm). `shares` are the candidate's, step by step.
+    how much slower one is than the next (the spread of the logarithm), `spread` how much one's own requests differ, and
+    bad ones take `bad_slower` times as long. `shares` are the candidate's, step by step.
     """
 
     clients: int = 2_000
@@ -31,6 +31,8 @@ class Sticky:
     other_rate: float = 0.004
     activity: float = 0.5
     slowness: float = 0.5
+    spread: float = 0.3
+    bad_slower: float = 1.0
 
 
 KINDS = {
@@ -41,6 +43,12 @@ KINDS = {
     "20,000 clients, at 10%": Sticky(clients=20_000, shares=(0.1,)),
     "some send most, at 10%": Sticky(activity=0.05, shares=(0.1,)),
     "nothing fails but for the bad": Sticky(bad=0.005, bad_rate=1.0, other_rate=0.0002, shares=(0.1,)),
+    "5 clients, at 20%": Sticky(clients=5, bad=0.2, bad_rate=1.0, other_rate=0.0, shares=(0.2,)),
+    "10 clients, at 10%": Sticky(clients=10, bad=0.1, bad_rate=1.0, other_rate=0.0, shares=(0.1,)),
+    "30 clients, 5-10-25-50%": Sticky(clients=30, bad=0.1, bad_rate=1.0, shares=(0.05, 0.1, 0.25, 0.5)),
+    "200 clients within 7% but for a few, at 5%": Sticky(
+        clients=200, bad=0.005, bad_rate=0.004, activity=5, shares=(0.05,), slowness=0.02, spread=0.01, bad_slower=1.4
+    ),
 }
 
 
@@ -58,13 +66,15 @@ class _Clients:
 def sticky_looks(seed: int, kind: Sticky, *, worse: float = 1.0) -> Iterator[tuple[Window, ...]]:
     """Tell a rollout at twenty looks; the candidate is bad to `worse` times as many clients."""
     draw = np.random.default_rng(seed)
+    # Where latencies lie in the groups' wide buckets is any place.
+    usual = 0.05 * 2 ** (np.random.default_rng((seed, 1)).random() * COARSE / BUCKETS_PER_OCTAVE)
     busy = draw.gamma(kind.activity, 1, kind.clients) + 1e-9
     clients = _Clients(
         place=draw.random(kind.clients),
         group=draw.integers(CLIENT_GROUPS, size=kind.clients),
         asks=busy / busy.sum(),
         luck=draw.random(kind.clients),
-        slow=0.05 * np.exp(kind.slowness * draw.standard_normal(kind.clients)),
+        slow=usual * np.exp(kind.slowness * draw.standard_normal(kind.clients)),
     )
     ended: tuple[Window, ...] = ()
     for share in kind.shares:
@@ -73,8 +83,10 @@ def sticky_looks(seed: int, kind: Sticky, *, worse: float = 1.0) -> Iterator[tup
             client = draw.choice(kind.clients, kind.requests // LOOKS, p=clients.asks)
             for side, is_mine, factor in zip(sides, (True, False), (worse, 1.0), strict=True):
                 chosen = client[(clients.place[client] < share) == is_mine]
-                rate = np.where(clients.luck[chosen] < kind.bad * factor, kind.bad_rate, kind.other_rate)
-                seconds = clients.slow[chosen] * np.exp(0.3 * draw.standard_normal(len(chosen)))
+                is_bad = clients.luck[chosen] < kind.bad * factor
+                rate = np.where(is_bad, kind.bad_rate, kind.other_rate)
+                seconds = clients.slow[chosen] * np.exp(kind.spread * draw.standard_normal(len(chosen)))
+                seconds = np.where(is_bad, kind.bad_slower, 1.0) * seconds
                 side.add(clients.group[chosen], buckets_of(seconds), draw.random(len(chosen)) < rate)
             window = Window(candidate=sides[0].evidence(), stable=sides[1].evidence())
             yield (*ended, window)

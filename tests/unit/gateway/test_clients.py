@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from reconciler.gateway.clients import COARSE, ClientLedger, parse_clients
-from specs.evidence import CLIENT_GROUPS, Evidence, bucket_of
+from reconciler.gateway.clients import ClientLedger, parse_clients
+from specs.evidence import CLIENT_GROUPS, COARSE, Evidence, bucket_of
 
 TABLE = """# table: clients, type: string, size:1024, used:3
 0x6e863f0: key=lane0:0 use=0 exp=0 shard=0 gpc0=3 gpc1=1

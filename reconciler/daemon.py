@@ -347,6 +347,7 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
             ticked=ticked,
         )
         await reconciler.load()
+        reconciler.notices = fittings.last.notices
         if fittings.last.preemptions is not None:
             fittings.last.preemptions.woken = reconciler.wake
             fittings.last.preemptions.count = fittings.metrics.count_preemption

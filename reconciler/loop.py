@@ -33,6 +33,7 @@ from specs.desired import ClusterSettings, Desired
 from specs.effects import PutServeConfig, SetRoutes
 from specs.memory import Memory
 from specs.observed import CellSeen, Endpoint, Node
+from specs.preemption import Preemption
 from specs.reasons import Reason
 from specs.routes import RouteTable
 from specs.status import ClusterStatus
@@ -116,6 +117,8 @@ class Reconciler:
         self._settings: ClusterSettings | None = None
         self.status: ClusterStatus | None = None
         self._reported: World | None = None
+        self.notices: Callable[[], Mapping[str, Preemption]] = dict
+        """The notices of nodes that are about to go, by node: known before a turn has seen any node."""
         self.nodes: tuple[Node, ...] = ()
         self.cells: tuple[CellSeen, ...] = ()
         self.table = RouteTable()
@@ -163,17 +166,23 @@ class Reconciler:
             try:
                 seen = await self._ports.serve.read()
                 doubted_since = self._doubt(seen, doubted_since)
-                await self._ports.gateway.refresh(self.endpoints(seen), complete=True)
+                await self._ports.gateway.refresh(await self.endpoints(seen), complete=True)
             except PortError as error:
                 log.debug("endpoints not refreshed", reason=error.reason)
             await self._ports.clock.sleep(ENDPOINT_INTERVAL)
 
-    def endpoints(self, seen: ServeSeen) -> Mapping[str, tuple[Endpoint, ...]]:
-        """Return where each application's requests can be sent, those marked whose nodes are about to go."""
+    async def endpoints(self, seen: ServeSeen) -> Mapping[str, tuple[Endpoint, ...]]:
+        """Return where each application's requests can be sent, those marked whose nodes are about to go.
+
+        The gateway is asked while there are such: what the last turn saw is too old to leave a server for, and after
+        a restart there was no turn yet. Raises Retry when it cannot be asked.
+        """
         found = endpoints_of(seen, is_direct=self._is_direct)
-        if not self._is_direct:
+        now = self._ports.clock.now()
+        left = frozenset(node for node, notice in self.notices().items() if now >= notice.left_at)
+        if not left or not self._is_direct:
             return found
-        return without_leaving(found, self.nodes, self._memory, self._ports.clock.now())
+        return without_leaving(found, left, self._memory, await self._ports.gateway.observe())
 
     def _doubt(self, seen: ServeSeen, since: datetime | None) -> datetime | None:
         """Return since when the cluster contradicts the mode we run in. Raises WrongMode when it lasts."""

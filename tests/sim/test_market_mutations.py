@@ -63,7 +63,7 @@ MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
     "never left in time": (
         reconciler.loop,
         "without_leaving",
-        lambda endpoints, nodes, memory, now: endpoints,
+        lambda endpoints, left, memory, gateway: endpoints,
         notices.test_a_node_is_left_in_time_even_when_nothing_can_take_its_place,
     ),
     "room waited for": (

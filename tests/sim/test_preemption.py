@@ -14,6 +14,7 @@ from reconciler.loop import Tick
 from reconciler.preemption import Preemptions, UnknownNodeError
 from specs.preemption import GRACE
 from specs.world import World
+from tests.builders import steps
 from tests.sim.compacting import FakeDrains
 from tests.sim.fake_nodes import make_node
 from tests.sim.fake_store import Crashed
@@ -36,6 +37,7 @@ class Cloud:
         self.least = 100
         self._takes: dict[str, int] = {}
         sim.watch.further.append(self._look)
+        sim.notices = lambda: self.preemptions.notices
 
     def _new(self) -> Preemptions:
         return Preemptions(self.sim.clock, self.sim.store, self.drains, self._world)
@@ -44,9 +46,12 @@ class Cloud:
         return self.sim.tick.world if self.sim.tick is not None else None
 
     async def restart(self) -> None:
-        """The daemon starts anew: what it remembers is what was saved."""
+        """The daemon starts anew, its loop with it: what it remembers is what was saved."""
+        self.sim.kill()
+        self.sim.tick = None
         self.preemptions = self._new()
         await self.preemptions.load()
+        await self.sim.start()
 
     async def tell(self, *nodes: str, seconds: int = NOTICE) -> None:
         for node in nodes:
@@ -183,6 +188,34 @@ async def test_a_restart_keeps_the_deadline_and_tells_ray_once() -> None:
     await cloud.restart()
     await cloud.run(3)
     assert cloud.drains.asked == [first]
+
+
+async def test_a_node_that_was_left_stays_left_when_the_daemon_starts_anew() -> None:
+    sim = of_markets("a", spot=2, stays=0, cpus=3)
+    cloud = await started(sim, size=6, placement=on(0, spread=False), surge=1)
+    first = spot_nodes(sim)[0]
+    await cloud.tell(first)
+    await cloud.run(NOTICE - 10)
+    assert cloud._reachable(first) == 0
+    await cloud.restart()
+    assert sim.daemon is not None
+    assert sim.daemon.nodes == ()
+    await sim._refresh()
+    assert cloud._reachable(first) == 0, "requests go to a node that is about to go, until a turn has seen it"
+
+
+async def test_a_candidate_on_trial_does_not_inherit_all_when_the_stable_revision_s_node_goes() -> None:
+    sim = of_markets("a", spot=1, stays=0, cpus=2)
+    ways = {"size": 2, "placement": on(0, spread=False), "surge": 1, "steps": steps(10, "")}
+    cloud = await started(sim, **ways)
+    first = spot_nodes(sim)[0]
+    sim.nodes.add(make_node(9, "a", cpus=1, market="spot"))
+    sim.push(spec("v2", **ways))
+    await sim.until(lambda: sim.weights().get("v2") == 10, what="the trial")
+    assert (running_on(sim, first), running_on(sim, "node9")) == (2, 1)
+    await cloud.tell(first)
+    await cloud.run(NOTICE - 2)
+    assert cloud._reachable(first) == 2, "the candidate got all requests"
 
 
 async def test_the_same_notice_again_changes_nothing_and_an_earlier_one_counts() -> None:

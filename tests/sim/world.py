@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +20,7 @@ from specs.commands import Command, Verb
 from specs.desired import ClusterSettings, DesiredService, SpecError
 from specs.memory import Event, ServiceMemory
 from specs.observed import Endpoint
+from specs.preemption import Preemption
 from specs.status import ServiceStatus
 from tests.builders import GATEWAY_URL
 from tests.sim.codebook import CodeBook
@@ -77,6 +78,8 @@ class Simulation:
         self._errands: set[asyncio.Task[None]] = set()
         self.daemon: Reconciler | None = None
         self.tick: Tick | None = None
+        self.notices: Callable[[], Mapping[str, Preemption]] = dict
+        """What whoever keeps notices of nodes tells the daemon, by node."""
         self.crashes = 0
         self._away = 0
         self.happenings: dict[datetime, list[Callable[[], None]]] = {}
@@ -102,8 +105,12 @@ class Simulation:
             jobs=self.jobs,
         )
         daemon = Reconciler(ports, Surroundings(gateway_url=GATEWAY_URL), cluster="sim", is_direct=self.is_direct)
+        daemon.notices = self._told
         await daemon.load()
         self.daemon = daemon
+
+    def _told(self) -> Mapping[str, Preemption]:
+        return self.notices()
 
     def later(self, seconds: int, happening: Callable[[], None]) -> None:
         """Let something happen so many seconds from now."""
@@ -183,7 +190,8 @@ class Simulation:
         try:
             seen = await self.serve.read()
             known = endpoints_of(seen, is_direct=self.is_direct)
-            await self.gateway.refresh(self.daemon.endpoints(seen) if self.daemon else known, complete=True)
+            told = await self.daemon.endpoints(seen) if self.daemon else known
+            await self.gateway.refresh(told, complete=True)
         except PortError:
             return
 

@@ -122,10 +122,9 @@ class Compactor:
         """Carry the plan out once, whatever `enabled` says; return the id of the event. Raises Retry or Stalled."""
         order = Order(by=by, at=self._ports.clock.now())
         text = "the plan is to be carried out"
-        await self._save(lambda memory: replace(memory, order=order), "CompactionOrdered", text, by=by)
+        event = await self._save(lambda memory: replace(memory, order=order), "CompactionOrdered", text, by=by)
         self._wake.set()
-        newest = await self._ports.store.events(limit=1)
-        return newest[-1].id if newest else 0
+        return event
 
     async def plan(self) -> CompactionStatus:
         """Return what a plan made now says. Nothing is done. Raises Retry or Stalled."""
@@ -281,18 +280,22 @@ class Compactor:
         *,
         by: str = "heliostat",
         is_warning: bool = False,
-    ) -> None:
-        """Save before anything is done about it; a save that fails ends the turn, and the next one decides anew."""
+    ) -> int:
+        """Save before anything is done about it; return the id of the event, 0 without one.
+
+        A save that fails ends the turn, and the next one decides anew.
+        """
         now = self._ports.clock.now()
         told = Event(at=now, service="", kind=kind, message=message, by=by, is_warning=is_warning)
         # An order may come in the middle of a turn: neither may undo what the other saves.
         async with self._saving:
             memory = change(self._memory)
-            await self._ports.store.save(SaveMemory(compaction=memory, events=(told,) if kind else ()))
+            event = await self._ports.store.save(SaveMemory(compaction=memory, events=(told,) if kind else ()))
             self._memory = memory
         self._last_word = message
         if kind:
             (log.warning if is_warning else log.info)(kind, message=message, by=by)
+        return event
 
     def _status(self, look: Look | None, state: str, message: str) -> CompactionStatus:
         return status_of(self._memory, _settings(self._world()), look, state=state, message=message)

@@ -25,7 +25,10 @@ class Clock(Protocol):
     """Time, as a port so that simulations own it."""
 
     def now(self) -> datetime:
-        """Return the current time, timezone-aware UTC."""
+        """Return the current time, timezone-aware UTC. It never jumps, so it may be off the wall clock for a while."""
+
+    def wall(self) -> datetime:
+        """Return what the machine's wall clock shows, UTC: for reading times of others, never for measuring any."""
 
     async def sleep(self, duration: timedelta) -> None:
         """Wait."""
@@ -147,8 +150,11 @@ class Store(Protocol):
     async def load(self) -> Memory:
         """Return what was saved last."""
 
-    async def save(self, change: SaveMemory) -> None:
-        """Save in one transaction; durable when it returns. Raises Stalled on a full or read-only disk."""
+    async def save(self, change: SaveMemory) -> int:
+        """Save in one transaction, durable when it returns; return the id of its last event, 0 without one.
+
+        Raises Stalled on a full or read-only disk.
+        """
 
     async def events(self, *, service: str | None = None, since: int = 0, limit: int = 200) -> tuple[Event, ...]:
         """Return events with an id above `since`, oldest first; with `since=0` the newest `limit`."""

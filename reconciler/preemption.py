@@ -25,6 +25,12 @@ log = structlog.get_logger("heliostat")
 TURN = timedelta(seconds=1)
 """Notices are short: Ray is told of one as soon as it can be."""
 
+TOLD_AT_ONCE = 16
+"""Each is a program on Ray's head: a whole zone's notices, all at once, could take its memory."""
+
+LONGEST = timedelta(days=7)
+"""Clouds say it minutes before. A deadline in a year that no calendar has may not end the daemon."""
+
 
 class UnknownNodeError(Exception):
     """No living node has this id or address; the text is what was asked for."""
@@ -50,6 +56,8 @@ class Preemptions:
         self._memory = PreemptionMemory()
         self._saving = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._telling: set[str] = set()
+        self._slots = asyncio.Semaphore(TOLD_AT_ONCE)
         self.woken: Callable[[], None] = lambda: None
         """Told of each new notice, so that the loop looks at once."""
         self.count: Callable[[], None] = lambda: None
@@ -68,48 +76,61 @@ class Preemptions:
         """Take a notice of a node, by its id or address; the same one again changes nothing.
 
         An earlier deadline takes the place of a later one, never the other way round: a cloud that takes its word back
-        does not exist, a watcher that repeats itself does. Raises UnknownNodeError, Retry or Stalled.
+        does not exist, a watcher that repeats itself does. A deadline is by the clocks of others, which our time only
+        follows slowly: what counts is how far it is away when it is heard. Raises UnknownNodeError, Retry, or Stalled
+        for a node that cannot be drained.
         """
         found = self._living(node)
         async with self._saving:
             known = self._memory.of(found.id)
-            if known is not None and known.deadline <= deadline:
+            if known is not None and known.as_told <= deadline:
                 return Heard(notice=known, event=0)
             now = self._clock.now()
-            notice = Preemption(node=found.id, ip=found.ip, noticed_at=now, deadline=deadline, by=by, why=why)
-            notice = replace(notice, noticed_at=known.noticed_at, is_told=known.is_told) if known else notice
-            left = max(0, round((deadline - now).total_seconds()))
-            text = f"{found.ip} goes in {left} s{': ' + why if why else ''}"
-            await self._save(self._with(notice), "PreemptionNoted", text, by=by)
+            left = min(max(timedelta(0), deadline - self._clock.wall()), LONGEST)
+            notice = Preemption(
+                node=found.id,
+                ip=found.ip,
+                noticed_at=known.noticed_at if known else now,
+                announced=deadline,
+                deadline=now + left,
+                by=by,
+                why=why,
+                is_told=known is not None and known.is_told,
+            )
+            text = f"{found.ip} goes in {left.total_seconds():.0f} s{': ' + why if why else ''}"
+            event = await self._save(self._with(notice), "PreemptionNoted", text, by=by)
         self.count()
         self._wake.set()
         self.woken()
-        newest = await self._store.events(limit=1)
-        return Heard(notice=notice, event=newest[-1].id if newest else 0)
+        return Heard(notice=notice, event=event)
 
     def _living(self, wanted: str) -> Node:
+        """Return the node that is meant. Nobody's guess: what is drained by mistake is not undrained."""
         world = self._world()
         if world is None or not world.observed.nodes:
             raise Retry("the cluster's nodes were not seen yet")
-        alive = (node for node in world.observed.nodes if node.is_alive)
-        found = next((node for node in alive if wanted in (node.id, node.ip)), None)
-        if found is None:
+        alive = [node for node in world.observed.nodes if node.is_alive]
+        found = [node for node in alive if node.id == wanted] or [node for node in alive if node.ip == wanted]
+        if not found:
             raise UnknownNodeError(wanted)
-        return found
+        if len(found) > 1:
+            raise Stalled(f"{len(found)} nodes have the address {wanted}: name the one that goes by its Ray id")
+        if found[0].is_head:
+            raise Stalled(f"{wanted} is the cluster's head: it cannot be drained, for the whole cluster goes with it")
+        return found[0]
 
     async def run(self) -> None:
         """Turn until cancelled."""
-        while True:
-            await self.turn()
-            self._wake.clear()
-            if any(not notice.is_told for notice in self._memory.notices):
-                await self._clock.sleep(TURN)
-            else:
-                await self._rest()
+        async with asyncio.TaskGroup() as telling:
+            while True:
+                self._wake.clear()
+                await self.turn(telling)
+                is_told = all(notice.is_told for notice in self._memory.notices)
+                await self._rest(10 * TURN if is_told else TURN)
 
-    async def _rest(self) -> None:
+    async def _rest(self, longest: timedelta) -> None:
         """Wait for a notice, or for some node to be gone."""
-        sleep = asyncio.ensure_future(self._clock.sleep(10 * TURN))
+        sleep = asyncio.ensure_future(self._clock.sleep(longest))
         woken = asyncio.ensure_future(self._wake.wait())
         try:
             await asyncio.wait((sleep, woken), return_when=asyncio.FIRST_COMPLETED)
@@ -117,17 +138,30 @@ class Preemptions:
             sleep.cancel()
             woken.cancel()
 
-    async def turn(self) -> None:
-        """Tell Ray what it does not know yet, and forget nodes that are gone."""
+    async def turn(self, telling: asyncio.TaskGroup) -> None:
+        """Begin to tell Ray what it does not know yet, and forget nodes that are gone.
+
+        Each notice is told by itself: one that fails, or takes its time, may not cost another node's time.
+        """
+        for notice in self._memory.notices:
+            if not notice.is_told and notice.node not in self._telling:
+                self._telling.add(notice.node)
+                telling.create_task(self._tell(notice))
         try:
-            for notice in self._memory.notices:
-                if not notice.is_told:
-                    await self._tell(notice)
             await self._forget()
         except PortError as error:
-            log.warning("a preemption notice waits", reason=error.reason)
+            log.warning("nodes that are gone are not forgotten yet", reason=error.reason)
 
     async def _tell(self, notice: Preemption) -> None:
+        try:
+            async with self._slots:
+                await self._drain(notice)
+        except PortError as error:
+            log.warning("a preemption notice waits", node=notice.ip, reason=error.reason)
+        finally:
+            self._telling.discard(notice.node)
+
+    async def _drain(self, notice: Preemption) -> None:
         """Drain the node without a deadline of Ray's; the gateway keeps it instead.
 
         Serve would stop what is there as soon as `maxRequestDuration` does not fit before the deadline, which is
@@ -164,10 +198,11 @@ class Preemptions:
 
     async def _save(
         self, memory: PreemptionMemory, kind: str, message: str, *, by: str = "heliostat", is_warning: bool = False
-    ) -> None:
-        """Save before anything is done about it."""
+    ) -> int:
+        """Save before anything is done about it; return the id of the event, 0 without one."""
         told = Event(at=self._clock.now(), service="", kind=kind, message=message, by=by, is_warning=is_warning)
-        await self._store.save(SaveMemory(preemption=memory, events=(told,) if kind else ()))
+        event = await self._store.save(SaveMemory(preemption=memory, events=(told,) if kind else ()))
         self._memory = memory
         if kind:
             (log.warning if is_warning else log.info)(kind, message=message, by=by)
+        return event

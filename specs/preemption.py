@@ -17,11 +17,18 @@ class Preemption:
     ip: str
     noticed_at: datetime
     deadline: datetime
-    """When the node goes."""
+    """When the node goes, by our clock."""
     by: str
     why: str = ""
+    announced: datetime | None = None
+    """The deadline as it was told, by the clock of who did: the same one again is the same notice. None: as above."""
     is_told: bool = False
     """Ray knows: Serve starts replacements. False until then, so that whoever comes after a crash tells it."""
+
+    @property
+    def as_told(self) -> datetime:
+        """Return the deadline in the words of who told us."""
+        return self.announced or self.deadline
 
     @property
     def left_at(self) -> datetime:

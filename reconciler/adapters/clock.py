@@ -88,6 +88,10 @@ class SystemClock:
         self._keep()
         return datetime.fromtimestamp(seconds, tz=UTC)
 
+    def wall(self) -> datetime:
+        """Return what the machine's wall clock shows, in UTC."""
+        return datetime.now(UTC)
+
     async def sleep(self, duration: timedelta) -> None:
         """Wait; not at all when `duration` is negative."""
         await asyncio.sleep(max(duration.total_seconds(), 0.0))

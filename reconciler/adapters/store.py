@@ -69,9 +69,12 @@ class SqliteStore:
         """Return what was saved last; an empty Memory at the first start."""
         return await self._run(self._load)
 
-    async def save(self, change: SaveMemory) -> None:
-        """Save in one transaction, durable on return. Raises Stalled when the disk is full or read-only."""
-        await self._run(lambda database: self._save(database, change))
+    async def save(self, change: SaveMemory) -> int:
+        """Save in one transaction, durable on return; return the id of its last event, 0 without one.
+
+        Raises Stalled when the disk is full or read-only.
+        """
+        return await self._run(lambda database: self._save(database, change))
 
     async def events(self, *, service: str | None = None, since: int = 0, limit: int = 200) -> tuple[Event, ...]:
         """Return events with an id above `since`, oldest first; with `since=0` the newest `limit`."""
@@ -149,7 +152,7 @@ class SqliteStore:
                 "Run the Heliostat version that wrote it, or restore the file from a backup"
             ) from error
 
-    def _save(self, database: sqlite3.Connection, change: SaveMemory) -> None:
+    def _save(self, database: sqlite3.Connection, change: SaveMemory) -> int:
         with _transaction(database):
             database.executemany(
                 "INSERT INTO services VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
@@ -162,15 +165,13 @@ class SqliteStore:
                         "INSERT INTO cluster VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
                         (name, to_json(part)),
                     )
-            database.executemany(
-                "INSERT INTO events (service, value) VALUES (?, ?)",
-                [(event.service, to_json(event)) for event in change.events],
-            )
+            newest = _add_events(database, change.events)
             database.executemany(
                 "INSERT INTO history (service, value) VALUES (?, ?)",
                 [(entry.service, to_json(entry)) for entry in change.history],
             )
             self._forget_oldest(database, change)
+        return newest
 
     def _forget_oldest(self, database: sqlite3.Connection, change: SaveMemory) -> None:
         if change.events:
@@ -234,6 +235,14 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
         if database.in_transaction:
             database.execute("ROLLBACK")
         raise
+
+
+def _add_events(database: sqlite3.Connection, events: tuple[Event, ...]) -> int:
+    database.executemany(
+        "INSERT INTO events (service, value) VALUES (?, ?)", [(event.service, to_json(event)) for event in events]
+    )
+    newest: int = database.execute("SELECT last_insert_rowid()").fetchone()[0] if events else 0
+    return newest
 
 
 def _events(database: sqlite3.Connection, service: str | None, since: int, limit: int) -> tuple[Event, ...]:

@@ -37,18 +37,19 @@ async def note(request: Request) -> Response:
         raise Problem(404, f"no living node of the cluster has the id or address {str(error)[:80]!r}") from error
     except PortError as error:
         raise Problem(503 if isinstance(error, Retry) else 409, error.reason) from error
-    body = {"event": heard.event, "node": heard.notice.node, "deadline": _text(heard.notice.deadline)}
+    body = {"event": heard.event, "node": heard.notice.node, "deadline": _text(heard.notice.as_told)}
     return JSONResponse(body, status_code=202)
 
 
 def _instant(text: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
-    except ValueError as error:
+        in_utc = at.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise Problem(400, f"deadline is no time: write RFC 3339, such as 2026-11-29T18:00:00Z: {error}") from error
     if at.tzinfo is None:
         raise Problem(400, "deadline has no time zone: write RFC 3339, such as 2026-11-29T18:00:00Z")
-    return at.astimezone(UTC)
+    return in_utc
 
 
 def _text(at: datetime) -> str:

@@ -40,12 +40,23 @@ async def test_what_compaction_has_begun_is_kept_beside_the_services(store: Stor
 
 
 async def test_notices_of_nodes_that_go_are_kept_beside_the_services(store: Store) -> None:
-    notice = Preemption(node="n", ip="10.0.0.1", noticed_at=AT, deadline=AT, by="watcher", why="reclaimed")
+    notice = Preemption(node="n", ip="10.0.0.1", noticed_at=AT, deadline=AT, announced=AT, by="w", why="reclaimed")
     kept = PreemptionMemory(notices=(notice, replace(notice, node="m", is_told=True)))
     await store.save(SaveMemory(preemption=kept))
     await store.save(SaveMemory(services=(plain_service("a"),), compaction=CompactionMemory(freed=1)))
     loaded = await store.load()
     assert (loaded.preemption, set(loaded.services), loaded.compaction.freed) == (kept, {"a"}, 1)
+
+
+async def test_a_save_says_which_its_last_event_is(store: Store) -> None:
+    assert await store.save(SaveMemory(services=(plain_service("a"),))) == 0
+    both = await store.save(
+        SaveMemory(events=(event("chat", "1"), event("search", "2")), history=(entry("chat", "1"),))
+    )
+    assert [one.id for one in await store.events()][-1] == both
+    assert await store.save(SaveMemory(services=(plain_service("a"),))) == 0
+    third = await store.save(SaveMemory(events=(event("chat", "3"),)))
+    assert (await store.events(since=both))[0].id == third
 
 
 async def test_a_new_store_remembers_nothing(store: Store) -> None:

@@ -31,6 +31,10 @@ class FakeClock:
         """Return the virtual time."""
         return self._now
 
+    def wall(self) -> datetime:
+        """Return the same: nobody sets this machine's clock."""
+        return self._now
+
     async def sleep(self, duration: timedelta) -> None:
         """Wait until `advance` has moved time by `duration`."""
         if duration <= timedelta(0):
@@ -71,6 +75,7 @@ class DaemonClock:
 
     def __init__(self, clock: FakeClock, skew: Callable[[], timedelta], *, offset: float | None = None) -> None:
         self._clock = clock
+        self._skew = skew
         self._time = SteadyTime(
             lambda: clock.now().timestamp() + skew().total_seconds(),
             lambda: (clock.now() - BOOT) / timedelta(seconds=1),
@@ -85,6 +90,10 @@ class DaemonClock:
     def now(self) -> datetime:
         """Return the time as the daemon knows it."""
         return datetime.fromtimestamp(self._time.read(), tz=UTC)
+
+    def wall(self) -> datetime:
+        """Return what the machine's clock shows."""
+        return self._clock.now() + self._skew()
 
     async def sleep(self, duration: timedelta) -> None:
         """Wait until `advance` has moved time by `duration`."""

@@ -39,7 +39,7 @@ class FakeStore:
         services = dict(sorted(self._services.items()))
         return Memory(services=services, compaction=self._compaction, preemption=self._preemption)
 
-    async def save(self, change: SaveMemory) -> None:
+    async def save(self, change: SaveMemory) -> int:
         self._check()
         if self.full:
             raise Stalled(self.full)
@@ -56,6 +56,7 @@ class FakeStore:
         self._history.extend(change.history)
         if self.saves == self.crash_after:
             raise Crashed(f"after save {self.saves}")
+        return self._events[-1].id if change.events else 0
 
     async def events(self, *, service: str | None = None, since: int = 0, limit: int = 200) -> tuple[Event, ...]:
         self._check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -71,11 +72,19 @@ class Cloud:
                 self.on_doomed.append(self._reachable(node))
                 reclaim(self.sim, node)
             await self.sim.step()
-            try:
-                await self.preemptions.turn()
-            except Crashed:
-                await self.restart()
+            await self._keep_notices()
             self._mark()
+
+    async def _keep_notices(self) -> None:
+        """The keeper takes a turn, and dies with the daemon."""
+        died = False
+        try:
+            async with asyncio.TaskGroup() as telling:
+                await self.preemptions.turn(telling)
+        except* Crashed:
+            died = True
+        if died:
+            await self.restart()
 
     def _reachable(self, node: str) -> int:
         """Return how many of a node's replicas the gateway would still send requests to."""

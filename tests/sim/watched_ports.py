@@ -112,11 +112,12 @@ class WatchedStore:
     async def load(self) -> Memory:
         return await self._inner.load()
 
-    async def save(self, change: SaveMemory) -> None:
+    async def save(self, change: SaveMemory) -> int:
         self._crash.before()
-        await self._inner.save(change)
+        event = await self._inner.save(change)
         self._watch.saved(change)
         self._crash.after()
+        return event
 
     async def events(self, *, service: str | None = None, since: int = 0, limit: int = 200) -> tuple[Event, ...]:
         return await self._inner.events(service=service, since=since, limit=limit)

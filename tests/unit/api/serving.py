@@ -27,6 +27,9 @@ class FixedClock:
     def now(self) -> datetime:
         return NOW
 
+    def wall(self) -> datetime:
+        return NOW
+
     async def sleep(self, duration: timedelta) -> None:
         await asyncio.sleep(duration.total_seconds())
 

@@ -30,7 +30,7 @@ class Notices:
         if node != "n1":
             raise UnknownNodeError(node)
         self.taken.append((node, deadline, by, why))
-        notice = Preemption(node=node, ip="10.0.0.1", noticed_at=NOW, deadline=deadline, by=by, why=why)
+        notice = Preemption(node=node, ip="10.0.0.1", noticed_at=NOW, announced=deadline, deadline=NOW, by=by, why=why)
         return Heard(notice=notice, event=7 if len(self.taken) == 1 else 0)
 
 
@@ -69,7 +69,8 @@ def test_a_notice_is_taken_with_who_sent_it_and_the_same_one_again_is_no_new_eve
 def test_a_notice_needs_the_token_json_and_a_time(client: httpx.Client, notices: Notices) -> None:
     assert client.post(PATH, json={"deadline": AT}).status_code == 401
     assert client.post(PATH, content="{}", headers=HEADERS).status_code == 415
-    for wrong in ({}, {"deadline": "soon"}, {"deadline": "2026-11-29T18:00:00"}, {"deadline": AT, "full": True}):
+    times = ("soon", "2026-11-29T18:00:00", "0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00")
+    for wrong in ({}, *({"deadline": time} for time in times), {"deadline": AT, "full": True}):
         assert client.post(PATH, json=wrong, headers=HEADERS).status_code == 400, wrong
     assert notices.taken == []
 

@@ -24,7 +24,8 @@ KEYS = {
 
 
 def notice(seconds: float) -> Preemption:
-    return Preemption(node="n1", ip="", noticed_at=NOW, deadline=NOW + timedelta(seconds=seconds), by="w")
+    at = NOW + timedelta(seconds=seconds)
+    return Preemption(node="n1", ip="", noticed_at=NOW, deadline=at, by="w")
 
 
 @pytest.mark.parametrize(("seconds", "left"), [(120, 120 - GRACE.total_seconds()), (30, 15), (0, 0), (-5, 0)])

@@ -128,27 +128,6 @@ async def test_a_draining_replica_is_left_soon_and_its_streams_live(tmp_path: Pa
             assert (await stream.content.read()).endswith(b"data: end\n\n")
 
 
-async def test_a_replica_whose_node_is_about_to_go_is_left_though_it_is_healthy_and_its_streams_live(
-    tmp_path: Path,
-) -> None:
-    async with front(settings(tmp_path)) as gate, replicas((CHAT, "one"), (CHAT, "two")) as (one, two):
-        await gate.serve(WHOLE, one)
-        async with gate.session.get(gate.url("/chat/stream")) as stream:
-            await stream.content.readuntil(b"\n\n")
-            await gate.serve(WHOLE, one, two)
-            leaving = {CHAT: (replace(one.endpoint, is_leaving=True), two.endpoint)}
-            await gate.gateway.refresh(leaving, complete=True)
-            await gate.until(lambda seen: seen.lanes[0].up == {"two"})
-            before = len(one.executed)
-            for _ in range(20):
-                assert (await gate.get("/chat/x"))[1]["replica"] == "two"
-            assert len(one.executed) == before
-            one.release.set()
-            assert (await stream.content.read()).endswith(b"data: end\n\n")
-        await gate.gateway.refresh(endpoints(one, two), complete=True)
-        await gate.until(lambda seen: seen.lanes[0].up == {"one", "two"})
-
-
 async def test_a_port_that_another_application_took_over_is_left(tmp_path: Path) -> None:
     async with front(settings(tmp_path)) as gate, replicas((CHAT, "one"), (CHAT, "two")) as (one, two):
         await gate.serve(WHOLE, one, two)

@@ -15,7 +15,7 @@ from tests.e2e.waiting import wait_for
 
 pytestmark = pytest.mark.ray
 
-PATIENT = {"rollout": {"progressDeadline": "25s"}}
+PATIENT = {"rollout": {"progressDeadline": "45s"}}
 
 
 def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from loaders.safetensors.cache_store import Store
 from reconciler.cli.main import heliostat
 from reconciler.embedded import EmbeddedCluster
 from tests.e2e.conftest import lent
+from tests.e2e.project import pause, weight
 from tests.e2e.stage import Stage
 from tests.e2e.waiting import wait_for
 from tests.loading.files import big, write_file
@@ -92,10 +93,11 @@ def test_the_daemon_stages_a_revision_s_weights_while_it_rolls_out(
         RangeServer(tmp_path, Shape(total_bandwidth=1.5e6)) as origin,
         lent(ray_cluster, request, flags=flags) as stage,
     ):
+        stage.deploy(stage.spec("v1", replicas=1, environment=environment))
+        assert stage.daemon.status("chat")["staging"] is None
         uri = origin.url("w.safetensors")
-        service = {"replicas": 1, "environment": environment}
-        stage.project.push(stage.spec("v1", **service, extra={"loading": {"stage": [uri]}}))
-        stage.daemon.start()
+        waiting = {"replicas": 1, "environment": environment, "steps": [weight(50), pause()]}
+        stage.project.push(stage.spec("v2", **waiting, extra={"loading": {"stage": [uri]}}))
         running = wait_for(lambda: staging(stage, "running", partly=True), 60, "weights are on their way")
         assert running["uris"] == [uri]
         stage.daemon.kill()
@@ -111,10 +113,10 @@ def test_the_daemon_stages_a_revision_s_weights_while_it_rolls_out(
         kinds = [event["kind"] for event in stage.daemon.events("chat")]
         assert kinds.count("WeightsStaged") == 1
         missing = {"loading": {"stage": [origin.url("none.safetensors")]}}
-        stage.project.push(stage.spec("v2", **service, extra=missing))
+        stage.project.push(stage.spec("v3", replicas=1, environment=environment, extra=missing))
         failed = wait_for(lambda: staging(stage, "failed"), 60, "weights that are not there")
         assert "has no such object (404)" in failed["message"]
-        stage.daemon.wait_settled("chat", "v2", 60)
+        stage.daemon.wait_settled("chat", "v3", 60)
         jobs = httpx.get(f"{ray_cluster.dashboard_url}/api/jobs/", timeout=30).json()
         ours = [job for job in jobs if str(job["submission_id"]).startswith("heliostat-stage-chat-")]
         assert sorted(job["status"] for job in ours) == ["FAILED", "SUCCEEDED"]

@@ -13,7 +13,7 @@ from policies.traffic import heir
 from policies.view import Budget, CellView, ServiceView
 from policies.zones import apportion
 from specs.desired import AutoScale
-from specs.routes import FULL
+from specs.routes import FULL, ROUNDING
 
 
 def share_of(weight: int, replicas: int) -> int:
@@ -27,7 +27,7 @@ def carriers_of(weight: int, replicas: int) -> int:
     One of them is forgiven: two replicas of three are ready for 6666 points, the third keeps 3334 and is still
     one replica, not two.
     """
-    return max(1, share_of(weight - 1, replicas)) if weight > 0 else 0
+    return max(1, share_of(weight - ROUNDING, replicas)) if weight > 0 else 0
 
 
 @dataclass(frozen=True, kw_only=True)

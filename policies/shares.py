@@ -8,10 +8,7 @@ from fractions import Fraction
 from policies.layout import Layout
 from policies.view import CellView, ServiceView
 from policies.zones import apportion
-from specs.routes import FULL
-
-MOST_SHARES = 32
-"""Lanes of one service with a weight that the gateway's rules are written for."""
+from specs.routes import FULL, MOST_SHARES, ROUNDING
 
 
 def cell_weights(view: ServiceView, weights: Mapping[str, int], layout: Layout) -> Mapping[str, int]:
@@ -75,8 +72,7 @@ def _is_dispensable(view: ServiceView, cell: CellView, going: set[str], weights:
     if cell.is_draining or not cell.answers:
         return True
     gone, line = {*going, cell.name}, cell.revision
-    # A share is rounded to basis points: what is left over by that asks for no replica (as in capacity.carriers_of).
-    if view.carried(line, but=gone) * FULL < max(view.weights.get(line, 0), weights.get(line, 0)) - 1:
+    if view.carried(line, but=gone) * FULL < max(view.weights.get(line, 0), weights.get(line, 0)) - ROUNDING:
         return False
     staying = [revision for revision in view.revisions if weights.get(revision, 0) > 0]
     return all(_serving_without(view, name, gone, staying) >= _owed(view, name) for name in cell.deployments)

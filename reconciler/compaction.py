@@ -33,6 +33,7 @@ from policies.registry import COMPACTION
 from reconciler.errors import PortError, Retry, Stalled
 from reconciler.planning.compaction_report import Look, status_of
 from reconciler.ports import CompactionPorts
+from reconciler.telling import save_telling
 from specs.compaction import (
     CompactionMemory,
     CompactionSettings,
@@ -290,11 +291,9 @@ class Compactor:
         # An order may come in the middle of a turn: neither may undo what the other saves.
         async with self._saving:
             memory = change(self._memory)
-            event = await self._ports.store.save(SaveMemory(compaction=memory, events=(told,) if kind else ()))
+            event = await save_telling(self._ports.store, SaveMemory(compaction=memory), told)
             self._memory = memory
         self._last_word = message
-        if kind:
-            (log.warning if is_warning else log.info)(kind, message=message, by=by)
         return event
 
     def _status(self, look: Look | None, state: str, message: str) -> CompactionStatus:

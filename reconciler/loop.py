@@ -26,6 +26,7 @@ from reconciler.planning.report import Circumstances, report
 from reconciler.planning.report_bounds import in_full
 from reconciler.planning.routing import route_table
 from reconciler.ports import Clock, Outlook, Ports, Reading, ServeSeen
+from reconciler.waking import sleep_until_woken
 from specs.commands import Command
 from specs.commit_notes import CommitNote
 from specs.decisions import Decision
@@ -197,17 +198,7 @@ class Reconciler:
         while True:
             self._wake.clear()
             tick = await self.tick()
-            await self._pause(_interval(tick))
-
-    async def _pause(self, interval: timedelta) -> None:
-        """Wait for the interval or a wake-up, whichever comes first."""
-        sleep = asyncio.ensure_future(self._ports.clock.sleep(interval))
-        woken = asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait((sleep, woken), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleep.cancel()
-            woken.cancel()
+            await sleep_until_woken(self._ports.clock, _interval(tick), self._wake)
 
     async def tick(self) -> Tick:
         """Take one turn: read, plan, act, report."""

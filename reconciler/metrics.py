@@ -29,6 +29,7 @@ from specs.compaction import CompactionStatus
 from specs.decisions import FallBack, NoteDrift, RestoreCell, RollBack
 from specs.effects import Effect, PutServeConfig, ScaleDeployment, UploadPackage
 from specs.observed import Node, Observed, ReplicaState
+from specs.placement import MARKET_LABEL
 from specs.reasons import Reason
 from specs.status import ClusterStatus, ServiceStatus
 from specs.wishes import Advice
@@ -338,17 +339,9 @@ def _compaction(status: CompactionStatus) -> Iterator[Metric]:
 
 
 def _nodes(nodes: tuple[Node, ...]) -> Metric:
-    counts = Tally((node.zone or "", node.labels.get("ray.io/market-type", ""), _node_state(node)) for node in nodes)
+    counts = Tally((node.zone or "", node.labels.get(MARKET_LABEL, ""), node.state) for node in nodes)
     samples = [(labels, float(count)) for labels, count in sorted(counts.items())]
     return _gauge("nodes", "Ray nodes.", ("zone", "market", "state"), samples)
-
-
-def _node_state(node: Node) -> str:
-    if not node.is_alive:
-        return "dead"
-    if node.preemption is not None:
-        return "preempted"
-    return "draining" if node.is_draining else "alive"
 
 
 def _traffic(gateway: TrafficSource) -> Iterator[Metric]:

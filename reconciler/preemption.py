@@ -14,6 +14,8 @@ import structlog
 
 from reconciler.errors import PortError, Retry, Stalled
 from reconciler.ports import Clock, Drains, Store
+from reconciler.telling import save_telling
+from reconciler.waking import sleep_until_woken
 from specs.effects import SaveMemory
 from specs.memory import Event
 from specs.observed import Node
@@ -126,17 +128,8 @@ class Preemptions:
                 self._wake.clear()
                 await self.turn(telling)
                 is_told = all(notice.is_told for notice in self._memory.notices)
-                await self._rest(10 * TURN if is_told else TURN)
-
-    async def _rest(self, longest: timedelta) -> None:
-        """Wait for a notice, or for some node to be gone."""
-        sleep = asyncio.ensure_future(self._clock.sleep(longest))
-        woken = asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait((sleep, woken), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleep.cancel()
-            woken.cancel()
+                # For a notice, or for some node to be gone.
+                await sleep_until_woken(self._clock, 10 * TURN if is_told else TURN, self._wake)
 
     async def turn(self, telling: asyncio.TaskGroup) -> None:
         """Begin to tell Ray what it does not know yet, and forget nodes that are gone.
@@ -201,8 +194,6 @@ class Preemptions:
     ) -> int:
         """Save before anything is done about it; return the id of the event, 0 without one."""
         told = Event(at=self._clock.now(), service="", kind=kind, message=message, by=by, is_warning=is_warning)
-        event = await self._store.save(SaveMemory(preemption=memory, events=(told,) if kind else ()))
+        event = await save_telling(self._store, SaveMemory(preemption=memory), told)
         self._memory = memory
-        if kind:
-            (log.warning if is_warning else log.info)(kind, message=message, by=by)
         return event

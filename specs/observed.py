@@ -123,6 +123,15 @@ class CellSeen:
         return next((deployment for deployment in self.deployments if deployment.name == name), None)
 
 
+class NodeState(StrEnum):
+    """What there is to say of a node, the worst first."""
+
+    DEAD = "dead"
+    PREEMPTED = "preempted"
+    DRAINING = "draining"
+    ALIVE = "alive"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Node:
     """One Ray node. `resources` are totals by Ray's names (CPU, GPU, memory in bytes...)."""
@@ -141,6 +150,15 @@ class Node:
     def zone(self) -> str | None:
         """Return the availability zone from Ray's standard label."""
         return self.labels.get(ZONE_LABEL)
+
+    @property
+    def state(self) -> NodeState:
+        """Return what there is to say of it; one that is about to be taken away drains, too."""
+        if not self.is_alive:
+            return NodeState.DEAD
+        if self.preemption is not None:
+            return NodeState.PREEMPTED
+        return NodeState.DRAINING if self.is_draining else NodeState.ALIVE
 
     @property
     def takes_replicas(self) -> bool:

@@ -8,6 +8,15 @@ from enum import StrEnum
 FULL = 10_000
 """All of a service's requests, in basis points."""
 
+ROUNDING = 1
+"""What a share may be above the replicas that carry it, in basis points: whole replicas do not divide into them."""
+
+MOST_SHARES = 32
+"""How many cells of one service may have a weight at once: the gateway's generic rules are written for so many.
+
+Each is two rules that every request passes: what they cost is in docs/benchmarks/gateway.md.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellWeight:

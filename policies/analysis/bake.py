@@ -13,7 +13,7 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from policies.analysis.clients import Counted, exact_bounds, own_effect, slow, tells_clients_apart
+from policies.analysis.clients import Counted, exact_bounds, failures, own_effect, slow, tells_clients_apart
 from policies.analysis.judge import FALSE_ALARMS
 from policies.analysis.sequential import mixture
 from policies.analysis.tails import seconds_at, tail_of
@@ -80,7 +80,7 @@ def _errors(before: Evidence, now: Evidence, settings: AnalysisSettings, alpha: 
     short = _short(verdict, settings)
     if short is not None:
         return short
-    usual, effect = _effect(before, settings, _failures), _effect(now, settings, _failures)
+    usual, effect = _effect(before, settings, failures), _effect(now, settings, failures)
     limit = min(OTHER_HOUR * highest_rate(before.errors / usual, before.judged / usual, alpha / 2), 1 - 1e-9)
     log_e = mixture(now.errors / effect, ((now.judged / effect, limit),))
     if log_e < -math.log(alpha / 2):
@@ -151,10 +151,6 @@ def _effect(evidence: Evidence, settings: AnalysisSettings, count: Counted) -> f
 
 def _slow_effect(evidence: Evidence, settings: AnalysisSettings, bound: int) -> float:
     return max(_effect(evidence, settings, partial(slow, bound=near)) for near in exact_bounds(bound))
-
-
-def _failures(evidence: Evidence) -> tuple[float, float]:
-    return evidence.errors, evidence.judged
 
 
 def _share(evidence: Evidence) -> float:

@@ -65,6 +65,11 @@ def own_effect(parts: Iterable[Evidence], count: Counted) -> float:
     return variance.effect
 
 
+def failures(evidence: Evidence) -> tuple[float, float]:
+    """Return how many requests failed, and out of how many that ended well or badly."""
+    return evidence.errors, evidence.judged
+
+
 def slow(evidence: Evidence, bound: int) -> tuple[float, float]:
     """Return how many answers took longer than a bucket's bound, and out of how many."""
     return tail_of(evidence.latency).above(bound), evidence.latency.total

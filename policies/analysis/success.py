@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from policies.analysis.clients import design_effect, own_effect
+from policies.analysis.clients import design_effect, failures, own_effect
 from policies.analysis.sequential import SUSPICIOUS, Stratum, bounds, log_evidence, mixture, ratio_of_rates
 from policies.analysis.shortage import shortage, until_sure
 from policies.analysis.windows import counters
@@ -48,7 +48,7 @@ def success_bounds(
 
 
 def _effect(windows: Sequence[Window], settings: AnalysisSettings) -> float:
-    return design_effect(windows, _failures) if settings.unit is Unit.CLIENT else 1.0
+    return design_effect(windows, failures) if settings.unit is Unit.CLIENT else 1.0
 
 
 def _compared_alpha(settings: AnalysisSettings, alpha: float) -> float:
@@ -95,7 +95,7 @@ def _sides(windows: Sequence[Window], total: Window, settings: AnalysisSettings)
 
 
 def _side(parts: Sequence[Evidence], total: Evidence, settings: AnalysisSettings) -> _Side:
-    effect = own_effect(parts, _failures) if settings.unit is Unit.CLIENT else 1.0
+    effect = own_effect(parts, failures) if settings.unit is Unit.CLIENT else 1.0
     return _Side(errors=total.errors / effect, judged=total.judged / effect)
 
 
@@ -127,10 +127,6 @@ def _against_floor(verdict: Verdict, sides: tuple[_Side, _Side], floor: _Floor) 
         return replace(verdict, outcome=Outcome.FAILING, message=f"{verdict.message}: {below}", needed=0)
     message = f"{verdict.message}: {below}, which the stable revision does not surely do either"
     return replace(verdict, outcome=Outcome.INCONCLUSIVE, message=message)
-
-
-def _failures(evidence: Evidence) -> tuple[float, float]:
-    return evidence.errors, evidence.judged
 
 
 def _stratum(window: Window, effect: float) -> Stratum:

@@ -16,7 +16,6 @@ from specs.selectors import matches
 from specs.world import World
 
 SICK = ("UNHEALTHY", "DEPLOY_FAILED")
-MARKET_LABEL = "ray.io/market-type"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from reconciler.adapters.packaging import MAX_PACKAGE_BYTES
 from reconciler.adapters.secrets import Vault
 from reconciler.errors import Retry, Stalled
 from reconciler.ports import Clock, Outlook, Reading
+from reconciler.waking import sleep_until_woken
 from specs.commit_notes import CommitNote
 from specs.desired import Desired, PackageRef
 from specs.parse import Specs
@@ -218,13 +219,7 @@ class GitSource:
 
     async def _until_due(self) -> None:
         """Wait for the interval or a nudge, whichever comes first, but never look more often than `NUDGE_GAP`."""
-        sleep = asyncio.ensure_future(self._clock.sleep(self._until_query()))
-        nudged = asyncio.ensure_future(self._nudged.wait())
-        try:
-            await asyncio.wait((sleep, nudged), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleep.cancel()
-            nudged.cancel()
+        await sleep_until_woken(self._clock, self._until_query(), self._nudged)
         if self._nudged.is_set() and self._looked_last is not None:
             early = self._looked_last + NUDGE_GAP - self._clock.now()
             if early > timedelta(0):

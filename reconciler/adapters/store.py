@@ -33,9 +33,9 @@ HISTORY_KEPT = 1_000
 """Per service."""
 LOCK_WAIT = timedelta(seconds=2)
 """A backup tool may hold the file for a moment."""
-PREEMPTION = "preemption"
 COMPACTION = "compaction"
-"""The row of the cluster's own values that compaction keeps."""
+PREEMPTION = "preemption"
+"""The rows of the cluster's own values, by who keeps them."""
 APPLICATION_ID = 0x48454C49
 """`HELI`: tells our file from any other SQLite file."""
 

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 from reconciler.api.acts import read_order
 from reconciler.api.documents import document
 from reconciler.api.guard import Access, check_mutation
-from reconciler.api.problems import Problem
-from reconciler.errors import PortError, Retry
+from reconciler.api.problems import Problem, problem_of
+from reconciler.errors import PortError
 from specs.compaction import CompactionStatus
 
 
@@ -30,7 +30,7 @@ async def show(request: Request) -> Response:
     try:
         return JSONResponse(document(await _compaction(request).plan()))
     except PortError as error:
-        raise _problem(error) from error
+        raise problem_of(error) from error
 
 
 async def apply(request: Request) -> Response:
@@ -41,7 +41,7 @@ async def apply(request: Request) -> Response:
     try:
         event = await _compaction(request).order(by)
     except PortError as error:
-        raise _problem(error) from error
+        raise problem_of(error) from error
     return JSONResponse({"event": event}, status_code=202)
 
 
@@ -50,7 +50,3 @@ def _compaction(request: Request) -> Compaction:
     if compaction is None:
         raise Problem(503, "the daemon is starting; try again in a moment")
     return compaction
-
-
-def _problem(error: PortError) -> Problem:
-    return Problem(503 if isinstance(error, Retry) else 409, error.reason)

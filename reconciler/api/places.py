@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 from reconciler.api.views import role_of
-from specs.observed import Node, ReplicaState
+from specs.observed import Node, NodeState, ReplicaState
+from specs.placement import MARKET_LABEL
 from specs.seats import Seat
 from specs.status import ClusterStatus
 
@@ -103,15 +105,19 @@ def _words(seat: Seat) -> str:
 def _node(node: Node, seats: Iterable[SeatView]) -> NodeView:
     state, tone = _state(node)
     kinds = [f"{node.resources[kind]:g} {kind}" for kind in ("CPU", "GPU") if node.resources.get(kind)]
-    market = node.labels.get("ray.io/market-type", "")
+    market = node.labels.get(MARKET_LABEL, "")
     return NodeView(
         title=node.ip, state=state, tone=tone, room=" · ".join([*filter(None, [market]), *kinds]), seats=tuple(seats)
     )
 
 
 def _state(node: Node) -> tuple[str, str]:
-    if not node.is_alive:
-        return "dead", "bad"
-    if node.is_draining:
-        return "draining", "warn"
-    return ("head", "plain") if node.is_head else ("", "")
+    match node.state:
+        case NodeState.DEAD:
+            return "dead", "bad"
+        case NodeState.PREEMPTED | NodeState.DRAINING:
+            return "draining", "warn"
+        case NodeState.ALIVE:
+            return ("head", "plain") if node.is_head else ("", "")
+        case _:
+            assert_never(node.state)

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 
 from reconciler.api.acts import read_notice
 from reconciler.api.guard import Access, check_mutation
-from reconciler.api.problems import Problem
-from reconciler.errors import PortError, Retry
+from reconciler.api.problems import Problem, problem_of
+from reconciler.errors import PortError
 from reconciler.preemption import Heard, UnknownNodeError
 
 
@@ -36,7 +36,7 @@ async def note(request: Request) -> Response:
     except UnknownNodeError as error:
         raise Problem(404, f"no living node of the cluster has the id or address {str(error)[:80]!r}") from error
     except PortError as error:
-        raise Problem(503 if isinstance(error, Retry) else 409, error.reason) from error
+        raise problem_of(error) from error
     body = {"event": heard.event, "node": heard.notice.node, "deadline": _text(heard.notice.as_told)}
     return JSONResponse(body, status_code=202)
 

@@ -10,13 +10,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from reconciler.api.backend import Refused, UnknownServiceError
-from reconciler.errors import Retry, Stalled
+from reconciler.errors import PortError, Retry, Stalled
 
 MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(HTTPException):
     """A request that cannot be answered as asked; `detail` is a sentence for the caller."""
+
+
+def problem_of(error: PortError) -> Problem:
+    """Return what to answer when something could not be done: later it may, or somebody must act first."""
+    return Problem(503 if isinstance(error, Retry) else 409, error.reason)
 
 
 def problem_response(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:

@@ -11,6 +11,7 @@ from reconciler.api.wording import ago, count, percent, seconds, short_commit, s
 from reconciler.cli.terminal import clean, indented, room, shortened, table, toned
 from specs.memory import Event, HistoryEntry, Outcome
 from specs.observed import Node, ReplicaState
+from specs.placement import MARKET_LABEL
 from specs.reasons import Reason
 from specs.seats import Seat
 from specs.status import AnalysisStatus, ClusterStatus, Phase, ServiceStatus, StagingStatus
@@ -116,7 +117,7 @@ def nodes_text(nodes: tuple[Node, ...], seats: tuple[Seat, ...]) -> str:
             node.ip,
             _node_state(node),
             node.zone or "-",
-            node.labels.get("ray.io/market-type", "-"),
+            node.labels.get(MARKET_LABEL, "-"),
             *(f"{node.resources.get(kind, 0):g}" for kind in ("CPU", "GPU")),
             node.id[:12],
             _seats(seat for seat in seats if seat.node == node.id),

@@ -15,9 +15,9 @@ from jinja2 import Environment, StrictUndefined, Template
 from reconciler.gateway.clients import HASH_SEED, TABLE
 from reconciler.gateway.extras import MATCHED
 from reconciler.gateway.lanes import lane_name
-from reconciler.gateway.rows import FIRST_SHARE, MAX_SHARES, STRIPS, Row
+from reconciler.gateway.rows import FIRST_SHARE, STRIPS, Row
 from specs.evidence import CLIENT_GROUPS
-from specs.routes import FULL
+from specs.routes import FULL, MOST_SHARES
 
 ROUTES_MAP = "./routes.map"
 LANES_MAP = "./lanes.map"
@@ -101,7 +101,7 @@ def render_config(process: Process, content: Content) -> str:
         scheme="https" if process.tls_pem else "http",
         full=FULL,
         first=FIRST_SHARE,
-        shares=range(FIRST_SHARE, FIRST_SHARE + 2 * MAX_SHARES, 2),
+        shares=range(FIRST_SHARE, FIRST_SHARE + 2 * MOST_SHARES, 2),
         strips=STRIPS,
         cookie=COOKIE_OF,
         header=HEADER_OF,

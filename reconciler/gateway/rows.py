@@ -13,13 +13,7 @@ from itertools import pairwise
 
 from reconciler.errors import Stalled
 from reconciler.gateway.extras import NOTHING, Extras, make_extras, parse_extras, problem_of
-from specs.routes import FULL, ServiceRoute
-
-MAX_SHARES = 32
-"""How many lanes of one service may have a weight at once: the generic rules are written for so many.
-
-Each is two rules that every request passes: what they cost is in docs/benchmarks/gateway.md.
-"""
+from specs.routes import FULL, MOST_SHARES, ServiceRoute
 
 STRIPS = (1, 2, 4, 8, 16, 32, 64)
 """Path segments that one rewriting rule takes away; together they take any number up to MAX_DEPTH."""
@@ -114,9 +108,9 @@ def check_routes(services: Iterable[ServiceRoute]) -> None:
                 "its routes stay as they are"
             )
         weighted = sum(1 for cell in service.cells if cell.weight > 0)
-        if weighted > MAX_SHARES:
+        if weighted > MOST_SHARES:
             raise Stalled(
-                f"{service.service} has {weighted} cells with a weight; the gateway holds at most {MAX_SHARES}:"
+                f"{service.service} has {weighted} cells with a weight; the gateway holds at most {MOST_SHARES}:"
                 " use fewer zones or wait until old revisions are gone"
             )
         if not _ROUTE.fullmatch(service.route) or service.route.count("/") > MAX_DEPTH:

@@ -27,6 +27,7 @@ from reconciler.gateway.state import Saved, load, save
 from reconciler.gateway.traffic import CellHistogram
 from reconciler.gateway.upkeep import Upkeep, next_rest
 from reconciler.ports import Clock
+from reconciler.waking import sleep_until_woken
 from specs.observed import Endpoint, GatewaySeen
 from specs.routes import RouteTable
 
@@ -183,13 +184,7 @@ class HAProxyGateway:
 
     async def _rested(self, rest: timedelta) -> bool:
         """Wait for `rest`, or until something is new; return whether something is."""
-        sleep = asyncio.ensure_future(self._clock.sleep(rest))
-        wake = asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait({sleep, wake}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleep.cancel()
-            wake.cancel()
+        await sleep_until_woken(self._clock, rest, self._wake)
         is_new = self._wake.is_set()
         self._wake.clear()
         return is_new

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from policies.compaction.problem import Answer
-from policies.compaction.situation import MARKET_LABEL, Situation
+from policies.compaction.situation import Situation
 from specs.compaction import CompactionMemory, CompactionSettings, CompactionStatus, Holding, PlannedMove, PlannedNode
 from specs.observed import Node
+from specs.placement import MARKET_LABEL
 from specs.world import World
 
 

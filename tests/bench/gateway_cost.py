@@ -20,15 +20,14 @@ from pathlib import Path
 from reconciler.adapters.clock import SystemClock
 from reconciler.gateway import GatewaySettings, HAProxyGateway
 from reconciler.gateway.process import binary_environment, find_binary
-from reconciler.gateway.rows import MAX_SHARES
 from specs.observed import Endpoint
-from specs.routes import CellWeight, HeaderMatch, HeaderRoute, RouteTable, ServiceRoute, Sticky, StickyKind
+from specs.routes import MOST_SHARES, CellWeight, HeaderMatch, HeaderRoute, RouteTable, ServiceRoute, Sticky, StickyKind
 from tests.bench import report
 
 ROUNDS = 7
 REQUESTS = 8000
 CONNECTIONS = 16
-CELLS = (1, 2, 12, MAX_SHARES)
+CELLS = (1, 2, 12, MOST_SHARES)
 
 PLAIN = """\
 global
@@ -181,13 +180,13 @@ async def through_gateway(gateway: HAProxyGateway, ports: Ports, cells: int, ask
 async def compare() -> dict[str, list[float]]:
     """Return microseconds per request of each arrangement, rounds interleaved."""
     ports = free_ports()
-    routes = "{" + ",".join(f'"/_/{cell(number)}":"x"' for number in range(MAX_SHARES)) + "}"
+    routes = "{" + ",".join(f'"/_/{cell(number)}":"x"' for number in range(MOST_SHARES)) + "}"
     results: dict[str, list[float]] = {}
     with (
         tempfile.TemporaryDirectory() as folder,
         haproxy(REPLICA.format(replica=ports.replica, routes=routes), ports.replica),
     ):
-        settings = GatewaySettings(folder=Path(folder), port=ports.gateway, threads=1, lanes=2 * MAX_SHARES)
+        settings = GatewaySettings(folder=Path(folder), port=ports.gateway, threads=1, lanes=2 * MOST_SHARES)
         gateway = HAProxyGateway(settings, SystemClock())
         try:
             async with gateway.running():

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.gateway.rows import MAX_SHARES
-from specs.routes import FULL
+from specs.routes import FULL, MOST_SHARES
 from tests.contract.gateway_front import Front, endpoints, front, service, settings, table
 from tests.contract.gateway_replicas import ReplicaDouble, replicas
 
@@ -196,7 +195,7 @@ async def test_requests_are_shared_by_weight(tmp_path: Path) -> None:
 
 
 async def test_as_many_cells_as_the_rules_hold_share_a_row(tmp_path: Path) -> None:
-    count = MAX_SHARES
+    count = MOST_SHARES
     names = [f"{'s' * 40}.{number:012d}.us-east-1a.spot.{number}" for number in range(count)]
     shares = [(name, FULL // count) for name in names[:-1]] + [(names[-1], FULL - (count - 1) * (FULL // count))]
     async with front(settings(tmp_path)) as gate, replicas(*((name, f"r{name[41:53]}") for name in names)) as doubles:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import given
@@ -12,18 +11,7 @@ from specs.placement import Market, SiteState, market_of
 from tests.sim.test_markets import of_markets, on, per_market, reclaim, spot_nodes
 from tests.sim.test_preemption import Cloud
 from tests.sim.test_properties import lives
-from tests.sim.test_zones import give_back, per_zone, spec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """What happens after so many seconds, to a zone or a node where that makes sense."""
-
-    after: int
-    what: str
-    zone: str
-    number: int
-
+from tests.sim.test_zones import Turn, give_back, per_zone, spec
 
 turns = st.builds(
     Turn,

@@ -138,10 +138,15 @@ async def test_without_room_on_spot_the_rest_is_started_elsewhere_before_the_nod
     assert cloud.on_doomed == [0]
 
 
+async def squeezed(sim: Simulation) -> Cloud:
+    """Return the cloud of a service that fills two spot nodes, beside a large one that stays."""
+    sim.nodes.add(make_node(3, "a", cpus=100))
+    return await started(sim, size=5, placement=on(1, spread=False), surge=2)
+
+
 async def test_one_of_two_full_spot_nodes_gives_its_share_to_those_that_stay() -> None:
     sim = of_markets("a", spot=2, stays=1, cpus=2)
-    sim.nodes.add(make_node(3, "a", cpus=100))
-    cloud = await started(sim, size=5, placement=on(1, spread=False), surge=2)
+    cloud = await squeezed(sim)
     assert per_market(sim) == {"spot": 4, "on-demand": 1}
     await cloud.tell(spot_nodes(sim)[0])
     await cloud.run(NOTICE - 1)
@@ -153,8 +158,7 @@ async def test_one_of_two_full_spot_nodes_gives_its_share_to_those_that_stay() -
 
 async def test_a_short_notice_leaves_no_time_for_serves_own_word() -> None:
     sim = of_markets("a", spot=2, stays=1, cpus=2)
-    sim.nodes.add(make_node(3, "a", cpus=100))
-    cloud = await started(sim, size=5, placement=on(1, spread=False), surge=2)
+    cloud = await squeezed(sim)
     await cloud.tell(spot_nodes(sim)[0], seconds=30)
     await cloud.run(29)
     assert cloud.least >= 5

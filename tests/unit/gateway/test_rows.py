@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reconciler.errors import Stalled
-from reconciler.gateway.rows import MAX_DEPTH, MAX_SHARES, Row, Share, check_routes, make_row, parse_row
-from specs.routes import FULL, CellWeight, ServiceRoute
+from reconciler.gateway.rows import MAX_DEPTH, Row, Share, check_routes, make_row, parse_row
+from specs.routes import FULL, MOST_SHARES, CellWeight, ServiceRoute
 
 
 def service(*weights: int, name: str = "chat", route: str = "/chat") -> ServiceRoute:
@@ -51,10 +51,10 @@ def test_a_row_comes_back_as_it_was_written() -> None:
 
 
 def test_more_cells_with_weight_than_the_rules_hold_are_refused() -> None:
-    even = FULL // MAX_SHARES
-    check_routes([service(*([0] * 20 + [even] * (MAX_SHARES - 1) + [FULL - (MAX_SHARES - 1) * even]))])
-    with pytest.raises(Stalled, match=f"chat has {MAX_SHARES + 1} cells"):
-        check_routes([service(*([1] * MAX_SHARES + [FULL - MAX_SHARES]))])
+    even = FULL // MOST_SHARES
+    check_routes([service(*([0] * 20 + [even] * (MOST_SHARES - 1) + [FULL - (MOST_SHARES - 1) * even]))])
+    with pytest.raises(Stalled, match=f"chat has {MOST_SHARES + 1} cells"):
+        check_routes([service(*([1] * MOST_SHARES + [FULL - MOST_SHARES]))])
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from typing import Any
 
 from policies.layout import Layout
 from policies.rollout import layout_now, move
-from policies.shares import MOST_SHARES, cell_weights, departures
+from policies.shares import cell_weights, departures
 from policies.traffic import ready_share
 from policies.window import next_comparison
 from specs.decisions import SetWeights
 from specs.evidence import Evidence
 from specs.observed import TrafficSeen
 from specs.placement import Site, SiteMemory, SiteState
-from specs.routes import FULL
+from specs.routes import FULL, MOST_SHARES
 from tests.builders import NOW, cell, look, service, steps, zones
 
 ZONES = "abc"

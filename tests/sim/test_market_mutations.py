@@ -75,7 +75,7 @@ MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
     "not remembered": (
         reconciler.preemption,
         "SaveMemory",
-        lambda preemption, events: SaveMemory(events=events),
+        lambda preemption: SaveMemory(),
         notices.test_a_restart_keeps_the_deadline_and_tells_ray_once,
     ),
 }

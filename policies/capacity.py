@@ -280,11 +280,12 @@ def _spare(view: ServiceView, deployment: str, budget: Budget, weights: Mapping[
     """Return how many serving replicas may go without falling below N - maxUnavailable.
 
     Serve chooses the victims of a shrink, so every one of them is taken for a serving replica. Cells that leave as a
-    whole are as good as gone, and those that lack a deployment get no requests.
+    whole are as good as gone, those that lack a deployment get no requests, and a revision that loses its last ones in
+    the same look cannot stand in for what another one gives up.
     """
     going = departures(view, layout, weights)
-    routed = [revision for revision in view.revisions if _is_routed(view, revision, weights)]
-    cells = [cell for revision in routed for cell in view.cells_of(revision) if cell.name not in going]
+    staying = [revision for revision in view.revisions if weights.get(revision, 0) > 0]
+    cells = [cell for revision in staying for cell in view.cells_of(revision) if cell.name not in going]
     serving = sum(
         min(len(cell.serving(deployment)), cell.followed(deployment))
         for cell in cells

@@ -17,7 +17,7 @@ from reconciler.planning.preview import Question, predict
 from reconciler.planning.unlisted import warn_of_unlisted
 from reconciler.planning.virtual import Pace
 from reconciler.ports import Store
-from specs.desired import Commit, Desired, DesiredService, PackageRef
+from specs.desired import Commit, Desired, DesiredService, PackageRef, Unread
 from specs.memory import Event
 from specs.parse import SpecReader, Specs
 from specs.planned import PlannedChange, PlannedHold, PlannedService
@@ -76,6 +76,8 @@ class Proposal:
     folders: tuple[Folder, ...] = ()
     bases: Mapping[str, bytes] = field(default_factory=dict)
     """Files beyond those, which they take something from."""
+    unread: tuple[Unread, ...] = ()
+    """What stands among the files and cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,9 @@ class Planner:
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
         commit = Commit(sha=proposal.commit, branch="", author="", subject=proposal.subject, committed_at=epoch)
         folders = _Folders({(folder.path, folder.keep_folder): folder.tree for folder in proposal.folders})
-        return await asyncio.to_thread(SpecReader().read, commit, proposal.files, folders, proposal.bases.get)
+        return await asyncio.to_thread(
+            SpecReader().read, commit, proposal.files, folders, proposal.bases.get, proposal.unread
+        )
 
     def _packaged(self, proposal: Proposal | None) -> Packaged:
         has_files = proposal is None or proposal.files is None

@@ -30,6 +30,28 @@ class SpecError:
         """Return the `file:line:column: message` form that editors and CI logs link."""
         return f"{self.path}:{self.line}:{self.column}: {self.message}"
 
+    def is_about(self, path: str) -> bool:
+        """Return whether it speaks of a file, or of a folder that this is below."""
+        return path == self.path or path.startswith(f"{self.path}/")
+
+
+class Unreadable(StrEnum):
+    """What is there instead of a file."""
+
+    LINK = "link"
+    SUBMODULE = "submodule"
+    SPECIAL = "special"
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Unread:
+    """One place of a commit that cannot be looked into."""
+
+    path: str
+    kind: Unreadable
+    is_spec: bool
+    """Whether it is certainly meant as a spec; else it only counts where services were written before."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRef:
@@ -268,6 +290,8 @@ class Desired:
     services: tuple[DesiredService, ...]
     errors: tuple[SpecError, ...]
     settings: ClusterSettings
+    unread: tuple[Unread, ...] = ()
+    """What cannot be looked into, and may hold specs; what certainly is one is among `errors` too."""
     is_policy_known: bool = True
     """False when some file is wrong and no valid ClusterPolicy was read: `settings` are then the defaults."""
 

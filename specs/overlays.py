@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specs.problems import describe, did_you_mean
+from specs.unread import LFS_MESSAGE, is_lfs_pointer
 from specs.yaml_marks import MAX_BYTES, Document, FiledMark, Mark, Node, read_yaml
 from specs.yaml_scalars import JsonScalar
 
@@ -140,7 +141,10 @@ class _Composer:
 
     def _documents(self, path: str) -> tuple[Document, ...]:
         """Return a file's documents; what is no YAML in it is told at its own place."""
-        found = read_yaml(self.read(path) or b"")
+        content = self.read(path) or b""
+        if is_lfs_pointer(content):
+            self._wrong(path, (1, 1), LFS_MESSAGE)
+        found = read_yaml(content)
         for problem in (*found.problems, *(problem for one in found.documents for problem in one.problems)):
             self._wrong(path, (problem.line, problem.column), problem.message)
         return found.documents

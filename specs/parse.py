@@ -25,6 +25,7 @@ from specs.desired import (
     Revision,
     SourceRef,
     SpecError,
+    Unread,
 )
 from specs.overlays import BASE, VARIABLES, Misfit, ReadFile, compose, is_composed
 from specs.placement_spec import placement_problems
@@ -37,6 +38,7 @@ from specs.service import (
     Service,
 )
 from specs.service_values import desired_service
+from specs.unread import LFS_MESSAGE, error_of, is_lfs_pointer
 from specs.yaml_marks import Document, FiledMark, Mark, Node, YamlFile, YamlProblem, read_yaml
 
 __all__ = ["PackageIndex", "SpecReader", "Specs", "is_spec_file", "read_desired"]
@@ -122,9 +124,17 @@ class SpecReader:
         self._is_spec: dict[bytes, bool] = {}
 
     def read(
-        self, commit: Commit, files: Mapping[str, bytes], packages: PackageIndex, elsewhere: ReadFile = no_file
+        self,
+        commit: Commit,
+        files: Mapping[str, bytes],
+        packages: PackageIndex,
+        elsewhere: ReadFile = no_file,
+        unread: tuple[Unread, ...] = (),
     ) -> Specs:
-        """Return what `read_desired` does, with the documents; `elsewhere` has the commit's other files."""
+        """Return what `read_desired` does, with the documents.
+
+        `elsewhere` has the commit's other files, `unread` is what stands among `files` and is none.
+        """
 
         def any_file(path: str) -> bytes | None:
             return files[path] if path in files else elsewhere(path)
@@ -135,7 +145,9 @@ class SpecReader:
         }
         self._parsed.clear()
         self._is_spec.clear()
-        return _assembled(commit, _Read.joined(known.read for known in self._known.values()))
+        beside = _Read(errors=tuple(error_of(place) for place in unread if place.is_spec))
+        read = _Read.joined((beside, *(known.read for known in self._known.values())))
+        return _assembled(commit, read, unread)
 
     def is_spec_file(self, content: bytes) -> bool:
         """Return what the function of that name does; keeps the work for the `read` that follows."""
@@ -155,6 +167,8 @@ class SpecReader:
         known = self._known.get(folders.file)
         if known is not None and known.content == content and known.still_holds(folders):
             return known.at(folders.commit)
+        if is_lfs_pointer(content):
+            return _KnownFile(content=content, read=_Read(errors=(_error(folders.file, (1, 1), LFS_MESSAGE),)))
         if GROUP.encode() not in content:
             return _KnownFile(content=content, read=_Read())
         index = AskedIndex(folders)
@@ -196,7 +210,7 @@ def _revision_at(revision: Revision, commit: str) -> Revision:
     return replace(revision, packages=tuple(replace(package, commit=commit) for package in revision.packages))
 
 
-def _assembled(commit: Commit, read: _Read) -> Specs:
+def _assembled(commit: Commit, read: _Read, unread: tuple[Unread, ...]) -> Specs:
     """Return what all files say together."""
     doubles, disputed = _doubles(read.claims)
     settings, policy_errors = _settings(read.policies)
@@ -210,6 +224,7 @@ def _assembled(commit: Commit, read: _Read) -> Specs:
         services=tuple(sorted(services, key=lambda service: service.name)),
         errors=errors,
         settings=settings or ClusterSettings(),
+        unread=unread,
         is_policy_known=settings is not None or not errors,
     )
     written = {model.metadata.name: model for model in read.written if isinstance(model, Service)}

@@ -27,6 +27,7 @@ from specs.commit_notes import CommitNote
 from specs.desired import Desired, PackageRef
 from specs.parse import Specs
 from specs.reasons import Reason
+from specs.unread import with_lost
 
 _FIRST_RETRY = timedelta(seconds=1)
 _STAMP_EVERY = timedelta(minutes=1)
@@ -160,8 +161,9 @@ class GitSource:
         mistake in its files. Raises Stalled when it does not, Retry when Git does not answer.
         """
         found = await self.specs_at(commit)
-        if found.desired.errors:
-            raise Stalled(f"commit {commit[:12]} has mistakes: {found.desired.errors[0]}")
+        known = self._desired.services if self._desired is not None else ()
+        if errors := with_lost(found.desired, known).errors:
+            raise Stalled(f"commit {commit[:12]} has mistakes: {errors[0]}")
         async with self._lock:
             live = self._desired.commit.sha if self._desired is not None else commit
             if not await in_thread(self._mirror.contains, commit, live):

@@ -80,7 +80,7 @@ class Checkout:
     def proposal(self, sha: str) -> dict[str, Any]:
         """Return a commit's specs and the ids of the folders that they package, for a daemon to plan."""
         specs = self.specs(sha)
-        files, bases = self._reader.files(sha), self._reader.consulted()
+        files, bases, unread = self._reader.files(sha), self._reader.consulted(), self._reader.unread(sha)
         packages = {
             (package.path, package.keep_folder): package.tree
             for service in specs.desired.services
@@ -91,6 +91,7 @@ class Checkout:
             "subject": specs.desired.commit.subject,
             "files": {path: content.decode(errors="replace") for path, content in sorted(files.items())},
             "bases": {path: text.decode(errors="replace") for path, text in sorted(bases.items()) if path not in files},
+            "unread": [{"path": one.path, "kind": one.kind.value, "isSpec": one.is_spec} for one in unread],
             "folders": [
                 {"path": path, "keepFolder": keep, "tree": tree} for (path, keep), tree in sorted(packages.items())
             ],

@@ -105,10 +105,6 @@ class Objects:
         """Return whether the commit is there, with its root tree."""
         return self._types([f"{sha}^{{commit}}", f"{sha}^{{tree}}"]) == ["commit", "tree"]
 
-    def kind(self, sha: str, path: str) -> str | None:
-        """Return `tree` or `blob`, or None when the commit has nothing at `path` ("" is the root)."""
-        return self._types([f"{sha}^{{tree}}" if not path else f"{sha}:{path}"])[0]
-
     def _types(self, names: list[str]) -> list[str | None]:
         stdin = "".join(f"{name}\n" for name in names).encode(errors="surrogateescape")
         lines = self._command.run("cat-file", "--batch-check=%(objecttype)", stdin=stdin).decode().splitlines()

@@ -13,6 +13,7 @@ from reconciler.adapters.git_objects import ATTRIBUTES, Entry, Listing, Objects
 from reconciler.adapters.packaging import Folder
 from reconciler.errors import Stalled
 from specs.desired import PackageRef
+from specs.unread import SPEC_SUFFIXES
 
 IsSpecFile = Callable[[bytes], bool]
 
@@ -23,8 +24,6 @@ _CACHED_FOLDERS = 4096
 
 _CACHED_COMMITS = 2
 """Their listings: the newest commit's, and the one that it is compared with."""
-
-_SPEC_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ class Packer:
         yaml = [
             entry
             for entry in kept
-            if entry.is_file and entry.path.endswith(_SPEC_SUFFIXES) and (entry.size or 0) <= LARGEST_SPEC
+            if entry.is_file and entry.path.endswith(SPEC_SUFFIXES) and (entry.size or 0) <= LARGEST_SPEC
         ]
         unread = self._objects.blobs(entry.oid for entry in yaml if entry.oid not in self._contents)
         specs = {

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from reconciler.adapters.git_command import Failure, GitFailed
 from reconciler.adapters.git_objects import Entry, Objects
 from reconciler.adapters.git_packages import Packer
+from reconciler.adapters.git_unread import find_unread
 from reconciler.adapters.packaging import MAX_PACKAGE_BYTES
-from specs.desired import PackageRef
+from specs.desired import PackageRef, Unread
 from specs.parse import SpecReader, Specs
+from specs.unread import SPEC_SUFFIXES
 from specs.yaml_marks import MAX_BYTES
 
 __all__ = ["MAX_SPEC_BYTES", "CommitReader"]
 
 MAX_SPEC_BYTES = 64 * 1024 * 1024
 """All YAML files together: more is data, and would be read into memory again at every commit."""
-
-_SPEC_SUFFIXES = (".yaml", ".yml")
 
 
 class CommitReader:
@@ -31,12 +32,15 @@ class CommitReader:
         self.packer = Packer(objects, self._reader.is_spec_file, max_package_bytes)
         self._contents: dict[str, bytes] = {}
         self._bases: dict[str, bytes] = {}
+        self._listed: tuple[str, list[Entry]] = ("", [])
+        """A commit, and what is in its folder with the specs."""
 
     def read(self, sha: str, branch: str) -> Specs:
         """Return what a commit wants. Raises GitFailed when it cannot be read, or holds nothing to read."""
         commit = self._objects.commit(sha, branch)
+        packages = self.packer.at(commit.sha)
         return self._reader.read(
-            commit, self.files(commit.sha), self.packer.at(commit.sha), self._elsewhere(commit.sha)
+            commit, self.files(commit.sha), packages, self._elsewhere(commit.sha), self.unread(commit.sha)
         )
 
     def consulted(self) -> Mapping[str, bytes]:
@@ -58,35 +62,43 @@ class CommitReader:
 
     def files(self, sha: str) -> Mapping[str, bytes]:
         """Return a commit's YAML files by their path."""
-        entries = self._spec_files(sha)
+        entries = [entry for entry in self._entries(sha) if entry.is_file and entry.path.endswith(SPEC_SUFFIXES)]
+        total = sum(entry.size or 0 for entry in entries)
+        if total > MAX_SPEC_BYTES:
+            raise GitFailed(
+                Failure.OTHER, f"its YAML files are {total >> 20} MiB, too much to be specs: give --path FOLDER"
+            )
         known = {entry.oid: self._contents[entry.oid] for entry in entries if entry.oid in self._contents}
         self._contents = known | self._objects.blobs(entry.oid for entry in entries if entry.oid not in known)
         self.packer.know(self._contents)
         return {_printable(entry.path): self._contents[entry.oid] for entry in entries}
+
+    def unread(self, sha: str) -> tuple[Unread, ...]:
+        """Return what stands among a commit's spec files and cannot be read."""
+        odd = (entry for entry in self._entries(sha) if not entry.is_file)
+        found = find_unread(self._objects, odd, lambda: self.packer.at(sha).listing, self._reader.is_spec_file)
+        return tuple(replace(one, path=_printable(one.path)) for one in found)
 
     def packaged(self, ref: PackageRef) -> Mapping[str, str]:
         """Return the files of a package, each with what tells its contents apart."""
         folder = self.packer.at(ref.commit).folder(ref.path, keep_folder=ref.keep_folder)
         return {_printable(entry.path): f"{entry.mode} {entry.oid}" for entry in folder.entries} if folder else {}
 
-    def _spec_files(self, sha: str) -> list[Entry]:
-        if self._objects.kind(sha, self._path) is None:
-            raise GitFailed(Failure.OTHER, f"commit {sha[:12]} has no folder {self._path!r}: check --path")
-        entries = self._objects.files(sha, self._path) if self._path else self.packer.at(sha).listing.entries
-        if not entries:
-            raise GitFailed(Failure.OTHER, f"commit {sha[:12]} is empty: commit a file, if only a README")
-        specs = [entry for entry in entries if entry.is_file and self._is_spec_path(entry.path)]
-        total = sum(entry.size or 0 for entry in specs)
-        if total > MAX_SPEC_BYTES:
-            raise GitFailed(
-                Failure.OTHER, f"its YAML files are {total >> 20} MiB, too much to be specs: give --path FOLDER"
-            )
-        return specs
+    def _entries(self, sha: str) -> list[Entry]:
+        """Return what is in the folder with the specs, but in none whose name begins with a dot."""
+        if self._listed[0] != sha:
+            entries = self._objects.files(sha, self._path) if self._path else self.packer.at(sha).listing.entries
+            if not entries and self._path:
+                raise GitFailed(Failure.OTHER, f"commit {sha[:12]} has no folder {self._path!r}: check --path")
+            if not entries:
+                raise GitFailed(Failure.OTHER, f"commit {sha[:12]} is empty: commit a file, if only a README")
+            self._listed = (sha, [entry for entry in entries if self._is_looked_into(entry.path)])
+        return self._listed[1]
 
-    def _is_spec_path(self, path: str) -> bool:
+    def _is_looked_into(self, path: str) -> bool:
         below = path.removeprefix(self._path).strip("/") if self._path else path
         folders = below.split("/")[:-1]
-        return path.endswith(_SPEC_SUFFIXES) and not any(folder.startswith(".") for folder in folders)
+        return not any(folder.startswith(".") for folder in folders)
 
 
 def _printable(path: str) -> str:

@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 
 from reconciler.adapters.git_objects import EXECUTABLE, LINK, SUBMODULE, Entry
 from reconciler.errors import Stalled
+from specs.unread import is_lfs_pointer
 
 MAX_PACKAGE_BYTES = 100 * 1024 * 1024
 """Ray's dashboard refuses larger uploads."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time that a zip can hold; real times would make equal packages differ."""
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_LFS_POINTER_BYTES = 1024
-_LONGEST_PATH = 4096
+LONGEST_PATH = 4096
 _MOST_FILES = 200_000
 """A few links to folders can stand for any number of files."""
 _MAX_LINKS = 40
@@ -60,7 +59,7 @@ def link_targets(entries: Iterable[Entry]) -> frozenset[str]:
     """Return the blob ids that hold where the links of a folder point to. Raises Stalled when that is no path."""
     links = [entry for entry in entries if entry.mode == LINK]
     for link in links:
-        if (link.size or 0) > _LONGEST_PATH:
+        if (link.size or 0) > LONGEST_PATH:
             raise Stalled(f"{link.path!r} is a link with a target of {link.size} bytes, which is no path: remove it")
     return frozenset(link.oid for link in links)
 
@@ -82,7 +81,7 @@ def build(folder: Folder, files: Iterable[Entry], contents: Mapping[str, bytes])
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for entry in sorted(files):
             content = contents[entry.oid]
-            if len(content) <= _LFS_POINTER_BYTES and content.startswith(_LFS_POINTER):
+            if is_lfs_pointer(content):
                 raise Stalled(
                     f"{_place(folder, entry.path)} is a Git LFS pointer, not the file itself: keep large files out of "
                     "packages (load them from object storage), or commit the file without LFS"

@@ -18,13 +18,14 @@ from reconciler.api.guard import Access, check_mutation
 from reconciler.api.problems import Problem
 from reconciler.api.reads import backend_of
 from reconciler.planner import Folder, Proposal
+from specs.desired import Unread, Unreadable
 from specs.planned import FORMAT, PlannedChange
 
 LARGEST_BODY = 16 * 1024 * 1024
 """Specs of thousands of services; more is something else."""
 
 MOST_ENTRIES = 20_000
-FIELDS = frozenset({"commit", "subject", "files", "folders", "bases"})
+FIELDS = frozenset({"commit", "subject", "files", "folders", "bases", "unread"})
 
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _TREE = re.compile(r"[0-9a-f]{40}")
@@ -91,6 +92,7 @@ def read_proposal(body: bytes) -> Proposal:
         subject=_text(given.get("subject", ""), "subject")[:200],
         files=_files(files) if files is not None else None,
         bases=_files(given.get("bases", {})),
+        unread=tuple(_unread(entry) for entry in _entries(given.get("unread", []), "unread")),
         folders=tuple(_folder(entry) for entry in _entries(given.get("folders", []), "folders")),
     )
 
@@ -130,6 +132,15 @@ def _folder(given: object) -> Folder:
     if not _TREE.fullmatch(tree) or not isinstance(keep, bool):
         raise Problem(400, "a folder's tree is 40 hex digits, and keepFolder true or false")
     return Folder(path=_text(given["path"], "path"), keep_folder=keep, tree=tree)
+
+
+def _unread(given: object) -> Unread:
+    if not isinstance(given, dict) or given.keys() != {"path", "kind", "isSpec"}:
+        raise Problem(400, "what is unread is an object with path, kind and isSpec")
+    kind, is_spec = _text(given["kind"], "kind"), given["isSpec"]
+    if kind not in set(Unreadable) or not isinstance(is_spec, bool):
+        raise Problem(400, f"its kind is one of {', '.join(Unreadable)}, and isSpec true or false")
+    return Unread(path=_text(given["path"], "path"), kind=Unreadable(kind), is_spec=is_spec)
 
 
 def _text(given: object, name: str) -> str:

@@ -7,17 +7,16 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from specs.desired import Commit, Desired, SpecError
+from specs.desired import Commit, Desired, SpecError, Unread, Unreadable
 from specs.parse import SpecReader, Specs
-
-SUFFIXES = (".yaml", ".yml")
+from specs.unread import SPEC_SUFFIXES, is_lfs_pointer
 
 _APP_HANDLE = re.compile(r"\bget_app_handle\(")
 
@@ -98,17 +97,15 @@ def validate(paths: tuple[Path, ...], output: str) -> None:
 
 def check(paths: Sequence[Path]) -> Verdict:
     """Check files and folders; each is read relative to the repository, or else the folder, that holds it."""
-    reader, by_root, without_specs = _gathered(paths)
-    wanted = {
-        root: reader.read(_WORKING_COPY, files, WorkingCopy(root=root), _on_disk(root)).desired
-        for root, files in by_root.items()
-    }
+    gathered = _gathered(paths)
+    wanted = {root: specs.desired for root, specs in gathered.read().items()}
+    warnings = {found for root, desired in wanted.items() for found in handle_warnings(root, desired)}
     return Verdict(
-        files=sum(len(files) for files in by_root.values()),
+        files=sum(len(files) for files in gathered.files.values()),
         services=tuple(sorted(service.name for desired in wanted.values() for service in desired.services)),
         errors=tuple(sorted(_from_here(root, error) for root, desired in wanted.items() for error in desired.errors)),
-        warnings=tuple(sorted({found for root, desired in wanted.items() for found in handle_warnings(root, desired)})),
-        without_specs=without_specs,
+        warnings=tuple(sorted(warnings.union(gathered.elsewhere))),
+        without_specs=tuple(gathered.without_specs),
     )
 
 
@@ -137,33 +134,72 @@ def yaml_files(path: Path) -> Iterator[Path]:
         return
     for folder, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder) / name for name in sorted(files) if name.endswith(SUFFIXES))
+        yield from (Path(folder) / name for name in sorted(files) if name.endswith(SPEC_SUFFIXES))
 
 
 def read_paths(paths: Sequence[Path]) -> tuple[tuple[Specs, ...], tuple[SpecError, ...]]:
     """Return what files and folders say, and what is wrong with them."""
-    reader, by_root, _ = _gathered(paths)
-    found = {
-        root: reader.read(_WORKING_COPY, files, WorkingCopy(root=root), _on_disk(root))
-        for root, files in by_root.items()
-    }
+    found = _gathered(paths).read()
     errors = sorted(_from_here(root, error) for root, specs in found.items() for error in specs.desired.errors)
     return tuple(found.values()), tuple(errors)
 
 
-def _gathered(paths: Sequence[Path]) -> tuple[SpecReader, dict[Path, dict[str, bytes]], tuple[str, ...]]:
-    """Return the spec files below some paths by the repository that holds them, and the files that are none."""
-    reader, by_root = SpecReader(), dict[Path, dict[str, bytes]]()
-    without_specs = []
+@dataclass(kw_only=True)
+class _Gathered:
+    """The spec files below some paths by the repository that holds them, and what is no such file."""
+
+    reader: SpecReader = field(default_factory=SpecReader)
+    files: dict[Path, dict[str, bytes]] = field(default_factory=dict)
+    links: dict[Path, list[Unread]] = field(default_factory=dict)
+    elsewhere: list[SpecError] = field(default_factory=list)
+    """Warnings of specs in repositories inside of the one that is checked."""
+    without_specs: list[str] = field(default_factory=list)
+
+    def take(self, file: Path, root: Path, *, is_named: bool) -> None:
+        """Look at one file below `root`; `is_named` when it was asked for itself."""
+        content = file.read_bytes() if file.is_file() else b""
+        is_spec = is_lfs_pointer(content) or self.reader.is_spec_file(content)
+        place = file.parent.resolve() / file.name
+        inner = _inner_repository(place, root)
+        if file.is_symlink() and (root / ".git").exists():
+            if is_spec or not file.is_file() or not file.resolve().is_relative_to(root):
+                link = Unread(path=place.relative_to(root).as_posix(), kind=Unreadable.LINK, is_spec=True)
+                self.links.setdefault(root, []).append(link)
+        elif is_spec and inner is not None:
+            text = f"warning: this is in another repository ({os.path.relpath(inner)}), whose files no commit here has"
+            self.elsewhere.append(SpecError(path=os.path.relpath(file), line=1, column=1, message=text))
+        elif is_spec:
+            self.files.setdefault(root, {})[place.relative_to(root).as_posix()] = content
+        elif is_named:
+            self.without_specs.append(str(file))
+
+    def read(self) -> dict[Path, Specs]:
+        """Return what they say, by repository."""
+        return {
+            root: self.reader.read(
+                _WORKING_COPY,
+                self.files.get(root, {}),
+                WorkingCopy(root=root),
+                _on_disk(root),
+                tuple(self.links.get(root, ())),
+            )
+            for root in sorted({*self.files, *self.links})
+        }
+
+
+def _inner_repository(file: Path, root: Path) -> Path | None:
+    """Return the submodule, or another repository, that a file below `root` belongs to."""
+    between = (parent for parent in file.parents if parent != root and parent.is_relative_to(root))
+    return next((parent for parent in between if (parent / ".git").exists()), None)
+
+
+def _gathered(paths: Sequence[Path]) -> _Gathered:
+    gathered = _Gathered()
     for path in paths:
-        root = repository_of(path)
+        root = repository_of(path if path.is_dir() else path.parent)
         for file in yaml_files(path):
-            content = file.read_bytes()
-            if reader.is_spec_file(content):
-                by_root.setdefault(root, {})[file.resolve().relative_to(root).as_posix()] = content
-            elif file == path:
-                without_specs.append(str(path))
-    return reader, by_root, tuple(without_specs)
+            gathered.take(file, root, is_named=file == path)
+    return gathered
 
 
 def handle_warnings(root: Path, desired: Desired) -> Iterator[SpecError]:

@@ -24,6 +24,7 @@ from specs.planned import (
     PlannedService,
 )
 from specs.reasons import Reason
+from specs.unread import with_lost
 from specs.world import World
 
 Packaged = Callable[[PackageRef], Mapping[str, str]]
@@ -40,6 +41,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def changes(base: Specs, head: Specs, packaged: Packaged) -> PlannedChange:
     """Return what merging `head` into `base` changes."""
+    head = replace(head, desired=with_lost(head.desired, base.desired.services))
     before = {service.name: service for service in base.desired.services}
     after = {service.name: service for service in head.desired.services}
     kept = _kept(base, head)
@@ -67,8 +69,8 @@ def _planned(name: str, base: Specs, head: Specs, packaged: Packaged) -> Planned
     if old is None and new is not None:
         return _described(new, Action.ADD, revision_after=new.revision.id, warnings=_warnings(None, new))
     if old is not None and new is None:
-        broken = {error.path for error in head.desired.errors}
-        action = Action.KEEP if old.source.path in broken else Action.DESTROY
+        is_broken = any(error.is_about(old.source.path) for error in head.desired.errors)
+        action = Action.KEEP if is_broken else Action.DESTROY
         return _described(old, action, revision_before=old.revision.id)
     if old is None or new is None or is_same_service(old, new):
         return None

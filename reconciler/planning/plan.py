@@ -21,6 +21,7 @@ from specs.decisions import Decision, ForgetService, Hold, RestoreCell
 from specs.memory import CellMemory, Event, HistoryEntry, Memory, ServiceMemory
 from specs.observed import CellSeen, CellStatus
 from specs.reasons import Reason
+from specs.unread import with_lost
 from specs.world import World
 
 
@@ -68,12 +69,15 @@ def make_plan(
 
 
 def limited(world: World, surroundings: Surroundings) -> World:
-    """Return the world with the daemon's own limits on what its commit's ClusterPolicy allows."""
+    """Return the world with the daemon's own limits on what its commit's ClusterPolicy allows.
+
+    What cannot be read where a known service was written is an error of its commit from here on.
+    """
     if world.desired is None:
         return world
-    settings = world.desired.settings
-    prune = settings.prune.within(surroundings.prune)
-    return replace(world, desired=replace(world.desired, settings=replace(settings, prune=prune)))
+    desired = with_lost(world.desired, (memory.wanted for memory in world.memory.services.values()))
+    prune = desired.settings.prune.within(surroundings.prune)
+    return replace(world, desired=replace(desired, settings=replace(desired.settings, prune=prune)))
 
 
 def _decisions(world: World, name: str, removal: Decision | None, veto: Veto) -> tuple[Decision, ...]:

@@ -363,7 +363,7 @@ def _conditions(
 ) -> tuple[Condition, ...]:
     unknown = not view.world.observed.complete
     spec_errors = view.world.desired.errors if view.world.desired else ()
-    mine = [str(error) for error in spec_errors if error.path == view.spec.source.path]
+    mine = [str(error) for error in spec_errors if error.is_about(view.spec.source.path)]
     refused = [(note.reason.value, note.message) for note in view.world.notes if note.is_refused]
     wrong = [*mine, *unknown_policies(view.spec, view.world.observed.outward.policies)]
     invalid = Reason.INVALID_SPEC.value if mine else Reason.POLICY_UNKNOWN.value

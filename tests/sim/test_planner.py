@@ -14,7 +14,7 @@ from reconciler.errors import Stalled
 from reconciler.planner import Folder, Planner, Proposal, pace_of
 from reconciler.planning.live_state import live_state
 from reconciler.planning.moment import Surroundings
-from specs.desired import Commit, PackageRef
+from specs.desired import Commit, PackageRef, Unread, Unreadable
 from specs.memory import Event, OperatorPause
 from specs.parse import SpecReader, Specs
 from specs.planned import Action, PlannedChange
@@ -80,7 +80,7 @@ async def planner_of(sim: Simulation, spec: str = SPEC) -> Planner:
 
 
 async def planned(planner: Planner, spec: str, **rest: object) -> PlannedChange:
-    proposal = Proposal(commit="f" * 40, subject="Change", files={"chat.yaml": spec.encode()}, **rest)
+    proposal = Proposal(commit="f" * 40, subject="Change", **{"files": {"chat.yaml": spec.encode()}, **rest})
     found = await planner.plan(proposal)
     assert found is not None
     return found
@@ -121,6 +121,16 @@ async def test_nothing_changes_when_what_is_live_is_proposed() -> None:
     assert change.prediction is not None
     assert change.prediction.services == ()
     assert (await planner.plan(None)) is not None
+
+
+async def test_a_spec_that_cannot_be_read_is_no_removal() -> None:
+    planner = await planner_of(Simulation())
+    gone = await planned(planner, SPEC, files={}, unread=())
+    assert [(one.action, one.holds[0].reason.value) for one in gone.services] == [(Action.DESTROY, "PruneDisabled")]
+    folder = Unread(path="chat.yaml", kind=Unreadable.SUBMODULE, is_spec=False)
+    change = await planned(planner, SPEC, files={}, unread=(folder,))
+    assert [(one.action, one.holds[0].reason.value) for one in change.services] == [(Action.KEEP, "InvalidSpec")]
+    assert change.errors[0].path == "chat.yaml"
 
 
 async def test_a_quarantined_revision_is_told_as_on_hold() -> None:

@@ -17,6 +17,7 @@ from reconciler.api.plans import plan_document
 from reconciler.cli.main import heliostat
 from reconciler.cli.replies import read
 from reconciler.planner import Folder
+from specs.desired import Unread, Unreadable
 from specs.planned import Action, PlannedChange, PlannedCommit, PlannedHold, PlannedService
 from specs.predicted import Ending, Moment, PredictedHold, PredictedService, Prediction, Resource, Unplaced
 from specs.reasons import Reason
@@ -122,6 +123,9 @@ def test_a_proposal_needs_the_token(server: Serving, backend: MemoryBackend) -> 
         {**BODY, "folders": [{"path": "", "keepFolder": "no", "tree": "a" * 40}]},
         {**BODY, "folders": [{"path": "", "keepFolder": False, "tree": "../x"}]},
         {**BODY, "subject": 3},
+        {**BODY, "unread": [{"path": "a.yaml", "kind": "link"}]},
+        {**BODY, "unread": [{"path": "a.yaml", "kind": "door", "isSpec": True}]},
+        {**BODY, "unread": [{"path": "a.yaml", "kind": ["link"], "isSpec": True}]},
     ],
 )
 def test_what_is_no_proposal_is_refused(server: Serving, backend: MemoryBackend, body: object) -> None:
@@ -157,7 +161,9 @@ def test_the_command_sends_the_commit_as_it_is_here_and_prints_the_answer(
     server: Serving, backend: MemoryBackend, tmp_path: Path
 ) -> None:
     origin = Origin(tmp_path / "work")
-    sha = origin.commit({"chat/chat.yaml": SPEC, "chat/app.py": "x", "other.yaml": "a: 1\n"}, "Head")
+    origin.write({"chat/chat.yaml": SPEC, "chat/app.py": "x", "other.yaml": "a: 1\n"})
+    (origin.folder / "odd.yaml").symlink_to("chat/chat.yaml")
+    sha = origin.commit(message="Head")
     origin.write({"chat/chat.yaml": "not committed"})
     asked = ["plan", "--server", server.url, "--token", TOKEN, "--repo", str(origin.folder)]
     result = CliRunner().invoke(heliostat, [*asked, "--detailed-exitcode"])
@@ -174,6 +180,7 @@ def test_the_command_sends_the_commit_as_it_is_here_and_prints_the_answer(
     assert proposal.files["chat/chat.yaml"] == SPEC.encode()
     assert [(folder.path, folder.keep_folder) for folder in proposal.folders] == [("chat", False)]
     assert isinstance(proposal.folders[0], Folder)
+    assert proposal.unread == (Unread(path="odd.yaml", kind=Unreadable.LINK, is_spec=True),)
     comment = CliRunner().invoke(heliostat, [*asked, "--format", "markdown"]).stdout
     assert "chat, step by step" in comment
     assert "its gates say yes at once" in comment

@@ -141,3 +141,44 @@ def test_the_schema_is_printed_as_json(kind: str | None, title: str) -> None:
 
 def test_an_unknown_kind_exits_with_2() -> None:
     assert CliRunner().invoke(schema, ["pod"]).exit_code == 2
+
+
+def test_a_link_in_place_of_a_spec_is_a_problem_and_one_to_other_yaml_is_none(repository: Path) -> None:
+    (repository / "services" / "values.yaml").symlink_to("other.yml")
+    assert run(".").exit_code == 0
+    (repository / "services" / "linked.yaml").symlink_to("chat/spec.yaml")
+    (repository / "services" / "outside.yaml").symlink_to("/etc/hostname")
+    (repository / "services" / "nowhere.yaml").symlink_to("nothing.yaml")
+    result = run(".")
+    assert result.exit_code == 1
+    assert [line.partition(": ")[0] for line in result.stdout.splitlines()] == [
+        "services/linked.yaml:1:1",
+        "services/nowhere.yaml:1:1",
+        "services/outside.yaml:1:1",
+    ]
+    assert "this is a link" in result.stdout
+    assert "1 service" in result.stderr
+
+
+def test_outside_of_git_links_are_followed_as_mounted_configuration_is_made_of_them(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text(GOOD.replace(", runtime_env: {working_dir: .}", ""))
+    (tmp_path / "spec.yaml").symlink_to("real")
+    assert run(str(tmp_path)).exit_code == 0
+    assert "1 service" in run(str(tmp_path)).stderr
+
+
+def test_a_git_lfs_pointer_is_a_problem_of_its_file(repository: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (repository / "services" / "chat" / "spec.yaml").write_text(pointer)
+    result = run("services")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("services/chat/spec.yaml:1:1: this is a Git LFS pointer")
+
+
+def test_specs_of_another_repository_inside_are_told_and_not_counted(repository: Path) -> None:
+    (repository / "services" / "chat" / ".git").write_text("gitdir: elsewhere\n")
+    result = run(".")
+    assert result.exit_code == 0
+    assert "0 services" in result.stderr
+    assert "services/chat/spec.yaml:1:1: warning: this is in another repository (services/chat)" in result.stderr
+    assert "1 service" in run("services/chat").stderr

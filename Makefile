@@ -13,6 +13,8 @@ STAMP := $(VENV)/.installed
 SUITES := $(wildcard tests/unit tests/loading tests/processes tests/cases tests/sim tests/contract tests/fuzz tests/e2e)
 # The loaders' tests need PyTorch. A CPU build by name: the plain version would, on some machines, be gigabytes of CUDA.
 TORCH ?= torch==2.13.0+cpu
+# The lock file names everything, so nothing needs to be resolved; Python compiles what is imported when it is.
+PIP_QUICK := -qq --disable-pip-version-check --no-deps --no-compile
 ARGS ?=
 PYTEST_ARGS ?=
 
@@ -42,11 +44,11 @@ $(STAMP): requirements.lock pyproject.toml
 			echo "$$python cannot create virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
 	fi
 	@echo "Installing the pinned packages into $(VENV); the first time takes a minute or two"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --only-binary=:all: "$(TORCH)" 2>$(VENV)/torch.log || { \
+	@$(BIN)/python -m pip install $(PIP_QUICK) --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install $(PIP_QUICK) --only-binary=:all: "$(TORCH)" 2>$(VENV)/torch.log || { \
 		echo "pip finds no $(TORCH) for this Python, so the loaders' tests will be skipped (see $(VENV)/torch.log)."; \
 		echo "Name an index that has it and run this again: PIP_EXTRA_INDEX_URL=URL make setup"; }
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
+	@$(BIN)/python -m pip install $(PIP_QUICK) --no-build-isolation --no-index --editable .
 	@touch $@
 
 demo: $(STAMP)  ## the whole story: local Ray cluster, Git repository, rollout, rollback (ARGS= for the command's options)

@@ -289,8 +289,8 @@ def test_a_user_who_types_what_the_demo_printed_sees_what_it_says(start: Start) 
     ("number", "moment"),
     [
         pytest.param(signal.SIGINT, "Starting a Ray cluster", marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, "starting Serve on it", marks=pytest.mark.slow),
-        (signal.SIGINT, "Heliostat has seen the commit: v1"),
+        (signal.SIGTERM, "starting Serve on it"),
+        pytest.param(signal.SIGINT, "Heliostat has seen the commit: v1", marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, "Heliostat has seen the commit: v1", marks=pytest.mark.slow),
     ],
     ids=[

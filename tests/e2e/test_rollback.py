@@ -15,7 +15,11 @@ from tests.e2e.waiting import wait_for
 
 pytestmark = pytest.mark.ray
 
-PATIENT = {"rollout": {"progressDeadline": "45s"}}
+SHORT_REQUESTS = {"maxRequestDuration": "5s"}
+"""Serve holds on to a replica that never started for as long as a request may take."""
+
+DEADLINE = {"progressDeadline": "40s"}
+"""Serve says after 30 s what it waits for."""
 
 
 def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -24,7 +28,7 @@ def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def test_every_kind_of_broken_revision_is_rolled_back_with_the_words_of_ray(stage: Stage) -> None:
     daemon = stage.daemon
-    good = [stage.spec(name=name, replicas=1, **PATIENT) for name in ("build", "start", "stuck")]
+    good = [stage.spec(name=name, replicas=1, extra=SHORT_REQUESTS) for name in ("build", "start", "stuck")]
     missing = {"missing.py": "import surely_not_installed\n"}
     stage.deploy(*good, others=missing)
     build, start, stuck = good
@@ -33,7 +37,7 @@ def test_every_kind_of_broken_revision_is_rolled_back_with_the_words_of_ray(stag
         stage.project.push(
             replace(build, revision="v2", import_path="missing:build"),
             replace(start, revision="v2", args={"fail_start": "no such table"}),
-            replace(stuck, revision="v2", deployments=too_large),
+            replace(stuck, revision="v2", deployments=too_large, rollout=DEADLINE),
             others=missing,
         )
         expected = {
@@ -56,7 +60,7 @@ def test_every_kind_of_broken_revision_is_rolled_back_with_the_words_of_ray(stag
     stage.project.push(
         fixed,
         replace(start, revision="v2", args={"fail_start": "no such table"}),
-        replace(stuck, revision="v2", deployments=too_large),
+        replace(stuck, revision="v2", deployments=too_large, rollout=DEADLINE),
         others=missing,
         cluster=policy(budget={"maxServicesMoving": 4}),
     )

@@ -77,11 +77,11 @@ IDLE := $(shell command -v chrt >/dev/null && echo chrt --idle 0) nice -n 19
 BESIDE := build/virtual-time.log
 
 test: lint programs  ## check, then cases, simulation, contracts and end-to-end tests on a real Ray cluster
-	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-25} $(BIN)/python -m pytest $(REAL) -m "not ray and not slow" \
+	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(BIN)/python -m pytest $(REAL) -m "not ray and not slow" \
 		-n $(WORKERS) --dist loadfile --durations=20 -q $(PYTEST_ARGS)
 	@mkdir -p $(dir $(BESIDE))
 	@echo "Tests in virtual time run beside the following ones; what they say comes after them ($(BESIDE))"
-	@HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-25} $(IDLE) $(BIN)/python -m pytest $(VIRTUAL) -m "not ray and not slow" \
+	@HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(IDLE) $(BIN)/python -m pytest $(VIRTUAL) -m "not ray and not slow" \
 		-n 2 --dist worksteal --timeout 1500 --durations=20 -q $(PYTEST_ARGS) >$(BESIDE) 2>&1 & beside=$$!; \
 	trap 'kill $$beside 2>/dev/null || true' EXIT; failed=0; \
 	$(BIN)/python -m pytest $(REAL) -m "ray and not slow" --durations=20 $(PYTEST_ARGS) || failed=$$?; \

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.sim.scenarios import ACCIDENTS, LOSSES, OUTAGES, PEOPLE, Story, Teller, stories
 
 IS_FULL = "HELIOSTAT_SEEDS" in os.environ
-SEEDS = int(os.environ.get("HELIOSTAT_SEEDS", "12"))
+SEEDS = int(os.environ.get("HELIOSTAT_SEEDS", "6"))
 
 lives = settings(
     max_examples=SEEDS,

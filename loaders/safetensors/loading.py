@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -225,12 +225,12 @@ def load(ask: Ask) -> dict[str, torch.Tensor]:
         return {name: found[number] for number, name in enumerate(job.names)}
 
 
-def stream(ask: Ask) -> Iterator[tuple[str, torch.Tensor]]:
+def stream(ask: Ask) -> Generator[tuple[str, torch.Tensor], None, None]:
     """Yield tensors as they are complete."""
     return stream_job(ask, lambda _: None)
 
 
-def stream_job(ask: Ask, check: Callable[[Job], None]) -> Iterator[tuple[str, torch.Tensor]]:
+def stream_job(ask: Ask, check: Callable[[Job], None]) -> Generator[tuple[str, torch.Tensor], None, None]:
     """Yield tensors as they are complete, if `check` does not raise when it sees what will be read."""
     with watched(ask) as interrupt, prepared(ask, interrupt, STREAM_BLOCK_BYTES) as job:
         check(job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import timedelta
 from typing import Literal
 
@@ -76,11 +76,12 @@ def stream(  # noqa: PLR0913  # as load_file
     cache: Cache = "node",
     verify: Verify = "size",
     memory_limit: int | None = None,
-) -> Iterator[tuple[str, torch.Tensor]]:
+) -> Generator[tuple[str, torch.Tensor], None, None]:
     """Yield `(name, tensor)` as tensors arrive, which is nearly the order of the file.
 
     Arguments are those of `load_file`, but for `memory_limit`: so many bytes of tensors may have been read and not yet
     been let go by the loop; reading waits for it. It must hold the largest tensor and one chunk of 8 MiB.
+    `close()` ends the load.
     """
     ask = _ask(
         file_uri, device, region,

@@ -13,10 +13,12 @@ STAMP := $(VENV)/.installed
 SUITES := $(wildcard tests/unit tests/loading tests/processes tests/cases tests/sim tests/contract tests/fuzz tests/e2e)
 # The loaders' tests need PyTorch. A CPU build by name: the plain version would, on some machines, be gigabytes of CUDA.
 TORCH ?= torch==2.13.0+cpu
-# The lock file names everything, so nothing needs to be resolved; Python compiles what is imported when it is.
+# The lock file names everything, so nothing needs to be resolved; what is installed is compiled on all cores together.
 PIP_QUICK := -qq --disable-pip-version-check --no-deps --no-compile
 ARGS ?=
 PYTEST_ARGS ?=
+# Where it is set, as in some containers, every process compiles every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo check lint unit test test-full lives programs bench bench-loading format fuzz lock clean
 
@@ -49,6 +51,7 @@ $(STAMP): requirements.lock pyproject.toml
 		echo "pip finds no $(TORCH) for this Python, so the loaders' tests will be skipped (see $(VENV)/torch.log)."; \
 		echo "Name an index that has it and run this again: PIP_EXTRA_INDEX_URL=URL make setup"; }
 	@$(BIN)/python -m pip install $(PIP_QUICK) --no-build-isolation --no-index --editable .
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # of some packages a file is for another Python
 	@touch $@
 
 demo: $(STAMP)  ## the whole story: local Ray cluster, Git repository, rollout, rollback (ARGS= for the command's options)

@@ -68,12 +68,27 @@ def _next(view: ServiceView, entry: SiteMemory | None, site: Site, *, is_there: 
         entry = replace(entry, closures=0) if calm else entry
         return _next_room(view, entry) if is_there else entry
     since = min(entry.contrary_since or now, now)
-    wait = _patience(_back_after(site), entry.closures) if is_there else GONE_AFTER
-    if now - since < wait:
+    if now - since < _doubt(entry, is_there=is_there):
         return replace(entry, contrary_since=since)
     if is_there:
         return SiteMemory(site=site, state=SiteState.OPEN, since=now, closures=entry.closures)
     return SiteMemory(site=site, state=SiteState.GONE, since=now, closures=entry.closures + 1)
+
+
+def _doubt(entry: SiteMemory, *, is_there: bool) -> timedelta:
+    """Return for how long the nodes must say otherwise before it is believed."""
+    return _patience(_back_after(entry.site), entry.closures) if is_there else GONE_AFTER
+
+
+def next_belief(view: ServiceView) -> datetime | None:
+    """Return when time alone changes what is believed of a site next, as far as that can be told; else None."""
+    ends = []
+    for entry in view.memory.sites:
+        if entry.contrary_since is not None:
+            ends.append(entry.contrary_since + _doubt(entry, is_there=entry.state is SiteState.GONE))
+        elif entry.state in (SiteState.FULL, SiteState.FAILED):
+            ends.append(entry.since + _patience(_full_for(entry.site), entry.closures))
+    return min((at for at in ends if at > view.now), default=None)
 
 
 def _full_for(site: Site) -> timedelta:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -13,19 +12,15 @@ from reconciler.errors import Stalled
 from reconciler.planning.changes import changes, is_same_service
 from reconciler.planning.live_state import live_state
 from reconciler.planning.moment import Surroundings
-from reconciler.planning.preview import Question, predict
+from reconciler.planning.pace import pace_of
+from reconciler.planning.preview import Question, involved, predict
 from reconciler.planning.unlisted import warn_of_unlisted
-from reconciler.planning.virtual import Pace
 from reconciler.ports import Store
 from specs.desired import Commit, Desired, DesiredService, PackageRef, Unread
-from specs.memory import Event
 from specs.parse import SpecReader, Specs
 from specs.planned import PlannedChange, PlannedHold, PlannedService
 from specs.predicted import Ending, PredictedService, Prediction
 from specs.world import World
-
-LONGEST_BUILD = timedelta(seconds=5)
-"""Of the time from creating a cell to its first request, at most this much is taken for building it."""
 
 FRESH = timedelta(seconds=15)
 """Anybody may ask what is about to be done: so often it is worked out anew, however many ask."""
@@ -154,11 +149,12 @@ class Planner:
     async def _question(self, world: World, desired: Desired) -> Question:
         paces, assumed = {}, []
         known = world.memory.services
-        changed = [one for one in desired.services if one.name not in known or known[one.name].wanted != one]
-        for service in changed:
-            pace, text = pace_of(service, await self.store.events(service=service.name, limit=REMEMBERED))
-            paces[service.name] = pace
-            if known.get(service.name) is None or not is_same_service(known[service.name].wanted, service):
+        wanted = {service.name: service for service in desired.services}
+        for name in sorted(involved(world, desired)):
+            service = wanted[name] if name in wanted else known[name].wanted
+            pace, text = pace_of(service, await self.store.events(service=name, limit=REMEMBERED))
+            paces[name] = pace
+            if name in wanted and (name not in known or not is_same_service(known[name].wanted, service)):
                 assumed.append(text)
         return Question(
             world=world, desired=desired, surroundings=self.surroundings, paces=paces, assumed=tuple(assumed)
@@ -181,27 +177,6 @@ def _as_live(head: Desired, base: Desired, world: World) -> Desired:
         return live.get(service.name, service) if was is not None and is_same_service(was, service) else service
 
     return replace(head, services=tuple(taken(service) for service in head.services))
-
-
-def pace_of(service: DesiredService, events: Iterable[Event]) -> tuple[Pace, str]:
-    """Return how long things take, from the service's last rollouts where there were any, and that in words."""
-    created: dict[str, datetime] = {}
-    took: list[timedelta] = []
-    for event in events:
-        if event.kind == "CellCreated":
-            created[event.revision] = event.at
-        elif event.kind == "WeightsChanged":
-            for revision in [one for one in created if one in event.message]:
-                took.append(event.at - created.pop(revision))
-    if not took:
-        pace = Pace()
-        total = (pace.build + pace.start).total_seconds()
-        return pace, f"{service.name}: {total:g} s to build and start, as no rollout of it is remembered"
-    median = timedelta(seconds=statistics.median(one.total_seconds() for one in took[-5:]))
-    whole = max(timedelta(seconds=1), median - service.rollout.min_ready)
-    build = min(LONGEST_BUILD, whole / 2)
-    text = f"{service.name}: {whole.total_seconds():.0f} s to build and start, as in its last rollouts"
-    return Pace(build=build, start=whole - build), text
 
 
 def _together(change: PlannedChange, prediction: Prediction) -> PlannedChange:

@@ -9,15 +9,16 @@ from datetime import datetime, timedelta
 from policies.layout import unplaced
 from policies.membership import prune
 from policies.rollout import layout_now
-from policies.sites import is_believed
+from policies.sites import is_believed, next_belief
 from policies.view import view_of
 from reconciler.planning.changes import is_same_service
 from reconciler.planning.compile import compile_effects
 from reconciler.planning.live_state import live_state
 from reconciler.planning.moment import NO_PRUNE_LIMITS, Surroundings
+from reconciler.planning.pace import Pace
 from reconciler.planning.plan import Plan, limited, make_plan
 from reconciler.planning.routing import route_table
-from reconciler.planning.virtual import Pace, VirtualCluster
+from reconciler.planning.virtual import VirtualCluster
 from specs.amount import Amount
 from specs.decisions import Hold
 from specs.desired import Analysis, Delegated, Desired, DesiredService, Pause, PruneSettings, Step
@@ -68,7 +69,7 @@ def predict(question: Question) -> Prediction:
     if not world.observed.complete:
         problem = world.observed.problem or "the cluster was not seen whole"
         return Prediction(at=world.now, live=live, is_complete=False, problem=problem)
-    names = _involved(world, asked)
+    names = involved(world, asked)
     desired, assumptions = _hopeful(asked, names)
     known = world.memory.services
     memory = Memory(services={name: _hopeful_memory(known[name]) for name in sorted(names & known.keys())})
@@ -81,7 +82,7 @@ def predict(question: Question) -> Prediction:
     return run.prediction(live, (*question.assumed, *assumptions))
 
 
-def _involved(world: World, desired: Desired) -> frozenset[str]:
+def involved(world: World, desired: Desired) -> frozenset[str]:
     """Return the services that may move, and those that these wait for."""
     known = world.memory.services
     wanted = {service.name: service for service in desired.services}
@@ -243,7 +244,10 @@ class _Run:
             for decision in group
             if isinstance(decision, Hold) and decision.until is not None and decision.until > self._cluster.now
         ]
-        return min(times, default=None)
+        world = replace(plan.world, memory=self._memory)
+        placed = [name for name, memory in self._memory.services.items() if not memory.wanted.placement.is_free]
+        beliefs = (next_belief(view_of(world, name)) for name in placed)
+        return min([*times, *(at for at in beliefs if at is not None)], default=None)
 
     def _is_done(self, name: str) -> bool:
         memory = self._memory.services.get(name)
@@ -260,7 +264,7 @@ class _Run:
         if self._plan is None or (memory.wanted.placement.is_free and len(memory.cells) == 1):
             return True
         view = view_of(replace(self._plan.world, memory=self._memory), name)
-        return is_believed(view) and not unplaced(view, layout_now(view))
+        return (view.spec.placement.is_free or is_believed(view)) and not unplaced(view, layout_now(view))
 
     # -- noting ------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 
+from reconciler.planning.pace import Pace
+from reconciler.planning.virtual_gateway import VirtualGateway
 from specs.canonical import canonical_json
 from specs.cells import parse_cell_name
 from specs.effects import (
@@ -30,8 +32,6 @@ from specs.observed import (
     CellSeen,
     CellStatus,
     DeploymentSeen,
-    GatewaySeen,
-    LaneSeen,
     Observed,
     Replica,
     ReplicaState,
@@ -44,15 +44,6 @@ EPSILON = 1e-6
 
 UNPLACED_AFTER = timedelta(seconds=30)
 """Serve says that a replica waits for a node when it has waited for so long."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How long things take for one service: to build the application, to start a replica, to stop an idle one."""
-
-    build: timedelta = timedelta(seconds=5)
-    start: timedelta = timedelta(seconds=10)
-    stop: timedelta = timedelta(seconds=3)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,23 +100,23 @@ class VirtualCluster:
         self.routed = routed
         self._paces = paces
         self._nodes = tuple(sorted(observed.nodes, key=lambda node: node.id))
-        self._is_direct = observed.gateway is None or observed.gateway.is_direct
-        self._cells = {cell.name: self._taken_over(cell) for cell in observed.cells}
-        self._weights = {lane.cell: lane.weight for lane in observed.gateway.lanes} if observed.gateway else {}
+        self._cells = {cell.name: self._taken_over(cell, observed.building_since) for cell in observed.cells}
+        self._gateway = VirtualGateway(observed.gateway, self.now, lambda cell: self._pace(cell).answer)
         self._numbers = 0
 
     def _pace(self, cell: str) -> Pace:
         key = parse_cell_name(cell)
         return self._paces.get(key.service, Pace()) if key is not None else Pace()
 
-    def _taken_over(self, seen: CellSeen) -> _Cell:
+    def _taken_over(self, seen: CellSeen, building_since: Mapping[str, datetime]) -> _Cell:
         pace = self._pace(seen.name)
+        built = max(self.now, building_since.get(seen.name, self.now) + pace.build)
         return _Cell(
             name=seen.name,
             config=seen.config,
             status=seen.status,
             deployments={found.name: self._deployment_taken_over(found, pace) for found in seen.deployments},
-            built_at=self.now + pace.build if seen.is_building else None,
+            built_at=built if seen.is_building else None,
             deployed_at=seen.last_deployed_at,
             route_prefix=seen.route_prefix,
             is_declarative=seen.is_declarative,
@@ -162,7 +153,7 @@ class VirtualCluster:
             complete=True,
             cells=tuple(self._seen(cell) for _, cell in sorted(self._cells.items())),
             nodes=self._nodes,
-            gateway=self._gateway(),
+            gateway=self._gateway.seen(self._up),
             building_since={cell.name: self.now for cell in self._cells.values() if cell.built_at is not None},
         )
 
@@ -195,13 +186,6 @@ class VirtualCluster:
             selector=found.selector,
             is_unplaced=any(self.now - one.born >= UNPLACED_AFTER for one in homeless),
         )
-
-    def _gateway(self) -> GatewaySeen:
-        lanes = [
-            LaneSeen(cell=name, weight=weight, up=self._up(name) if self._is_direct else frozenset())
-            for name, weight in sorted(self._weights.items())
-        ]
-        return GatewaySeen(is_direct=self._is_direct, lanes=tuple(lanes))
 
     def _up(self, cell: str) -> frozenset[str]:
         found = self._cells.get(cell)
@@ -267,6 +251,7 @@ class VirtualCluster:
     def next_due(self) -> datetime | None:
         """Return when something ends by itself, None when nothing is under way."""
         ends = [cell.built_at for cell in self._cells.values() if cell.built_at is not None]
+        ends += self._gateway.ends()
         for cell in self._cells.values():
             for found in cell.deployments.values():
                 ends += [replica.due for replica in found.replicas if replica.due is not None]
@@ -282,6 +267,7 @@ class VirtualCluster:
         self._follow_targets()
 
     def _end_what_is_due(self) -> None:
+        self._gateway.end(self.now)
         for cell in list(self._cells.values()):
             if cell.built_at is not None and cell.built_at <= self.now:
                 cell.built_at, cell.status = None, CellStatus.RUNNING
@@ -293,7 +279,7 @@ class VirtualCluster:
             is_empty = not any(found.replicas for found in cell.deployments.values())
             if cell.status is CellStatus.DELETING and is_empty:
                 del self._cells[cell.name]
-                self._weights.pop(cell.name, None)
+                self._gateway.forget(cell.name)
 
     def _is_gone(self, replica: _Replica) -> bool:
         return replica.state is ReplicaState.STOPPING and replica.due is not None and replica.due <= self.now
@@ -303,14 +289,18 @@ class VirtualCluster:
         for _, cell in sorted(self._cells.items()):
             if cell.built_at is not None:
                 continue
-            pace = self._pace(cell.name)
             for _, found in sorted(cell.deployments.items()):
-                self._shrink(found, pace)
+                self._shrink(cell, found)
                 self._grow(cell, found)
         self._place()
 
-    def _shrink(self, found: _Deployment, pace: Pace) -> None:
-        """Stop who does not run yet first; of the others the last ones by id, for want of Serve's own choice."""
+    def _shrink(self, cell: _Cell, found: _Deployment) -> None:
+        """Stop who does not run yet first; of the others the last ones by id, for want of Serve's own choice.
+
+        What leaves a cell that goes on has requests to answer; a cell is only deleted when there are none.
+        """
+        pace = self._pace(cell.name)
+        stop = pace.stop if cell.status is CellStatus.DELETING else max(pace.stop, pace.answer)
         counted = found.counted()
         excess = len(counted) - found.target
         if excess <= 0:
@@ -322,7 +312,7 @@ class VirtualCluster:
             if not one.node:
                 found.replicas.remove(one)
             else:
-                one.state, one.due = ReplicaState.STOPPING, self.now + pace.stop
+                one.state, one.due = ReplicaState.STOPPING, self.now + stop
 
     def _grow(self, cell: _Cell, found: _Deployment) -> None:
         for _ in range(found.target - len(found.counted())):
@@ -389,7 +379,7 @@ class VirtualCluster:
 
     def _route(self, table: RouteTable) -> None:
         self.routed = table
-        self._weights = {cell.cell: cell.weight for row in table.services for cell in row.cells}
+        self._gateway.route(table, self.now)
 
     def _scale(self, effect: ScaleDeployment) -> None:
         cell = self._cells.get(effect.application)
@@ -429,13 +419,12 @@ class VirtualCluster:
 
     def _delete(self, cell: _Cell) -> None:
         cell.status, cell.built_at = CellStatus.DELETING, None
-        pace = self._pace(cell.name)
         for found in cell.deployments.values():
             found.target = 0
-            self._shrink(found, pace)
+            self._shrink(cell, found)
         if not any(found.replicas for found in cell.deployments.values()):
             del self._cells[cell.name]
-            self._weights.pop(cell.name, None)
+            self._gateway.forget(cell.name)
 
     def _declared(self, name: str, config: dict[str, Any]) -> Iterable[_Deployment]:
         """Return a new application's deployments: those that it lists, and those that its predecessors have too."""

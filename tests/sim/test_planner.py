@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import cast
 
 import pytest
 
 from reconciler.cli.plan_markdown import markdown
 from reconciler.cli.plan_text import text
 from reconciler.errors import Stalled
-from reconciler.planner import Folder, Planner, Proposal, pace_of
+from reconciler.planner import Folder, Planner, Proposal
 from reconciler.planning.live_state import live_state
 from reconciler.planning.moment import Surroundings
+from reconciler.planning.pace import pace_of
 from specs.desired import Commit, PackageRef, Unread, Unreadable
 from specs.memory import Event, OperatorPause
 from specs.parse import SpecReader, Specs
 from specs.planned import Action, PlannedChange
 from specs.predicted import Ending
 from tests.builders import GATEWAY_URL, NOW, seconds
+from tests.sim.serve_model import Timing
 from tests.sim.world import Simulation
 
 SPEC = """apiVersion: heliostat.dev/v1alpha1
@@ -218,6 +221,63 @@ async def test_how_long_replicas_take_is_learned_from_the_last_rollouts() -> Non
     waits = replace(service, rollout=replace(service.rollout, min_ready=seconds(15)))
     assert pace_of(waits, events)[0].build + pace_of(waits, events)[0].start == timedelta(seconds=25)
     assert "no rollout of it is remembered" in pace_of(service, [])[1]
+
+
+def left_after(gone: float) -> list[Event]:
+    """Return the events of a rollout whose old revision was retired so long after it had lost its weight."""
+    return [
+        Event(at=NOW, service="chat", kind="CellCreated", message="", revision="aaa"),
+        Event(at=NOW + seconds(9), service="chat", kind="WeightsChanged", message="old 50%, aaa 50%"),
+        Event(at=NOW + seconds(20), service="chat", kind="WeightsChanged", message="aaa 100%"),
+        Event(at=NOW + seconds(20 + gone), service="chat", kind="CellRetired", message="", revision="old"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gone", "answer"),
+    [(7, 0), (16, 16), (300, 20)],
+    ids=["kept warm for 5 s anyway", "waited for requests", "no longer than requests may last"],
+)
+async def test_how_long_last_requests_go_on_is_learned_where_it_was_waited_for_them(gone: float, answer: float) -> None:
+    sim = Simulation()
+    await planner_of(sim)
+    pace, said = pace_of(sim.memory().wanted, left_after(gone))
+    assert pace.answer == timedelta(seconds=answer)
+    assert (f"{answer} s until the last requests" in said) == (answer > 0)
+
+
+async def test_what_was_learned_of_one_rollout_tells_how_long_the_next_takes() -> None:
+    """But for the last replicas: the simulation stops idle ones no faster than busy ones."""
+    sim = Simulation(timing=Timing(drain=timedelta(seconds=12)))
+    sim.watch.requests.durations = (12.0, 12.0)
+    planner = await planner_of(sim)
+    for version in ("v2", "v3"):
+        text = SPEC.replace("version: v1", f"version: {version}")
+        predicted = (await planned(planner, text)).prediction
+        begun = sim.clock.now()
+        sim.source.push_files({"chat.yaml": text.encode()})
+        await sim.run(3)
+        await sim.until(sim.is_settled)
+        took = (sim.clock.now() - begun).total_seconds() - (12 - 3)
+        assert sim.tick is not None
+        planner.world = sim.tick.world
+        commit = sim.tick.world.desired.commit if sim.tick.world.desired else None
+        assert commit is not None
+        cast("Pushed", planner.commits).add(commit, {"chat.yaml": text.encode()})
+    assert predicted is not None
+    assert predicted.duration is not None
+    assert predicted.duration.total_seconds() == pytest.approx(took, abs=4)
+
+
+async def test_a_rollout_under_way_goes_at_the_pace_of_the_ones_before() -> None:
+    planner = await planner_of(Simulation())
+    assert planner.world is not None
+    memory = planner.world.memory.services["chat"]
+    moving = replace(memory, wanted=replace(memory.wanted, revision=replace(memory.wanted.revision, id="next")))
+    world = replace(planner.world, memory=replace(planner.world.memory, services={"chat": moving}))
+    assert world.desired is not None
+    question = await planner._question(world, replace(world.desired, services=(moving.wanted,)))
+    assert question.paces["chat"].build + question.paces["chat"].start == timedelta(seconds=7)
 
 
 async def test_a_plan_is_applied_only_while_nothing_has_moved() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 import reconciler.planning.preview
 from reconciler.planning.moment import Surroundings
+from reconciler.planning.pace import Pace
 from reconciler.planning.preview import Question, predict
-from reconciler.planning.virtual import Pace
 from specs.desired import ClusterSettings, Desired, DesiredService, PruneSettings
 from specs.predicted import Ending, PredictedService, Prediction
 from tests.builders import GATEWAY_URL, amount, service, steps
@@ -23,8 +23,13 @@ from tests.sim.world import Simulation
 COURSE = ("RolloutStarted", "CellCreated", "StepEntered", "Promoted", "CellRetired", "Removed", "Removing")
 """Kinds of events whose order is a rollout's course."""
 
-DRAIN, BUILD, START = 30, 4, 2
-PACE = Pace(build=timedelta(seconds=BUILD), start=timedelta(seconds=START), stop=timedelta(seconds=DRAIN))
+DRAIN, BUILD, START, ANSWER = 30, 4, 2, 9
+PACE = Pace(
+    build=timedelta(seconds=BUILD),
+    start=timedelta(seconds=START + 1),  # Until a look shows it, as in what is learned from the last rollouts.
+    stop=timedelta(seconds=DRAIN),
+    answer=timedelta(seconds=ANSWER),
+)
 PRUNE = ClusterSettings(prune=PruneSettings(enabled=True, max_services=9, max_fraction=amount("100%")))
 
 
@@ -56,6 +61,7 @@ class Compared:
 
 async def settled(*services: DesiredService, cpus: float = 100.0) -> Simulation:
     sim = Simulation(timing=Timing(drain=timedelta(seconds=DRAIN)), cpus=cpus)
+    sim.watch.requests.durations = (ANSWER, ANSWER)
     sim.push(*services, settings=PRUNE)
     await sim.settle()
     return sim

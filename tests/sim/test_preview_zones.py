@@ -16,9 +16,12 @@ from tests.builders import service, steps, zones
 from tests.sim.codebook import Behaviour
 from tests.sim.fake_nodes import make_node
 from tests.sim.serve_model import Timing
-from tests.sim.test_preview import BUILD, DRAIN, PRUNE, START, compared, course, prediction, running
+from tests.sim.test_preview import ANSWER, BUILD, DRAIN, PRUNE, START, compared, course, prediction, running
 from tests.sim.test_zones import give_back, lose, per_zone
 from tests.sim.world import Simulation
+
+CLOSE = 8
+"""Seconds: a cell that leaves may have had its last request long before the others, or just now."""
 
 
 def spec(version: str = "v1", size: Any = 6, placement: Placement | None = None, **ways: Any) -> DesiredService:
@@ -32,6 +35,7 @@ def spec(version: str = "v1", size: Any = 6, placement: Placement | None = None,
 async def settled(wanted: DesiredService, cpus: Iterable[float] = (100, 100, 100)) -> Simulation:
     """Return a simulation with one node per zone, of so many CPUs, on which a service has come to rest."""
     sim = Simulation(timing=Timing(drain=timedelta(seconds=DRAIN)))
+    sim.watch.requests.durations = (ANSWER, ANSWER)
     sim.nodes.nodes.clear()
     for number, (zone, size) in enumerate(zip("abc", cpus, strict=True), start=1):
         sim.nodes.add(make_node(number, zone, cpus=size))
@@ -63,7 +67,7 @@ async def as_predicted(sim: Simulation, wanted: DesiredService, *, fits: bool = 
     told = found.of("chat")
     assert told.ending is Ending.DONE
     assert told.duration is not None
-    assert told.duration.total_seconds() == pytest.approx(found.took, abs=45)
+    assert told.duration.total_seconds() == pytest.approx(found.took, abs=CLOSE)
     assert told.peak["Echo"] >= found.peak("chat")
     assert len(told.restarts) == found.lost["chat"]
     assert ordered(course(told)) == ordered(found.seen["chat"])
@@ -119,7 +123,7 @@ async def test_a_zone_that_is_allowed_again_is_told_as_used_though_it_is_not_bel
     await sim.until(lambda: per_zone(sim) == {"a": 2, "b": 2, "c": 2}, within=300, what="c is used")
     assert told.ending is Ending.DONE
     assert told.duration is not None
-    assert told.duration.total_seconds() == pytest.approx((sim.clock.now() - begun).total_seconds(), abs=45)
+    assert told.duration.total_seconds() == pytest.approx((sim.clock.now() - begun).total_seconds(), abs=CLOSE)
     assert told.zones == landed(sim, before) == {"c": 2}
     assert len(told.restarts) == len(before - running(sim, "chat")) == 2
 

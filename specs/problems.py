@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from specs.masking import masked_text
 from specs.yaml_marks import Path
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -167,6 +168,7 @@ def describe(value: Any) -> str:
         case list():
             return "a list"
         case str():
-            return f'"{value}"' if len(value) <= MAX_SHOWN else f'"{value[: MAX_SHOWN - 3]}..."'
+            shown = masked_text(value)  # Errors are put under pull requests, and a secret may be in the wrong place.
+            return f'"{shown}"' if len(shown) <= MAX_SHOWN else f'"{shown[: MAX_SHOWN - 3]}..."'
         case _:
             return str(value)

@@ -19,6 +19,17 @@ from specs.masking import masked, masked_text
         ("Authorization: Bearer abcdefghijkl", "Authorization: Bearer ***"),
         ("ghp_0123456789abcdefghij", "***"),
         ("hf_0123456789abcdefghij", "***"),
+        ("AIzaSyA0123456789abcdefghijabcdefghij", "***"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl", "***"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "***"),
+        ("DB_PASSWORD=hunter2 LEVEL=3", "DB_PASSWORD=*** LEVEL=3"),
+        ("--api-key=abc --level=3", "--api-key=*** --level=3"),
+        ("serve --hf-token abc --port 80", "serve --hf-token *** --port 80"),
+        ("Server=x;Password=abc;Port=1", "Server=x;Password=***;Port=1"),
+        ("password: abc", "password: ***"),
+        ("--max-tokens=512 --tokenizer=fast", "--max-tokens=512 --tokenizer=fast"),
+        ("--no-token --port 80", "--no-token --port 80"),
+        ("a token of thanks: none", "a token of thanks: none"),
         ("gcs://bucket/app.zip", "gcs://bucket/app.zip"),
         ("mail ada@example.com about https://h/p?keyword=x", "mail ada@example.com about https://h/p?keyword=x"),
     ],
@@ -31,6 +42,15 @@ def test_values_are_hidden_by_where_they_are_and_by_what_they_are_called() -> No
     value = {
         "env_vars": {"REGION": "us", "N": 1},
         "args": {"api_key": "k", "hf_token": "t", "dbPassword": "p", "max_tokens": 512, "model": "small", "key": "k"},
+        "more": {
+            "openai_key": "k",
+            "Authorization": "x",
+            "credentials": {"user": "ada", "port": 5432, "deep": [{"x": "y"}]},
+            "author": "ada",
+            "sort_key": "name",
+            "tokenizer": "fast",
+        },
+        "envFrom": {"HF_TOKEN": {"kubernetesSecret": {"namespace": "prod", "name": "hf", "key": "token"}}},
         "list": [{"env_vars": {"A": "b"}}, "https://a:b@c/"],
     }
     assert masked(value) == {
@@ -43,5 +63,14 @@ def test_values_are_hidden_by_where_they_are_and_by_what_they_are_called() -> No
             "model": "small",
             "key": "k",
         },
+        "more": {
+            "openai_key": "***",
+            "Authorization": "***",
+            "credentials": {"user": "***", "port": 5432, "deep": [{"x": "***"}]},
+            "author": "ada",
+            "sort_key": "name",
+            "tokenizer": "fast",
+        },
+        "envFrom": {"HF_TOKEN": {"kubernetesSecret": {"namespace": "prod", "name": "hf", "key": "token"}}},
         "list": [{"env_vars": {"A": "***"}}, "https://***@c/"],
     }

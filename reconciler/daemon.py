@@ -44,6 +44,7 @@ from reconciler.claim import Claim
 from reconciler.compaction import Compactor
 from reconciler.desk import Desk
 from reconciler.errors import PortError, Stalled
+from reconciler.garbage import spare_what_is_there
 from reconciler.gateway import GatewaySettings, HAProxyGateway
 from reconciler.journal import Journal, saved_events
 from reconciler.loop import Reconciler, Tick, WrongMode
@@ -319,6 +320,8 @@ async def _reconcile(fittings: _Fittings, *, direct: bool) -> None:
         fittings.herald.take(saved_events(tick), tick.status, tick.world)
         fittings.metrics.observe_tick(tick, gateway)
         tracer(tick)
+        if fittings.desk.is_ready():
+            spare_what_is_there()
 
     surroundings = Surroundings(
         gateway_url=settings.public_url,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from specs.application import (
     application_packages,
@@ -42,6 +42,8 @@ from specs.unread import LFS_MESSAGE, error_of, is_lfs_pointer
 from specs.yaml_marks import Document, FiledMark, Mark, Node, YamlFile, YamlProblem, read_yaml
 
 __all__ = ["PackageIndex", "SpecReader", "Specs", "is_spec_file", "read_desired"]
+
+T = TypeVar("T")
 
 KINDS = ("Service", "ClusterPolicy", BASE, VARIABLES)
 
@@ -202,12 +204,22 @@ class _KnownFile:
         """Return it as a file of another commit: packages are named with the commit that they are made from."""
         if not any(service.revision.packages for service in self.read.services):
             return self
-        services = tuple(replace(s, revision=_revision_at(s.revision, commit)) for s in self.read.services)
-        return replace(self, read=replace(self.read, services=services))
+        services = tuple(_copy(s, revision=_revision_at(s.revision, commit)) for s in self.read.services)
+        return _copy(self, read=_copy(self.read, services=services))
 
 
 def _revision_at(revision: Revision, commit: str) -> Revision:
-    return replace(revision, packages=tuple(replace(package, commit=commit) for package in revision.packages))
+    return _copy(revision, packages=tuple(_copy(package, commit=commit) for package in revision.packages))
+
+
+def _copy(value: T, **changes: object) -> T:
+    """Return what `replace` does of a value without slots or own `__post_init__`, in a fifth of its time.
+
+    Each commit copies every service that has a package, be there thousands of them.
+    """
+    made: T = object.__new__(type(value))
+    made.__dict__.update(value.__dict__, **changes)
+    return made
 
 
 def _assembled(commit: Commit, read: _Read, unread: tuple[Unread, ...]) -> Specs:

@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -41,10 +42,13 @@ class Mirror:
         self._stamp = folder / f"read-at-{watched}"
         self._writing = threading.Lock()
         self._fetches = 0
+        self._known: Mapping[str, str] | None = None
+        """Our refs of this branch, as nobody else writes to them; None when they are to be read again."""
 
     def prepare(self) -> None:
         """Make the repository, or make it anew when it is no longer one; nobody else writes to it."""
         with self._writing:
+            self._known = None
             self._sweep()
             for leftover in self._folder.glob("index-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -77,8 +81,7 @@ class Mirror:
 
     def accept(self, sha: str) -> None:
         """Remember the commit as the last one that could be read whole."""
-        with self._writing:
-            self.command.run("update-ref", self._accepted, sha)
+        self._write_ref(self._accepted, sha)
 
     def accepted(self) -> str | None:
         """Return the commit that was accepted last, or None."""
@@ -86,13 +89,11 @@ class Mirror:
 
     def pin(self, sha: str) -> None:
         """Remember, over restarts, that this commit is followed instead of the branch."""
-        with self._writing:
-            self.command.run("update-ref", self._pinned_ref, sha)
+        self._write_ref(self._pinned_ref, sha)
 
     def unpin(self) -> None:
         """Follow the branch again."""
-        with self._writing:
-            self.command.run("update-ref", "-d", self._pinned_ref)
+        self._write_ref("-d", self._pinned_ref)
 
     def pinned(self) -> str | None:
         """Return the commit that is followed instead of the branch, or None."""
@@ -110,10 +111,22 @@ class Mirror:
         return self._resolve(self._tip)
 
     def _resolve(self, ref: str) -> str | None:
-        try:
-            return self.command.run("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").decode().strip()
-        except GitFailed:
-            return None
+        """Return where one of our refs points: each process costs as much as reading a hundred unchanged specs."""
+        known = self._known
+        if known is None:
+            refs = (self._tip, self._accepted, self._pinned_ref)
+            try:
+                out = self.command.run("for-each-ref", "--format=%(objectname) %(refname)", *refs).decode()
+            except GitFailed:
+                return None
+            known = self._known = {name: sha for sha, _, name in (line.partition(" ") for line in out.splitlines())}
+        return known.get(ref)
+
+    def _write_ref(self, *arguments: str) -> None:
+        with self._writing:
+            self._known = None
+            self.command.run("update-ref", *arguments)
+            self._known = None
 
     def remote_tip(self, limit: timedelta) -> str:
         """Ask the repository for its branch's commit: one small answer, however large it is."""
@@ -142,6 +155,7 @@ class Mirror:
         return self.tip() or ""
 
     def _fetch(self, refspec: str, limit: timedelta, *options: str) -> None:
+        self._known = None
         self._sweep()
         quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules")
         try:

@@ -88,11 +88,14 @@ class Objects:
         """`command` runs git on the repository; `scratch` is a folder to write in, by default the repository."""
         self._command = command
         self._scratch = scratch or command.repository
+        self._root = ("", "")
+        """The commit that was asked for last, and its root tree."""
 
     def commit(self, sha: str, branch: str) -> Commit:
         """Return a commit's own words. Raises GitFailed when it is not there."""
-        out = self._command.run("log", "-1", "--no-show-signature", "--format=%H%x00%an%x00%s%x00%ct", sha, "--")
-        full, author, subject, seconds = out.decode(errors="replace").rstrip("\n").split("\0")
+        out = self._command.run("log", "-1", "--no-show-signature", "--format=%H%x00%an%x00%s%x00%ct%x00%T", sha, "--")
+        full, author, subject, seconds, root = out.decode(errors="replace").rstrip("\n").split("\0")
+        self._root = (full, root)
         return Commit(
             sha=full,
             branch=branch,
@@ -117,10 +120,12 @@ class Objects:
         return tuple(sorted(_entry(record) for record in out.split(b"\0") if record))
 
     def listing(self, commit: str) -> Listing:
-        """Return everything that a commit holds, in two runs of git however many folders it has."""
+        """Return everything that a commit holds, in two runs of git at most, however many folders it has."""
         out = self._command.run("ls-tree", "-r", "-t", "-z", "-l", "--full-tree", commit)
         entries = [_entry(record) for record in out.split(b"\0") if record]
-        root = self._command.run("rev-parse", "--verify", "--quiet", f"{commit}^{{tree}}").decode().strip()
+        known, root = self._root
+        if known != commit:
+            root = self._command.run("rev-parse", "--verify", "--quiet", f"{commit}^{{tree}}").decode().strip()
         folders = {"": root} | {entry.path: entry.oid for entry in entries if entry.mode == TREE}
         return Listing(folders=folders, entries=tuple(sorted(entry for entry in entries if entry.mode != TREE)))
 

@@ -103,5 +103,7 @@ class CommitReader:
 
 def _printable(path: str) -> str:
     """Return a path that can be printed, and no two as the same: a file that hides another takes its services away."""
+    if path.isascii() and path.isprintable():
+        return path
     text = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -101,7 +101,7 @@ def start_keeper(folder: Path, settings: Mapping[str, Any]) -> subprocess.Popen[
             os.truncate(log, 0)
     with log.open("ab") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", "reconciler.keeper", str(folder)],
+            [sys.executable, "-m", "reconciler.keeper", str(folder.absolute())],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

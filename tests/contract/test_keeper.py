@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ import aiohttp
 import pytest
 
 from reconciler.adapters.clock import SystemClock
-from reconciler.claim import Claim, end_keeper, keeper_of, start_of
+from reconciler.claim import Claim, end_keeper, keeper_of, start_keeper, start_of
 from reconciler.gateway import GatewaySettings, HAProxyGateway
 from tests.contract.gateway_front import client, eventually
 from tests.contract.gateway_replicas import ReplicaDouble, free_port, replicas
@@ -317,3 +318,22 @@ async def test_a_gateway_that_stands_in_never_gives_a_cell_more(machine: Machine
             seen = await gateway.observe()
         claim.release()
         assert {lane.cell: lane.weight for lane in seen.lanes} == weights
+
+
+async def test_a_state_folder_may_be_named_from_where_the_daemon_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("state/gateway")
+    folder.mkdir(parents=True)
+    claim = Claim(folder)
+    await asyncio.to_thread(claim.take)
+    keeper = start_keeper(folder, {})
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            await asyncio.to_thread(keeper.wait, 2)  # It has a lock to wait for, and does.
+    finally:
+        keeper.kill()
+        await asyncio.to_thread(keeper.wait)
+        claim.release()
+    assert (folder / "keeper.log").read_text() == ""

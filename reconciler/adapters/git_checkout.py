@@ -119,11 +119,17 @@ class Checkout:
 
 
 def repository_around(folder: Path) -> Path:
-    """Return the root of the working copy that holds `folder`, or `folder` itself when it is a bare repository."""
+    """Return the root of the working copy that holds `folder`, or `folder` itself when it is a bare repository.
+
+    A bare repository inside of a working copy is a part of what was committed there: its configuration, which may
+    name programs for git to run, is whoever's that wrote the commit.
+    """
     start = folder.resolve()
     for parent in (start, *start.parents):
-        if (parent / ".git").exists() or _is_bare(parent):
+        if (parent / ".git").exists():
             return parent
+    if _is_bare(start):
+        return start
     raise Stalled(f"{folder} is in no Git repository: run this inside of one, or name one with --repo")
 
 

@@ -157,12 +157,14 @@ class _Gathered:
 
     def take(self, file: Path, root: Path, *, is_named: bool) -> None:
         """Look at one file below `root`; `is_named` when it was asked for itself."""
-        content = file.read_bytes() if file.is_file() else b""
+        is_link = file.is_symlink() and (root / ".git").exists()
+        is_here = file.is_file() and (not is_link or file.resolve().is_relative_to(root))
+        content = file.read_bytes() if is_here else b""  # A link may lead to what has no end.
         is_spec = is_lfs_pointer(content) or self.reader.is_spec_file(content)
         place = file.parent.resolve() / file.name
         inner = _inner_repository(place, root)
-        if file.is_symlink() and (root / ".git").exists():
-            if is_spec or not file.is_file() or not file.resolve().is_relative_to(root):
+        if is_link:
+            if is_spec or not is_here:
                 link = Unread(path=place.relative_to(root).as_posix(), kind=Unreadable.LINK, is_spec=True)
                 self.links.setdefault(root, []).append(link)
         elif is_spec and inner is not None:
@@ -207,6 +209,8 @@ def handle_warnings(root: Path, desired: Desired) -> Iterator[SpecError]:
     folders = {package.path for service in desired.services for package in service.revision.packages}
     for folder in sorted(folders):
         for file in sorted((root / folder).rglob("*.py")):
+            if file.is_symlink() or not file.is_file():
+                continue  # What a link in a package leads to is in the package itself, or refused.
             for number, line in enumerate(file.read_text(errors="replace").splitlines(), start=1):
                 if (found := _APP_HANDLE.search(line)) and not line.lstrip().startswith(("#", "def ")):
                     yield SpecError(

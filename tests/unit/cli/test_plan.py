@@ -120,6 +120,20 @@ def test_a_linked_work_tree_and_a_bare_clone_are_read_too(origin: Origin, tmp_pa
         assert result.stdout == expected
 
 
+def test_a_bare_repository_that_was_committed_is_no_repository_to_run_git_in(origin: Origin, tmp_path: Path) -> None:
+    trap = tmp_path / "ran"
+    change(origin, chat__app_py="two\n")
+    inner = origin.folder / "chat" / "inner"
+    git(tmp_path, "clone", "--quiet", "--bare", str(origin.folder), str(inner))
+    (inner / "config").write_text(f'[core]\nbare = true\nfsmonitor = "touch {trap}"\n[alias]\nx = y\n')
+    expected = run(origin, "--base", "HEAD~1").stdout
+    result = CliRunner().invoke(plan, ["--repo", str(inner), "--base", "HEAD~1"])
+    assert result.stdout == expected
+    git(inner, "update-ref", "refs/heads/main", "HEAD~1")
+    assert CliRunner().invoke(plan, ["--repo", str(inner), "--base", "HEAD~1"]).stdout == expected
+    assert not trap.exists()
+
+
 def test_only_the_given_folder_is_read(origin: Origin) -> None:
     change(origin, chat__app_py="two\n", embed__embed_yaml=None)
     assert run(origin, "--path", "chat").stdout.splitlines()[-1].startswith("Plan: 0 to add, 1 to change, 0 to destroy")

@@ -182,3 +182,14 @@ def test_specs_of_another_repository_inside_are_told_and_not_counted(repository:
     assert "0 services" in result.stderr
     assert "services/chat/spec.yaml:1:1: warning: this is in another repository (services/chat)" in result.stderr
     assert "1 service" in run("services/chat").stderr
+
+
+def test_what_links_lead_to_outside_is_not_read(repository: Path) -> None:
+    (repository / "services" / "endless.yaml").symlink_to("/dev/zero")
+    (repository / "services" / "chat" / "endless.py").symlink_to("/dev/zero")
+    (repository / "services" / "memory.yaml").symlink_to("/proc/self/mem")
+    result = run(".")
+    assert [line.partition(": ")[0] for line in result.stdout.splitlines()] == [
+        "services/endless.yaml:1:1",
+        "services/memory.yaml:1:1",
+    ]

@@ -366,5 +366,6 @@ def _gateway_settings(settings: Settings, *, direct: bool) -> GatewaySettings:
         port=settings.gateway.port,
         tls_pem=settings.gateway_tls,
         is_direct=direct,
+        zone=settings.zone,
         lanes=settings.gateway_lanes,
     )

@@ -112,6 +112,12 @@ class TrafficSource(Protocol):
     def histograms(self) -> Iterable[HistogramSeen]:
         """Return latency per cell."""
 
+    def crossings(self) -> Mapping[str, Mapping[str, int]]:
+        """Return requests per cell by where they were answered; nothing when the gateway has no zone of its own."""
+
+    def cross_zone(self) -> Mapping[str, float]:
+        """Return the share of each service's requests that left the gateway's zone lately."""
+
 
 class CompactionSource(Protocol):
     """What compaction has come to."""
@@ -359,6 +365,26 @@ def _traffic(gateway: TrafficSource) -> Iterator[Metric]:
         requests.add_metric(labels, count)
     yield requests
     yield _durations(gateway.histograms())
+    yield from _crossings(gateway)
+
+
+def _crossings(gateway: TrafficSource) -> Iterator[Metric]:
+    family = CounterMetricFamily(
+        "heliostat_gateway_zone_requests",
+        "Requests by where they were answered: near (in the gateway's own zone), far, unknown.",
+        labels=("service", "revision", "side"),
+    )
+    totals: Tally[tuple[str, str, str]] = Tally()
+    for cell, sides in gateway.crossings().items():
+        key = _key(cell)
+        for side, count in sides.items():
+            totals[key.service, key.revision, side] += count
+    for labels, count in sorted(totals.items()):
+        family.add_metric(labels, count)
+    yield family
+    shares = [((service,), share) for service, share in sorted(gateway.cross_zone().items())]
+    text = "Part of the last minute's requests that left the gateway's zone."
+    yield _gauge("gateway_cross_zone_share", text, ("service",), shares)
 
 
 def _durations(histograms: Iterable[HistogramSeen]) -> Metric:

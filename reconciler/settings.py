@@ -26,6 +26,7 @@ PREFIX = "HELIOSTAT_"
 _ALLOWED = re.compile(
     r"(?:\[(?P<literal>[0-9a-f:.]+)\]|(?P<name>(?:\*\.)?[a-z0-9_][a-z0-9._-]*))(?::(?P<port>[0-9]{1,5}))?"
 )
+_ZONE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _CLUSTER = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
@@ -122,6 +123,8 @@ class Settings(TrustSettings, NodeSettings):
     gateway: Address = Address(host="127.0.0.1", port=8080)
     gateway_tls: Path | None = None
     """PEM file with certificate and key; None serves plain HTTP."""
+    zone: str | None = None
+    """The zone of the gateway's host: replicas there are preferred while they have room. None prefers nobody."""
     gateway_mode: GatewayMode = GatewayMode.AUTO
     gateway_lanes: int = 256
     """Cells that can have traffic at once without a reload of HAProxy."""
@@ -212,6 +215,12 @@ def _parse_cluster(text: object) -> str:
     return str(text)
 
 
+def _parse_zone(text: object) -> str:
+    if not _ZONE.fullmatch(str(text)):
+        raise ValueError("write a zone as the nodes' label ray.io/availability-zone has it, such as us-east-1a")
+    return str(text)
+
+
 def _parse_hosts(text: object) -> tuple[str, ...]:
     hosts = text if isinstance(text, list | tuple) else str(text).split(",")
     return tuple(str(host).strip().lower() for host in hosts if str(host).strip())
@@ -265,6 +274,7 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "allowed_hosts": _parse_hosts,
     "gateway": parse_address,
     "gateway_tls": _parse_file,
+    "zone": _parse_zone,
     "gateway_mode": _choice(GatewayMode),
     "gateway_lanes": _parse_lanes,
     "gateway_keeper": _parse_switch,

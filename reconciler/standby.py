@@ -78,6 +78,7 @@ def keeper_settings(settings: Settings, gateway: GatewaySettings) -> dict[str, A
         "port": gateway.port,
         "tls_pem": str(gateway.tls_pem.absolute()) if gateway.tls_pem else None,
         "is_direct": gateway.is_direct,
+        "zone": gateway.zone,
         "lanes": gateway.lanes,
     }
 
@@ -98,6 +99,7 @@ class Standby:
             port=settings["port"],
             tls_pem=Path(pem) if pem else None,
             is_direct=settings["is_direct"],
+            zone=settings["zone"],
             lanes=settings["lanes"],
         )
 

@@ -42,6 +42,8 @@ class Endpoint:
     replica: str
     node: str = ""
     zone: str = ""
+    room: int = 0
+    """How many requests its replica is to have at once, as Serve is told; 0: not known."""
     is_leaving: bool = False
     """Its node is about to be taken away: nothing new is sent there."""
 
@@ -206,6 +208,10 @@ class GatewaySeen:
     lanes: tuple[LaneSeen, ...]
     traffic: tuple[TrafficSeen, ...] = ()
     reloads: int = 0
+    zone: str | None = None
+    """The gateway's own, which it prefers."""
+    cross_zone: Mapping[str, float] = field(default_factory=dict)
+    """By service, which part of the last minute's requests left that zone; services without requests are out."""
 
     def lane(self, cell: str) -> LaneSeen | None:
         """Return the lane leased to `cell`, or None."""

@@ -27,6 +27,8 @@ class CellWeight:
 
     cell: str
     weight: int
+    zone: str | None = None
+    """Where its replicas are; None: anywhere."""
 
 
 CLIENT_NAME = r"[A-Za-z0-9_.-]{1,64}"
@@ -86,6 +88,8 @@ class ServiceRoute:
     max_request_seconds: float = 600.0
     sticky: Sticky | None = None
     header: HeaderRoute | None = None
+    may_prefer_zone: bool = False
+    """A gateway may send more to the cells in its own zone than they weigh: all are alike, and none is being judged."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,14 @@ class ZoneStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CrossingStatus:
+    """Which part of the last minute's requests left the gateway's own `zone`, in percent."""
+
+    zone: str
+    percent: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class MarketStatus:
     """One market of a service that is divided over markets: replicas that answer, and that are to be there.
 
@@ -199,6 +207,8 @@ class ServiceStatus:
     """Of a service that is spread over zones; replicas are summed over its deployments and revisions."""
     markets: tuple[MarketStatus, ...] = ()
     """Of a service that is divided over spot nodes and those that stay, summed in the same way."""
+    crossing: CrossingStatus | None = None
+    """None when the gateway has no zone of its own, and without requests."""
     staging: StagingStatus | None = None
     """None when no weights are, or were, staged for the candidate or the stable revision."""
 

@@ -256,6 +256,8 @@ def _endpoints(details: ServeDetails, zones: Mapping[str, str]) -> dict[str, tup
         application = details.applications.get(group.app_name)
         if group.protocol != "HTTP" or application is None:
             continue
+        ingress = application.deployments.get(group.ingress_deployment_name)
+        room = _room(ingress.deployment_config) if ingress else 0
         nodes = {
             replica.replica_id: replica.node_id or ""
             for deployment in application.deployments.values()
@@ -263,13 +265,25 @@ def _endpoints(details: ServeDetails, zones: Mapping[str, str]) -> dict[str, tup
         }
         found[group.app_name] = tuple(
             sorted(
-                Endpoint(ip=target.ip, port=target.port, replica=replica, node=node, zone=zones.get(node, ""))
+                Endpoint(
+                    ip=target.ip, port=target.port, replica=replica, node=node, zone=zones.get(node, ""), room=room
+                )
                 for target in group.targets
                 if (replica := _replica_id(target.name)) is not None
                 for node in (nodes.get(replica, ""),)
             )
         )
     return found
+
+
+def _room(config: Mapping[str, Any]) -> int:
+    """Return how many requests one replica is to have at once.
+
+    Of an autoscaled deployment that is what Serve aims at: more of them make it add replicas.
+    """
+    most = float(config.get("max_ongoing_requests") or 0)
+    aimed = (config.get("autoscaling_config") or {}).get("target_ongoing_requests")
+    return int(most if aimed is None else max(1.0, min(most, float(aimed))))
 
 
 def _replica_id(target_name: str) -> str | None:

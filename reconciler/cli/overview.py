@@ -185,6 +185,10 @@ def _facts(service: ServiceStatus, now: datetime) -> list[str]:
     facts.append(
         f"{'replicas':<10}{counts.ready} ready of {counts.target}, {counts.live} live, at most {counts.peak}{own}"
     )
+    if service.crossing is not None:
+        crossing = service.crossing
+        text = f"{percent(crossing.percent)} of the last minute's requests left zone {crossing.zone}, the gateway's own"
+        facts.append(f"{'crossing':<10}{text}")
     if service.target and service.target not in (service.stable, service.candidate):
         facts.append(f"{'wanted':<10}{service.target}")
     return facts

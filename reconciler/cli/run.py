@@ -35,6 +35,7 @@ OPTIONS = (
     click.option("--allowed-hosts", metavar="NAMES", help="Further names of this daemon, separated by commas."),
     click.option("--gateway", metavar="HOST:PORT", help="Where services are served.  [default: 127.0.0.1:8080]"),
     click.option("--gateway-tls", metavar="PEM", help="Certificate and key: the gateway then speaks HTTPS."),
+    click.option("--zone", metavar="NAME", help="The gateway's own zone, which it prefers.  [default: none]"),
     click.option("--gateway-mode", type=_one_of(GatewayMode), help="How replicas are reached."),
     click.option("--gateway-lanes", metavar="N", help="Cells with traffic at once without a reload.  [default: 256]"),
     click.option("--gateway-keeper", metavar="on|off", help="A process for while no daemon runs.  [default: on]"),

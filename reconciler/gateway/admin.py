@@ -105,6 +105,8 @@ class ServerStat:
     status: str
     is_up: bool
     in_flight: int
+    requests: int = 0
+    """Since it was added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,7 @@ def _read_server(record: dict[str, str]) -> ServerStat:
         # Before its first check a new server counts as up; at that check's failure it goes down at once.
         is_up=status.startswith("UP") and record["check_status"].removeprefix("* ") not in UNCHECKED,
         in_flight=int(record["scur"]),
+        requests=int(record["stot"]),
     )
 
 

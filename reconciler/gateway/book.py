@@ -9,8 +9,10 @@ from datetime import datetime, timedelta
 from reconciler.gateway.admin import LaneStat
 from reconciler.gateway.clients import ClientLedger
 from reconciler.gateway.config import Content
+from reconciler.gateway.crossings import Crossings, side_of
 from reconciler.gateway.extras import header_rules
 from reconciler.gateway.lanes import LanePool, Lease, Phase
+from reconciler.gateway.near import room_of
 from reconciler.gateway.rows import Row, make_row
 from reconciler.gateway.servers import Known, merge, read_server, server_address, server_name
 from reconciler.gateway.signals import Answer
@@ -26,14 +28,16 @@ DEFAULT_PATIENCE = timedelta(minutes=10)
 class Book:
     """The gateway's memory. Nothing here waits or talks to anybody."""
 
-    def __init__(self, lanes: int, saved: Saved) -> None:
-        """Open with what a former daemon saved."""
+    def __init__(self, lanes: int, saved: Saved, zone: str | None = None) -> None:
+        """Open with what a former daemon saved; `zone` is the gateway's own."""
+        self.zone = zone
         self.pool = LanePool(lanes, saved.leases)
         self.table = saved.table
         self.known: dict[str, tuple[Known, ...]] = dict(saved.known)
         self.reloads = saved.reloads
         self.ledger = Ledger(saved.ledger)
         self.clients = ClientLedger(saved.clients)
+        self.crossings = Crossings(saved.crossings)
         self.stats: dict[str, LaneStat] = {}
         """The lanes in use, as last read."""
         self.timed = 0
@@ -51,6 +55,7 @@ class Book:
             known=self.known,
             ledger=self.ledger.state(),
             clients=self.clients.state(),
+            crossings=self.crossings.state(),
             latency={cell: latency.counts for cell, latency in sorted(self._latency.items())},
         )
 
@@ -88,7 +93,8 @@ class Book:
     def rows(self) -> dict[str, Row]:
         """Return the table's rows by their key in the route map."""
         lanes = {lease.cell: lease.lane for lease in self.pool.leases if lease.phase is not Phase.COOLING}
-        rows = (make_row(service, lanes) for service in self.table.services)
+        rooms = {cell: room_of(entry.endpoint for entry in known) for cell, known in self.known.items()}
+        rows = (make_row(service, lanes, self.zone, rooms) for service in self.table.services)
         return {row.key: row for row in rows}
 
     def content(self) -> Content:
@@ -129,6 +135,31 @@ class Book:
             if answer.group is not None:
                 self.clients.time(lease.cell, answer.group, answer.seconds)
 
+    def credit_crossings(self, generation: int, now: datetime) -> None:
+        """Take the servers' counters as last read, by where they are."""
+        if self.zone is None:
+            return
+        servers = []
+        zones = {cell.cell: cell.zone for service in self.table.services for cell in service.cells}
+        for lease in self.pool.leases:
+            known = {server_name(entry.endpoint): entry.endpoint.zone for entry in self.known.get(lease.cell, ())}
+            for stat in self.stats[lease.lane].servers if lease.lane in self.stats else ():
+                servers.append(f"{generation}:{lease.lane}/{stat.name}")
+                # Serve's proxies are anywhere, the replicas of a cell in its zone.
+                zone = zones.get(lease.cell) or known.get(stat.name, "")
+                self.crossings.credit(lease.cell, servers[-1], stat.requests, side_of(zone, self.zone))
+        self.crossings.keep(self.cells(), servers, now)
+
+    def cross_zone(self) -> dict[str, float]:
+        """Return which part of each service's requests lately left the gateway's zone; services without any are out."""
+        if self.zone is None:
+            return {}
+        shares = {
+            service.service: self.crossings.share(cell.cell for cell in service.cells)
+            for service in self.table.services
+        }
+        return {service: share for service, share in shares.items() if share is not None}
+
     def credit_unrouted(self, generation: int, counts: Mapping[str, int]) -> None:
         """Take a reading of the gateway's own 503s: they count for the cell with the most weight."""
         for service, count in counts.items():
@@ -156,7 +187,14 @@ class Book:
         )
         sticky = self._sticky_cells()
         traffic = tuple(self._traffic(lease, now, by_client=lease.cell in sticky) for lease in held)
-        return GatewaySeen(is_direct=is_direct, lanes=lanes, traffic=traffic, reloads=self.reloads)
+        return GatewaySeen(
+            is_direct=is_direct,
+            lanes=lanes,
+            traffic=traffic,
+            reloads=self.reloads,
+            zone=self.zone,
+            cross_zone=self.cross_zone(),
+        )
 
     def statuses(self, cell: str) -> dict[str, str]:
         """Return HAProxy's status per replica of a cell."""

@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from reconciler.gateway.clients import HASH_SEED, TABLE
 from reconciler.gateway.extras import MATCHED
 from reconciler.gateway.lanes import lane_name
+from reconciler.gateway.near import FAR, FIRST_PLACE, LOAD, MOST_PLACES, NEAR
 from reconciler.gateway.rows import FIRST_SHARE, STRIPS, Row
 from specs.evidence import CLIENT_GROUPS
 from specs.routes import FULL, MOST_SHARES
@@ -66,6 +67,9 @@ class Process:
     threads: int
     maxconn: int
     is_direct: bool
+    zone: str | None = None
+    """A comment in the rules: the rows say which lanes are there. With another zone all rows are others, and a new
+    process has them from its first request."""
     tls_pem: str = ""
     tls_digest: str = ""
     """Of the certificate's content: a renewed one needs a new process."""
@@ -108,6 +112,9 @@ def render_config(process: Process, content: Content) -> str:
         headers_map=HEADERS_MAP,
         clients=TABLE,
         groups=CLIENT_GROUPS,
+        load=LOAD,
+        sides=(NEAR, FAR),
+        places=range(FIRST_PLACE, FIRST_PLACE + 2 * MOST_PLACES, 2),
         group_seed=HASH_SEED,
         busy_rate=BUSY_RATE,
         sample=SAMPLE,

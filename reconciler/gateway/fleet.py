@@ -201,6 +201,7 @@ class Fleet:
             threads=settings.threads or sensible_threads(),
             maxconn=max(100, min(MAX_CONNECTIONS, (limit - SPARE_DESCRIPTORS) // 2)),
             is_direct=settings.is_direct,
+            zone=settings.zone,
             tls_pem=str(settings.tls_pem.absolute()) if settings.tls_pem else "",
             tls_digest=_digest(settings.tls_pem) if settings.tls_pem else "",
             hard_stop_seconds=math.ceil(patience.total_seconds()),

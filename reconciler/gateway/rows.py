@@ -1,18 +1,19 @@
 """A service's row in the route map: everything that HAProxy needs to choose a lane, in one value.
 
-`DEPTH|SERVICE|PREFIX|EXTRAS|THRESHOLD|LANE|THRESHOLD|LANE...`, read with `word(n,|)`. One row changes with
+`DEPTH|SERVICE|PREFIX|EXTRAS|THRESHOLD|LANE|THRESHOLD|LANE...|NEAR|FAR`, read with `word(n,|)`. One row changes with
 one `set map`, so no request ever sees half of a change.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from reconciler.errors import Stalled
 from reconciler.gateway.extras import NOTHING, Extras, make_extras, parse_extras, problem_of
+from reconciler.gateway.near import Preference, make_preference, take_preference
 from specs.routes import FULL, MOST_SHARES, ServiceRoute
 
 STRIPS = (1, 2, 4, 8, 16, 32, 64)
@@ -42,6 +43,7 @@ class Row:
     route: str
     shares: tuple[Share, ...]
     extras: Extras = field(default_factory=Extras)
+    preference: Preference = field(default_factory=Preference)
 
     @property
     def key(self) -> str:
@@ -59,7 +61,7 @@ class Row:
         words = [str(depth), self.service, self.route, str(self.extras)]
         for share in self.shares:
             words += [str(share.threshold), share.lane]
-        return "|".join(words)
+        return "|".join([*words, *self.preference.words])
 
 
 def route_key(route: str) -> str:
@@ -70,16 +72,21 @@ def route_key(route: str) -> str:
 def parse_row(text: str) -> Row:
     """Read a row back from HAProxy. Raises ValueError when it was not written by us."""
     words = text.split("|")
+    preference = take_preference(words)
     # A row of an older Heliostat, in a HAProxy that is about to be replaced, has no extras: an odd number of words.
     extras = words.pop(3) if len(words) % 2 == 0 else NOTHING
     _, service, route, *rest = words
     pairs = zip(rest[::2], rest[1::2], strict=True)
     shares = tuple(Share(threshold=int(threshold), lane=lane) for threshold, lane in pairs)
-    return Row(service=service, route=route, shares=shares, extras=parse_extras(extras))
+    return Row(service=service, route=route, shares=shares, extras=parse_extras(extras), preference=preference)
 
 
-def make_row(service: ServiceRoute, lanes: dict[str, str]) -> Row:
+def make_row(
+    service: ServiceRoute, lanes: Mapping[str, str], zone: str | None = None, rooms: Mapping[str, int] | None = None
+) -> Row:
     """Return the row of a service whose cells have leased `lanes` (lane by cell).
+
+    A gateway in `zone` prefers the cells there by their `rooms`, requests per replica and cell.
 
     Cells without weight are left out: they are warm, but not even a fallback sends them a request.
     """
@@ -90,7 +97,8 @@ def make_row(service: ServiceRoute, lanes: dict[str, str]) -> Row:
             threshold += cell.weight
             shares.append(Share(threshold=threshold, lane=lanes[cell.cell]))
     extras = make_extras(service, lanes)
-    return Row(service=service.service, route=service.route, shares=tuple(shares), extras=extras)
+    preference = make_preference(service, lanes, zone, rooms or {})
+    return Row(service=service.service, route=service.route, shares=tuple(shares), extras=extras, preference=preference)
 
 
 def check_routes(services: Iterable[ServiceRoute]) -> None:

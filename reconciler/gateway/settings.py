@@ -33,6 +33,8 @@ class GatewaySettings:
     """Certificate chain and private key in one PEM file; with it the port speaks TLS (h2 and HTTP/1.1)."""
     is_direct: bool = True
     """Targets are replicas (direct ingress); False: targets are Serve's own proxies."""
+    zone: str | None = None
+    """The gateway's own zone: its replicas are preferred while they have room. None: no zone is."""
     lanes: int = 128
     threads: int | None = None
     """HAProxy's threads; None: `sensible_threads()`."""

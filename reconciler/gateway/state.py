@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import TypeAdapter, ValidationError
 
 from reconciler.gateway.clients import ClientState
+from reconciler.gateway.crossings import CrossingState
 from reconciler.gateway.folder import Folder
 from reconciler.gateway.lanes import Lease
 from reconciler.gateway.servers import Known
@@ -40,6 +41,7 @@ class Saved:
     known: Mapping[str, tuple[Known, ...]] = field(default_factory=dict)
     ledger: LedgerState = field(default_factory=LedgerState)
     clients: ClientState = field(default_factory=ClientState)
+    crossings: CrossingState = field(default_factory=CrossingState)
     latency: Mapping[str, LatencyCounts] = field(default_factory=dict)
     """Per cell. HAProxy keeps the counters while a daemon is away; what took how long only the daemon knows."""
 

@@ -70,8 +70,9 @@ class HAProxyGateway:
 
     def _open(self, saved: Saved) -> None:
         self._former = saved.running
-        self._book = Book(self._settings.lanes, saved)
-        self._upkeep = Upkeep(self._settings, self._fleet, self._book)
+        self._book = Book(self._settings.lanes, saved, self._settings.zone)
+        self._upkeep = Upkeep(self._settings, self._fleet, self._book, self._clock)
+        self._told: Mapping[str, Row] = {}
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -196,6 +197,8 @@ class HAProxyGateway:
             async with self._lock:
                 leases = self._book.pool.leases
                 pending = await self._upkeep.advance(verdicts, self._clock.now())
+                if self._settings.zone is not None and self._told != self._book.rows():
+                    await self._tell()  # What replicas take at once is another.
                 if leases != self._book.pool.leases or not self._is_saved or self._has_news():
                     self._note()
         except AdminError as error:
@@ -254,14 +257,20 @@ class HAProxyGateway:
         await self._grow(self._book.pool.shortage(cell.cell for service in table.services for cell in service.cells))
         self._untold = (*self._untold, *self._book.lease(table, now))
         self._save()  # Before HAProxy knows: a lane that it serves must never be taken for a free one.
-        await self._fleet.tell(lease_commands(self._untold))
-        self._untold = ()
-        current, headers = await self._fleet.ask([f"show map {ROUTES_MAP}", f"show map {HEADERS_MAP}"])
-        new, old = header_commands(frozenset(parse_map(headers)), header_rules(table))
-        # A header's rule is there before a row names it, and goes when none does.
-        await self._fleet.tell([*new, *row_commands(parse_map(current), self._book.rows()), *old])
+        await self._tell()
         if self._book.release(now):
             self._note()
+
+    async def _tell(self) -> None:
+        """Bring HAProxy's maps to the book's table. Raises AdminError."""
+        await self._fleet.tell(lease_commands(self._untold))
+        self._untold = ()
+        rows = self._book.rows()
+        current, headers = await self._fleet.ask([f"show map {ROUTES_MAP}", f"show map {HEADERS_MAP}"])
+        new, old = header_commands(frozenset(parse_map(headers)), header_rules(self._book.table))
+        # A header's rule is there before a row names it, and goes when none does.
+        await self._fleet.tell([*new, *row_commands(parse_map(current), rows), *old])
+        self._told = rows
 
     async def _grow(self, shortage: int) -> None:
         """Start a HAProxy with twice the lanes when there are too few: the only change that needs a new process."""
@@ -312,6 +321,14 @@ class HAProxyGateway:
     def histograms(self) -> tuple[CellHistogram, ...]:
         """Return seconds to response headers per cell, for `heliostat_gateway_request_duration_seconds`."""
         return self._book.histograms()
+
+    def crossings(self) -> Mapping[str, Mapping[str, int]]:
+        """Return requests per cell by where they were answered: `near`, `far` or `unknown`; none without a zone."""
+        return self._book.crossings.totals() if self._settings.zone else {}
+
+    def cross_zone(self) -> Mapping[str, float]:
+        """Return which part of each service's requests of the last minute left the gateway's zone."""
+        return self._book.cross_zone()
 
     def codes(self) -> Mapping[str, Mapping[str, int]]:
         """Return ended requests per cell and code class, for `heliostat_gateway_requests_total`.

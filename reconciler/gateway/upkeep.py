@@ -25,6 +25,7 @@ from reconciler.gateway.servers import (
     to_probe,
 )
 from reconciler.gateway.settings import GatewaySettings
+from reconciler.ports import Clock
 from specs.observed import Endpoint
 
 MAX_PROBES = 32
@@ -39,8 +40,9 @@ Verdicts = Mapping[tuple[str, str], Verdict]
 class Upkeep:
     """One pass at a time over everything that is not yet as it should be."""
 
-    def __init__(self, settings: GatewaySettings, fleet: Fleet, book: Book) -> None:
+    def __init__(self, settings: GatewaySettings, fleet: Fleet, book: Book, clock: Clock) -> None:
         """Work on `book` through `fleet`."""
+        self._clock = clock
         self._settings = settings
         self._fleet = fleet
         self._book = book
@@ -65,6 +67,7 @@ class Upkeep:
                 book.ledger.credit(lease.cell, process.generation, lease.lane, counts)
                 book.clients.credit(lease.cell, process.generation, lease.lane, groups.get(lease.lane, {}))
             book.credit_unrouted(process.generation, parse_table(table))
+            book.credit_crossings(process.generation, self._clock.now())
             book.ledger.keep(book.cells(), {process.generation})
             book.clients.keep(book.cells(), {process.generation})
             # Drained when nothing was in flight *after* the row had left the lane out.

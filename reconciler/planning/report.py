@@ -19,7 +19,7 @@ from reconciler.planning.report_staging import staging_status
 from specs.decisions import Hold
 from specs.desired import Analysis, Delegated, Pause, SetHeaderRoute, SetWeight, Step
 from specs.memory import BASELINE, Memory, OutgoingCause
-from specs.observed import ReplicaState, TrafficSeen
+from specs.observed import GatewaySeen, ReplicaState, TrafficSeen
 from specs.placement import Market, SiteState
 from specs.reasons import Reason
 from specs.routes import FULL
@@ -28,6 +28,7 @@ from specs.status import (
     CellState,
     ClusterStatus,
     Condition,
+    CrossingStatus,
     DeploymentStatus,
     Health,
     MarketStatus,
@@ -148,9 +149,16 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: s
         analysis=_analysis(view),
         zones=_zones(view),
         markets=_markets(view),
+        crossing=_crossing(view.name, observed.gateway),
         staging=staging_status(view),
     )
     return replace(status, conditions=_conditions(view, status, last, drift))
+
+
+def _crossing(service: str, gateway: GatewaySeen | None) -> CrossingStatus | None:
+    if gateway is None or gateway.zone is None or service not in gateway.cross_zone:
+        return None
+    return CrossingStatus(zone=gateway.zone, percent=gateway.cross_zone[service] * 100)
 
 
 def _weights(view: ServiceView) -> Mapping[str, float]:

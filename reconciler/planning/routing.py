@@ -21,7 +21,10 @@ def _row(service: ServiceMemory) -> ServiceRoute | None:
     cells = [cell for revision in ordered for cell in sorted(service.cells_of(revision), key=_is_baseline)]
     if service.is_removed or not cells:
         return None
-    weights = tuple(CellWeight(cell=cell.key.name, weight=service.weights.get(cell.key.name, 0)) for cell in cells)
+    weights = tuple(
+        CellWeight(cell=cell.key.name, weight=service.weights.get(cell.key.name, 0), zone=cell.key.zone)
+        for cell in cells
+    )
     return ServiceRoute(
         service=service.name,
         route=service.wanted.route,
@@ -29,7 +32,18 @@ def _row(service: ServiceMemory) -> ServiceRoute | None:
         max_request_seconds=service.wanted.revision.max_request_duration.total_seconds(),
         sticky=_sticky(service, weights),
         header=_header(service),
+        may_prefer_zone=_may_prefer_zone(service, weights),
     )
+
+
+def _may_prefer_zone(service: ServiceMemory, weights: tuple[CellWeight, ...]) -> bool:
+    """Return whether a gateway may prefer its zone: one revision gets all requests, and it is not watched.
+
+    Revisions are compared by requests that go by weights alone, over zones and load alike.
+    """
+    stable = {cell.key.name for cell in service.cells_of(service.stable)}
+    is_alone = all(cell.cell in stable for cell in weights if cell.weight > 0)
+    return is_alone and service.candidate is None and service.baking is None
 
 
 def _is_baseline(cell: CellMemory) -> bool:

@@ -86,14 +86,13 @@ def _measured(stage: Stage, *, by_ray: bool, sick: bool) -> Outcome:
         stage.wait_gone("filler")
         before, began = len(_used(stage)), time.monotonic()
         after, changed_at = _watched(stage)
-    found = stage.daemon.get("/api/v1/compaction")
     outcome = Outcome(
         before=before,
         after=after,
         seconds=max(0.0, changed_at - began),
         requests=len(load.requests()),
         failed=len(load.failures()),
-        freed=found["freed"],
+        freed=round(stage.daemon.metric("heliostat_compaction_nodes_freed_total")),
     )
     print(f"{'Ray' if by_ray else 'Heliostat'}, {'one sick' if sick else 'all well'}: {outcome}", flush=True)
     return outcome
@@ -107,11 +106,11 @@ def _sized(stage: Stage, name: str, replicas: int, cpus: float, **fields: Any) -
 def _used(stage: Stage) -> frozenset[str]:
     """Return the nodes that hold replicas."""
     return frozenset(
-        replica["node_id"]
+        node
         for application in stage.serve()["applications"].values()
         for deployment in application["deployments"].values()
         for replica in deployment["replicas"]
-        if replica["node_id"]
+        if (node := replica.get("node_id"))  # A starting one has none.
     )
 
 

@@ -11,8 +11,8 @@ import socket
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +27,8 @@ from tests.bench import report
 ROUNDS = 7
 REQUESTS = 8000
 CONNECTIONS = 16
-CELLS = (1, 2, 12, MOST_SHARES)
+ZONES = ("a", "b", "c")
+CELLS = (1, 2, len(ZONES), 12, MOST_SHARES)
 
 PLAIN = """\
 global
@@ -65,6 +66,7 @@ class Ports:
     """Where everybody listens."""
 
     gateway: int
+    zoned: int
     plain: int
     replica: int
 
@@ -76,13 +78,13 @@ def cell(number: int) -> str:
 
 def free_ports() -> Ports:
     """Return ports that nobody had a moment ago."""
-    sockets = [socket.socket() for _ in range(3)]
+    sockets = [socket.socket() for _ in range(4)]
     for found in sockets:
         found.bind(("127.0.0.1", 0))
-    gateway, plain, replica = (int(found.getsockname()[1]) for found in sockets)
+    gateway, zoned, plain, replica = (int(found.getsockname()[1]) for found in sockets)
     for found in sockets:
         found.close()
-    return Ports(gateway=gateway, plain=plain, replica=replica)
+    return Ports(gateway=gateway, zoned=zoned, plain=plain, replica=replica)
 
 
 @contextmanager
@@ -177,6 +179,35 @@ async def through_gateway(gateway: HAProxyGateway, ports: Ports, cells: int, ask
     return await measure(ports.gateway, gateway.pid, asked.header if asked else "")
 
 
+async def in_its_zone(gateway: HAProxyGateway, ports: Ports) -> float:
+    """Return microseconds of CPU per request with a cell in each zone, all requests in the gateway's own."""
+    (route,) = table(len(ZONES)).services
+    cells = tuple(replace(cell, zone=zone) for cell, zone in zip(route.cells, ZONES, strict=True))
+    await gateway.route(RouteTable(services=(replace(route, cells=cells, may_prefer_zone=True),)))
+    endpoint = Endpoint(ip="127.0.0.1", port=ports.replica, replica="one", room=2 * CONNECTIONS)
+    await gateway.refresh({found.cell: (endpoint,) for found in cells}, complete=True)
+    async with asyncio.timeout(30):
+        while sum(bool(lane.up) for lane in (await gateway.observe()).lanes) < len(ZONES):
+            await asyncio.sleep(0.05)
+    cost = await measure(ports.zoned, gateway.pid)
+    await gateway.observe()
+    assert gateway.crossings()[cells[0].cell]["near"] >= REQUESTS
+    return cost
+
+
+@asynccontextmanager
+async def gateways(folder: Path, ports: Ports) -> AsyncIterator[tuple[HAProxyGateway, HAProxyGateway]]:
+    """Run a gateway without a zone and one that has one."""
+    plain = GatewaySettings(folder=folder / "plain", port=ports.gateway, threads=1, lanes=2 * MOST_SHARES)
+    zoned = replace(plain, folder=folder / "zoned", port=ports.zoned, zone=ZONES[0])
+    async with AsyncExitStack() as stack:
+        found = [HAProxyGateway(given, SystemClock()) for given in (plain, zoned)]
+        for gateway in found:
+            stack.push_async_callback(gateway.stop, timedelta(0))
+            await stack.enter_async_context(gateway.running())
+        yield found[0], found[1]
+
+
 async def compare() -> dict[str, list[float]]:
     """Return microseconds per request of each arrangement, rounds interleaved."""
     ports = free_ports()
@@ -186,21 +217,18 @@ async def compare() -> dict[str, list[float]]:
         tempfile.TemporaryDirectory() as folder,
         haproxy(REPLICA.format(replica=ports.replica, routes=routes), ports.replica),
     ):
-        settings = GatewaySettings(folder=Path(folder), port=ports.gateway, threads=1, lanes=2 * MOST_SHARES)
-        gateway = HAProxyGateway(settings, SystemClock())
-        try:
-            async with gateway.running():
-                with haproxy(PLAIN.format(plain=ports.plain, replica=ports.replica), ports.plain) as plain:
-                    for _ in range(ROUNDS):
-                        results.setdefault("HAProxy without rules", []).append(await measure(ports.plain, plain))
-                        for cells in CELLS:
-                            name = f"gateway, {cells} cell{'s' if cells > 1 else ''}"
-                            results.setdefault(name, []).append(await through_gateway(gateway, ports, cells))
-                        for asked in EXTRAS:
-                            name = f"gateway, 2 cells, {asked.name}"
-                            results.setdefault(name, []).append(await through_gateway(gateway, ports, 2, asked))
-        finally:
-            await gateway.stop(timedelta(0))
+        async with gateways(Path(folder), ports) as (gateway, zoned):
+            with haproxy(PLAIN.format(plain=ports.plain, replica=ports.replica), ports.plain) as plain:
+                for _ in range(ROUNDS):
+                    results.setdefault("HAProxy without rules", []).append(await measure(ports.plain, plain))
+                    for cells in CELLS:
+                        name = f"gateway, {cells} cell{'s' if cells > 1 else ''}"
+                        results.setdefault(name, []).append(await through_gateway(gateway, ports, cells))
+                    name = f"gateway, {len(ZONES)} cells, its own zone first"
+                    results.setdefault(name, []).append(await in_its_zone(zoned, ports))
+                    for asked in EXTRAS:
+                        name = f"gateway, 2 cells, {asked.name}"
+                        results.setdefault(name, []).append(await through_gateway(gateway, ports, 2, asked))
     return results
 
 

@@ -64,9 +64,10 @@ async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 
 class Front:
     """A running gateway and a client of it."""
 
-    def __init__(self, gateway: HAProxyGateway, port: int, session: aiohttp.ClientSession) -> None:
+    def __init__(self, gateway: HAProxyGateway, given: GatewaySettings, session: aiohttp.ClientSession) -> None:
         self.gateway = gateway
-        self.port = port
+        self.port = given.port
+        self.folder = given.folder
         self.session = session
 
     @property
@@ -139,7 +140,7 @@ async def front(given: GatewaySettings, *, stop: bool = True) -> AsyncIterator[F
     gateway = HAProxyGateway(given, SystemClock())
     try:
         async with gateway.running(), client() as session:
-            yield Front(gateway, given.port, session)
+            yield Front(gateway, given, session)
     finally:
         if stop:
             await gateway.stop(timedelta(0))

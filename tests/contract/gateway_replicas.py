@@ -6,8 +6,8 @@ import asyncio
 import json
 import random
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from aiohttp import WSMsgType, web
 from multidict import CIMultiDict
@@ -53,6 +53,12 @@ class ReplicaDouble:
         self.release = asyncio.Event()
         """Lets `/hold` and `/stream` end."""
         self.port = 0
+        self.zone = ""
+        self.room = 0
+        """How many requests at once it is said to take."""
+        self.held = 0
+        """How many `/hold` and `/slow` requests it has now, and the most that it had."""
+        self.most_held = 0
         self._runner: web.AppRunner | None = None
 
     @property
@@ -61,7 +67,7 @@ class ReplicaDouble:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(ip="127.0.0.1", port=self.port, replica=self.replica)
+        return Endpoint(ip="127.0.0.1", port=self.port, replica=self.replica, zone=self.zone, room=self.room)
 
     @property
     def connections(self) -> int:
@@ -137,12 +143,23 @@ class ReplicaDouble:
         return web.json_response(body, status=status)
 
     async def _slow(self, request: web.Request) -> web.Response:
-        await asyncio.sleep(int(request.query["ms"]) / 1000)
+        with self._holding():
+            await asyncio.sleep(int(request.query["ms"]) / 1000)
         return await self._echo(request)
 
     async def _hold(self, request: web.Request) -> web.Response:
-        await self.release.wait()
+        with self._holding():
+            await self.release.wait()
         return web.Response(text="held")
+
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
+        self.held += 1
+        self.most_held = max(self.most_held, self.held)
+        try:
+            yield
+        finally:
+            self.held -= 1
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

@@ -126,6 +126,7 @@ class Watch:
             self._check_weights(row)
             self._check_left(row)
             self._check_header(row)
+            self._check_preference(row)
 
     def before_question(self, question: PostQuestion) -> None:
         """A question is asked when its intent is saved, and never again once its answer is."""
@@ -241,6 +242,16 @@ class Watch:
             _must(weight <= share, f"I1: {row.service} raises {revision} to {weight}, its ready share is {share}")
             barred = (row.service, revision) in self.barred and memory.stable not in (None, revision)
             _must(not barred, f"I6: {row.service} raises {revision} to {weight}, which was rolled back")
+
+    def _check_preference(self, row: ServiceRoute) -> None:
+        """I1: a gateway may prefer its zone only where that takes nothing from a revision, and none is compared."""
+        memory = self._sim.known(row.service)
+        if memory is None or not row.may_prefer_zone:
+            return
+        routed = {revision for revision, weight in _by_revision(row).items() if weight}
+        _must(routed <= {memory.stable}, f"I1: {row.service} may prefer a zone while {sorted(routed)} have shares")
+        _must(memory.candidate is None, f"I1: {row.service} may prefer a zone in a rollout")
+        _must(memory.baking is None, f"I1: {row.service} may prefer a zone while its new revision is watched")
 
     def _check_left(self, row: ServiceRoute) -> None:
         """I2: a cell that answers is left, its revision staying, when the others are enough without it."""

@@ -51,6 +51,7 @@ def test_every_kind_of_value_is_read(tmp_path: Path) -> None:
             "gateway_tls": str(pem),
             "gateway_mode": "proxy",
             "gateway_lanes": "512",
+            "zone": "us-east-1a",
             "path": "/services/",
             "log_format": "json",
             "git_interval": "1m30s",

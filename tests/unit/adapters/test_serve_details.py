@@ -92,6 +92,28 @@ def test_endpoints_are_replicas_and_never_proxies() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("config", "room"),
+    [
+        ({"max_ongoing_requests": 8}, 8),
+        ({"max_ongoing_requests": 8, "autoscaling_config": {"target_ongoing_requests": 2.5}}, 2),
+        ({"max_ongoing_requests": 8, "autoscaling_config": {"target_ongoing_requests": 0.5}}, 1),
+        ({"max_ongoing_requests": 3, "autoscaling_config": {"target_ongoing_requests": 20}}, 3),
+        ({}, 0),
+    ],
+    ids=["fixed", "autoscaled", "less than one", "more than it takes", "not told"],
+)
+def test_a_replica_s_room_is_what_serve_gives_it_at_once(config: dict[str, Any], room: int) -> None:
+    chat = {**deployment(replica("r1")), "deployment_config": config}
+    backend = {**deployment(replica("r2")), "deployment_config": {"max_ongoing_requests": 99}}
+    document = report(deployments={"Chat": chat, "Backend": backend})
+    target = {"ip": "10.0.0.1", "port": 30000, "instance_id": "", "name": "SERVE_REPLICA::chat#Chat#r1"}
+    document["target_groups"] = [
+        {"protocol": "HTTP", "app_name": "chat", "ingress_deployment_name": "Chat", "targets": [target]}
+    ]
+    assert [endpoint.room for endpoint in seen(document).cells[0].endpoints] == [room]
+
+
 def test_proxies_are_those_that_are_healthy() -> None:
     document = report()
     document["http_options"] = {"port": 9000}

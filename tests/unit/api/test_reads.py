@@ -166,7 +166,7 @@ async def test_routes_answer_not_modified_to_who_knows_them(backend: MemoryBacke
     backend.table = sample_routes()
     first = await client.get("/api/v1/routes")
     row = first.json()["services"][0]
-    assert row["cells"][1] == {"cell": "chat.b7710de40a12.-.-.0", "weight": 1000}
+    assert row["cells"][1] == {"cell": "chat.b7710de40a12.-.-.0", "weight": 1000, "zone": None}
     assert row["maxRequestSeconds"] == 600
     again = await client.get("/api/v1/routes", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")

@@ -44,8 +44,15 @@ def test_the_version_changes_with_what_needs_a_new_process() -> None:
         replace(PROCESS, tls_pem="/etc/tls.pem"),
         replace(PROCESS, tls_pem="/etc/tls.pem", tls_digest="renewed"),
         replace(PROCESS, maxconn=5),
+        replace(PROCESS, zone="a"),
+        replace(PROCESS, zone="b"),
     ]
-    assert len({version(process) for process in [PROCESS, *others]}) == 7
+    assert len({version(process) for process in [PROCESS, *others]}) == 9
+
+
+def test_a_gateway_without_a_zone_pays_for_no_preference() -> None:
+    assert "table load" not in render_config(PROCESS, Content())
+    assert render_config(replace(PROCESS, zone="a"), Content()).count("table load") == 1
 
 
 def test_only_direct_ingress_is_asked_for_its_routes() -> None:

@@ -59,6 +59,30 @@ def test_clients_are_kept_while_there_are_two_versions(
     assert row(*cells, sticky=sticky, **memory).sticky == expected
 
 
+A, B = cell("v1", ready=1, weight=6000, zone="a"), cell("v1", ready=1, weight=4000, zone="b")
+C = cell("v2", ready=1, weight=FULL, zone="a")
+
+
+@pytest.mark.parametrize(
+    ("cells", "memory", "may"),
+    [
+        ((A, B), {"stable": "v1"}, True),
+        ((A, B, cell("v2", zone="a")), {"stable": "v1", "candidate": "v2"}, False),
+        ((C,), {"stable": "v2", "baking": WATCHED}, False),
+        ((MOST, REST), {"stable": "v1", "outgoing": {"v2": OutgoingCause.ROLLED_BACK}}, False),
+        ((C, cell("v1", ready=1, zone="b")), {"stable": "v2", "outgoing": {"v1": OutgoingCause.REPLACED}}, True),
+        ((cell("v2", ready=1, weight=FULL),), {"candidate": "v2"}, False),
+    ],
+    ids=["at rest", "rollout", "watched", "rolling back", "the old one is warm", "first deployment"],
+)
+def test_a_zone_may_be_preferred_while_one_revision_has_all_and_is_not_watched(
+    cells: Any, memory: dict[str, Any], may: bool
+) -> None:
+    found = row(*cells, **memory)
+    assert found.may_prefer_zone is may
+    assert [one.zone for one in found.cells] == [one[0].key.zone for one in cells]
+
+
 def test_the_headers_of_a_step_hold_until_it_is_said_again() -> None:
     def values(step: int, **rollout: Any) -> list[str]:
         going = Rollout(started_at=NOW, progress_at=NOW, step=step, **rollout)

@@ -30,6 +30,15 @@ class SampleGateway:
             "chat.c9.-.-.1": {"2xx": 7},
         }
 
+    def crossings(self) -> dict[str, dict[str, int]]:
+        return {
+            "chat.b7.a.-.0": {"near": 10, "far": 0, "unknown": 0},
+            "chat.b7.b.-.0": {"near": 0, "far": 5, "unknown": 0},
+        }
+
+    def cross_zone(self) -> dict[str, float]:
+        return {"chat": 0.25}
+
     def histograms(self) -> tuple[CellHistogram, ...]:
         buckets = ((0.1, 3), (1.0, 4), (float("inf"), 5))
         return tuple(
@@ -120,6 +129,9 @@ def test_the_gateways_counters_are_summed_per_revision_and_zone() -> None:
     assert found["heliostat_gateway_requests_total code=2xx revision=b7 service=chat zone=a"] == 10
     assert found["heliostat_gateway_requests_total code=5xx revision=b7 service=chat zone=a"] == 1
     assert found["heliostat_gateway_requests_total code=2xx revision=c9 service=chat zone="] == 7
+    assert found["heliostat_gateway_zone_requests_total revision=b7 service=chat side=near"] == 10
+    assert found["heliostat_gateway_zone_requests_total revision=b7 service=chat side=far"] == 5
+    assert found["heliostat_gateway_cross_zone_share service=chat"] == 0.25
     duration = "heliostat_gateway_request_duration_seconds"
     assert found[f"{duration}_bucket le=0.1 revision=b7 service=chat"] == 6
     assert found[f"{duration}_bucket le=+Inf revision=b7 service=chat"] == 10

@@ -42,10 +42,10 @@ def where(places: Places) -> tuple[str, ...]:
     return tuple(f"{'':9}{name:13} {value}" for name, value in rows)
 
 
-def verdict(differences: Sequence[str], screen: Screen) -> str:
-    """Return one line when all went well, else what differed."""
+def verdict(differences: Sequence[str], screen: Screen, moral: str = "") -> str:
+    """Return one line with the story's moral when all went well, else what differed."""
     if not differences:
-        return screen.colour("The story went as told: no request failed.", BOLD, GREEN)
+        return screen.colour(f"The story went as told: {moral}", BOLD, GREEN)
     head = screen.colour("The story did not go as told:", BOLD, RED)
     return "\n".join([head, *(f"- {difference}" for difference in differences)])
 
@@ -80,6 +80,29 @@ def next_steps(places: Places, screen: Screen) -> tuple[str, ...]:
             (f"sed -i 's/num_replicas: 3/num_replicas: 4/' {SPEC}", "git commit -am 'One more replica'"),
         ),
     )
+    return _your_turn(places, screen, commands)
+
+
+def placement_steps(places: Places, screen: Screen) -> tuple[str, ...]:
+    """Return what a user can try after the story about zones and nodes, as commands that work when pasted."""
+    heliostat = command_name()
+    server = "" if places.page == DEFAULT_SERVER else f" --server {places.page}"
+    commands = (
+        ("See what is where:", (f"{heliostat} nodes{server}", f"{heliostat} status {SERVICE}{server}")),
+        ("See why no further node can go:", (f"{heliostat} compaction{server}",)),
+        (
+            "Move it out of zone a:",
+            (
+                f"cd {shlex.quote(str(places.repository))}",
+                f"sed -i 's/zones: {{min: 2}}/zones: {{exclude: [a]}}/' {SPEC}",
+                "git commit -am 'Leave zone a'",
+            ),
+        ),
+    )
+    return _your_turn(places, screen, commands)
+
+
+def _your_turn(places: Places, screen: Screen, commands: Sequence[tuple[str, Sequence[str]]]) -> tuple[str, ...]:
     lines = ["", screen.colour("Your turn. Everything stays up and the load goes on until Ctrl-C.", BOLD)]
     lines += [f"  Open {places.page} in a browser; ask the service at {places.service}"]
     for text, typed in commands:

@@ -17,6 +17,9 @@ LOUD_EVENTS = frozenset(
 )
 """What a user who pushes changes by hand wants to read; weights are told from what is seen."""
 
+NODE_EVENTS = frozenset({"NodeDrainBegun", "NodeFreed", "NodeDrainGivenUp", "NodeKept"})
+"""Told always: nodes are emptied in the story about them only."""
+
 
 @dataclass(kw_only=True)
 class Narrator:
@@ -45,7 +48,8 @@ class Narrator:
 
     def heard(self, event: Mapping[str, Any]) -> None:
         """Tell of one of the daemon's events."""
-        if self.is_open and event["service"] == SERVICE and event["kind"] in LOUD_EVENTS:
+        is_wanted = self.is_open and event["service"] == SERVICE and event["kind"] in LOUD_EVENTS
+        if is_wanted or event["kind"] in NODE_EVENTS:
             self.screen.say(f"{event['kind']}: {excerpt(event['message']).line}")
 
 

@@ -38,6 +38,8 @@ class Options:
     stay: bool = False
     """Stay up after the story, for the user to push to."""
     rate: float = REQUESTS_PER_SECOND
+    placement: bool = False
+    """Play the story about zones and nodes instead of that of a rollout."""
 
     @property
     def is_folder_temporary(self) -> bool:

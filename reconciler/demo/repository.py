@@ -26,6 +26,8 @@ TARGET = 3
 SURGE = 1
 """Replicas and maxSurge of the sample's spec; a test holds them to it."""
 
+BUDGET = TARGET + SURGE
+
 GIT_LIMIT_SECONDS = 30
 
 

@@ -8,10 +8,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -23,16 +24,20 @@ from reconciler.demo.background import Daemon
 from reconciler.demo.guest_book import VARIABLE
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.options import HOST, Options, Ports, claim, free_port
+from reconciler.demo.placement import NODES, PlacementStory
+from reconciler.demo.placement_repository import PlacementRepository
 from reconciler.demo.repository import ROUTE, SERVICE, SampleRepository
 from reconciler.demo.screen import Names, Screen
 from reconciler.demo.story import Story
-from reconciler.demo.table import render
+from reconciler.demo.teller import Tale
 from reconciler.demo.traffic import Load
 from reconciler.demo.witness import StoryBroke, Witness
 from reconciler.embedded import EmbeddedCluster
 from reconciler.errors import Stalled
 
 ZONES = ("a", "b", "c")
+"""A node in each, for the story of a rollout."""
+
 CPUS_PER_NODE = 2.0
 """What Ray is told: the replicas ask for a fifth each, and two real cores are enough."""
 
@@ -75,7 +80,7 @@ class Demo:
     async def run(self) -> None:
         """Set the stage, play, and stay if asked to. Raises Stalled when the stage cannot be set."""
         places = self.places
-        repository = SampleRepository(places.repository)
+        repository = (PlacementRepository if self.options.placement else SampleRepository)(places.repository)
         repository.create()
         daemon = Daemon(
             repository=places.repository,
@@ -85,18 +90,25 @@ class Demo:
             remove=self.folder if self.options.is_folder_temporary else None,
         )
         self.screen.title("Setting the stage")
-        self.screen.say("Starting a Ray cluster on this machine: a head and three workers in zones a, b and c.")
-        async with _cluster(self.ports, self.guest_book) as cluster:
+        zones = NODES if self.options.placement else ZONES
+        self.screen.say(f"Starting a Ray cluster on this machine: a head and {len(zones)} workers in zones a, b and c.")
+        async with _cluster(zones, self.ports, self.guest_book) as cluster:
             self.screen.say(f"Ray is up after {cluster.started_in.total_seconds():.0f} s; starting Serve on it.")
             await _start_serve(cluster.dashboard_url)
             with daemon:
-                await self._play(repository, daemon)
+                await self._play(self._tale_on(cluster, repository), daemon)
                 self.screen.end_live()
                 if not self.is_told:
                     self.screen.quote(daemon.tail())
             self.screen.say("Ending the daemon, the gateway and Ray.")
 
-    async def _play(self, repository: SampleRepository, daemon: Daemon) -> None:
+    def _tale_on(self, cluster: EmbeddedCluster, repository: SampleRepository) -> Callable[..., Tale]:
+        """Return what makes the story that was chosen."""
+        if isinstance(repository, PlacementRepository):
+            return partial(PlacementStory, repository=repository, cluster=cluster, page_url=self.places.page)
+        return partial(Story, repository=repository)
+
+    async def _play(self, make_tale: Callable[..., Tale], daemon: Daemon) -> None:
         places = self.places
         witness = Witness(page_url=places.page, ray_url=places.ray, service=SERVICE)
         load = Load(places.service, self.options.rate, self.guest_book)
@@ -111,8 +123,7 @@ class Demo:
                     self.screen.plain(line)
                 watching = group.create_task(witness.run())
                 loads: list[asyncio.Task[None]] = []
-                story = Story(
-                    repository=repository,
+                story = make_tale(
                     witness=witness,
                     load=load,
                     screen=self.screen,
@@ -127,7 +138,7 @@ class Demo:
         except* (StoryBroke, Stalled) as broke:
             self.differences += [str(error) for error in broke.exceptions]
 
-    async def _tell(self, story: Story, loads: list[asyncio.Task[None]]) -> None:
+    async def _tell(self, story: Tale, loads: list[asyncio.Task[None]]) -> None:
         began = time.monotonic()
         broke: StoryBroke | None = None
         try:
@@ -140,16 +151,16 @@ class Demo:
         story.look_back()
         self.differences += story.differences
         self.screen.end_live()
-        table = render(story.stages, story.load.tally, story.load.executions(), story.witness, total)
-        print(f"\n{table}\n", flush=True)
+        print(f"\n{story.table(total)}\n", flush=True)
         if broke is not None:
             raise broke
         self.is_told = True
-        print(farewell.verdict(self.differences, self.screen), flush=True)
+        print(farewell.verdict(self.differences, self.screen, story.moral), flush=True)
 
     async def _stay(self, narrator: Narrator, load: Load) -> None:
         narrator.is_open = True
-        for line in farewell.next_steps(self.places, self.screen):
+        steps = farewell.placement_steps if self.options.placement else farewell.next_steps
+        for line in steps(self.places, self.screen):
             self.screen.plain(line)
         try:
             await asyncio.get_running_loop().create_future()
@@ -169,10 +180,10 @@ async def _guard(daemon: Daemon) -> None:
 
 
 @asynccontextmanager
-async def _cluster(ports: Ports, guest_book: Path) -> AsyncIterator[EmbeddedCluster]:
+async def _cluster(zones: tuple[str, ...], ports: Ports, guest_book: Path) -> AsyncIterator[EmbeddedCluster]:
     """Lend a cluster whose replicas know where the guest book is: the spec has no paths of this machine."""
     async with EmbeddedCluster(
-        zones=ZONES,
+        zones=zones,
         cpus_per_node=CPUS_PER_NODE,
         dashboard_port=ports.ray,
         environment={VARIABLE: str(guest_book)},

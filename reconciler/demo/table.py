@@ -6,28 +6,43 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from reconciler.demo.guest_book import Executions
-from reconciler.demo.repository import SURGE, TARGET
-from reconciler.demo.story import BUDGET, Stage
+from reconciler.demo.repository import BUDGET, SURGE, TARGET
+from reconciler.demo.teller import Stage
 from reconciler.demo.traffic import Tally
 from reconciler.demo.witness import Witness
 
 COLUMNS = ("stage", "seconds", "requests", "failed", "answered by", "first action")
 
 
-def render(stages: Sequence[Stage], tally: Tally, executions: Executions, witness: Witness, total: timedelta) -> str:
+def render(stages: Sequence[Stage], sums: Sequence[tuple[str, str]]) -> str:
     """Return the table and the sums below it."""
     rows = [COLUMNS, *(_row(stage) for stage in stages)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = [_line(row, widths) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    reactions = [stage.reaction for stage in stages if stage.reaction is not None]
-    slowest = f"{max(reactions).total_seconds():.2f} s" if reactions else "unknown"
-    sums = (
+    wide = max(len(name) for name, _ in sums)
+    return "\n".join([*lines, "", *(f"{name:{wide}}  {value}" for name, value in sums)])
+
+
+def request_sums(tally: Tally, executions: Executions) -> tuple[tuple[str, str], ...]:
+    """Return what became of all requests."""
+    return (
         ("requests sent", str(tally.sent)),
         ("requests failed", str(tally.failed)),
         ("executed twice", f"{len(executions.twice)} of {executions.answered} POSTs, counted by the service itself"),
         ("answers per version", _answers(tally) or "none"),
         ("slowest answer", f"{tally.slowest * 1000:.0f} ms"),
+    )
+
+
+def sums(
+    stages: Sequence[Stage], tally: Tally, executions: Executions, witness: Witness, total: timedelta
+) -> tuple[tuple[str, str], ...]:
+    """Return the sums of the story of a rollout."""
+    reactions = [stage.reaction for stage in stages if stage.reaction is not None]
+    slowest = f"{max(reactions).total_seconds():.2f} s" if reactions else "unknown"
+    return (
+        *request_sums(tally, executions),
         (
             "peak replicas",
             f"{witness.peak} of at most {BUDGET} ({TARGET} + surge {SURGE}), counted at Ray{_retried(witness)}",
@@ -35,8 +50,6 @@ def render(stages: Sequence[Stage], tally: Tally, executions: Executions, witnes
         ("commit to first action", f"{slowest} at most, until Ray had the new application"),
         ("whole story", f"{total.total_seconds():.0f} s"),
     )
-    wide = max(len(name) for name, _ in sums)
-    return "\n".join([*lines, "", *(f"{name:{wide}}  {value}" for name, value in sums)])
 
 
 def _retried(witness: Witness) -> str:

@@ -31,6 +31,8 @@ class Tally:
     answers: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
+    failed_at: list[float] = field(default_factory=list)
+    """When the requests that failed were sent, by the monotonic clock."""
     slowest: float = 0.0
 
     @property
@@ -54,12 +56,17 @@ class Tally:
             answers=self.answers.copy(),
             failures=self.failures.copy(),
             examples=list(self.examples),
+            failed_at=list(self.failed_at),
             slowest=self.slowest,
         )
 
     def since(self, before: Tally) -> Tally:
         """Return what was added after `before` was copied."""
-        return Tally(answers=self.answers - before.answers, failures=self.failures - before.failures)
+        return Tally(
+            answers=self.answers - before.answers,
+            failures=self.failures - before.failures,
+            failed_at=self.failed_at[len(before.failed_at) :],
+        )
 
 
 class Load:
@@ -109,7 +116,7 @@ class Load:
             else:
                 response = await client.get(self._url)
         except httpx.HTTPError as error:
-            self._fail(type(error).__name__, str(error))
+            self._fail(began, type(error).__name__, str(error))
             return
         self.tally.slowest = max(self.tally.slowest, time.monotonic() - began)
         text = response.text.strip().partition("\n")[0][:LONGEST_ANSWER]
@@ -118,9 +125,10 @@ class Load:
             if guest:
                 self._welcomed.add(guest)
         else:
-            self._fail(f"status {response.status_code}", text)
+            self._fail(began, f"status {response.status_code}", text)
 
-    def _fail(self, kind: str, detail: str) -> None:
+    def _fail(self, began: float, kind: str, detail: str) -> None:
         self.tally.failures[kind] += 1
+        self.tally.failed_at.append(began)
         if len(self.tally.examples) < MOST_KEPT:
             self.tally.examples.append(f"{kind}: {detail}" if detail else kind)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from reconciler.adapters.clock import SystemClock
+from reconciler.demo.nodes import NodesSight, read_nodes
 
 LOOK_EVERY = timedelta(milliseconds=250)
 LIVE_STATES = frozenset({"STARTING", "UPDATING", "RECOVERING", "RUNNING", "STOPPING", "PENDING_MIGRATION"})
@@ -72,6 +73,7 @@ class Witness:
     ray_url: str
     service: str
     sight: Sight | None = None
+    nodes: NodesSight = field(default_factory=NodesSight)
     problem: str = ""
     peak: int = 0
     """The highest number of live replicas that Ray itself has shown, stopping ones included."""
@@ -111,6 +113,7 @@ class Witness:
     async def _look_at_daemon(self, client: httpx.AsyncClient) -> None:
         try:
             status = (await client.get(f"{self.page_url}/api/v1/status")).raise_for_status().json()
+            self.nodes = read_nodes((await client.get(f"{self.page_url}/api/v1/nodes")).raise_for_status().json())
             await self._read_events(client)
         except httpx.HTTPError as error:
             self.problem = f"the daemon does not answer ({type(error).__name__})"

@@ -22,9 +22,14 @@ NODES = 6
 RATE = 60
 SETTLE_SECONDS = 10
 """Both wait for so long until they take a service for settled; Ray's own default is five minutes."""
+FREED = "heliostat_compaction_nodes_freed_total"
 LONGEST_SECONDS = 300.0
 STILL_SECONDS = 60.0
 """No change of nodes for so long, and nothing under way, is the end."""
+
+IDLE_SECONDS = 5.0
+"""So long after its last replica a node is taken away from Ray's own compaction, as a cluster autoscaler would. Serve
+moves nothing more until the emptied node is gone; Ray's autoscaler has the same wait, of a minute by default."""
 
 RAYS_OWN = {
     "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1",
@@ -85,14 +90,14 @@ def _measured(stage: Stage, *, by_ray: bool, sick: bool) -> Outcome:
         stage.project.push(small, *others, cluster=pruned)
         stage.wait_gone("filler")
         before, began = len(_used(stage)), time.monotonic()
-        after, changed_at = _watched(stage)
+        after, changed_at = _watched(stage, _Autoscaler(stage) if by_ray else None)
     outcome = Outcome(
         before=before,
         after=after,
         seconds=max(0.0, changed_at - began),
         requests=len(load.requests()),
         failed=len(load.failures()),
-        freed=round(stage.daemon.metric("heliostat_compaction_nodes_freed_total")),
+        freed=NODES - (len(stage.cluster.nodes) - 1) if by_ray else round(stage.daemon.metric(FREED)),
     )
     print(f"{'Ray' if by_ray else 'Heliostat'}, {'one sick' if sick else 'all well'}: {outcome}", flush=True)
     return outcome
@@ -114,14 +119,32 @@ def _used(stage: Stage) -> frozenset[str]:
     )
 
 
-def _watched(stage: Stage) -> tuple[int, float]:
+class _Autoscaler:
+    """Takes nodes away that have held nothing for a while."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._cluster = stage.cluster
+        self._idle_since: dict[str, float] = {}
+
+    def look(self, used: frozenset[str], now: float) -> None:
+        for node in [node for node in self._cluster.nodes.values() if node.zone]:
+            if node.id in used:
+                self._idle_since.pop(node.ip, None)
+            elif now - self._idle_since.setdefault(node.ip, now) >= IDLE_SECONDS:
+                self._cluster.kill_node(node.ip)
+
+
+def _watched(stage: Stage, autoscaler: _Autoscaler | None) -> tuple[int, float]:
     """Return how many nodes are used in the end, and when that number was reached."""
     began = changed_at = time.monotonic()
     count = len(_used(stage))
 
     def is_over() -> bool:
         nonlocal count, changed_at
-        now, found = time.monotonic(), len(_used(stage))
+        now, used = time.monotonic(), _used(stage)
+        found = len(used)
+        if autoscaler is not None:
+            autoscaler.look(used, now)
         if found != count:
             count, changed_at = found, now
         return now - changed_at >= STILL_SECONDS or now - began >= LONGEST_SECONDS
@@ -137,7 +160,7 @@ def _write(outcomes: Mapping[tuple[str, bool], Outcome]) -> None:
             one.before,
             one.after,
             f"{one.seconds:.0f}",
-            one.freed if who == "Heliostat" else "0",
+            one.freed,
             f"{one.requests:,}",
             one.failed,
         ]
@@ -148,7 +171,7 @@ def _write(outcomes: Mapping[tuple[str, bool], Outcome]) -> None:
         "nodes used before",
         "after",
         "seconds",
-        "nodes given back",
+        "nodes gone",
         "requests",
         "failed",
     ]
@@ -158,8 +181,10 @@ def _write(outcomes: Mapping[tuple[str, bool], Outcome]) -> None:
         "requests a second go to them. "
         f"Both ways wait {SETTLE_SECONDS} s before they call a service settled (Ray's default is "
         "300 s). Ray's own compaction is `RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY=1`, with Heliostat's off; everything "
-        "else, the gateway included, is the same. *One service sick*: a service of one replica fails its health checks "
-        "all the time. A run ends when the number of used nodes has not changed for "
+        "else, the gateway included, is the same. Serve itself frees no node, and moves nothing more until the one "
+        "that it emptied is gone: in its runs the benchmark takes a node away that has held nothing for "
+        f"{IDLE_SECONDS:.0f} s, as a cluster autoscaler would. *One service sick*: a service of one replica fails its "
+        "health checks all the time. A run ends when the number of used nodes has not changed for "
         f"{STILL_SECONDS:.0f} s.",
         report.table(head, rows),
         "Heliostat keeps room for one more replica free, and never touches the node of the sick service.",

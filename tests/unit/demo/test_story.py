@@ -12,8 +12,9 @@ import pytest
 from reconciler.demo.farewell import verdict
 from reconciler.demo.guest_book import Executions
 from reconciler.demo.screen import Names, Screen
-from reconciler.demo.story import Stage, Story, telling_lines
-from reconciler.demo.table import render
+from reconciler.demo.story import Story, telling_lines
+from reconciler.demo.table import render, sums
+from reconciler.demo.teller import Stage
 from reconciler.demo.traffic import Load, Tally
 from reconciler.demo.witness import StoryBroke, Witness
 
@@ -127,7 +128,8 @@ def test_the_table_counts_each_stage_and_the_whole() -> None:
     whole = Tally(answers=Counter({"Hello from v1": 8, "Hello from v2": 2}), failures=Counter({"ReadError": 1}))
 
     witness = Witness(page_url="", ray_url="", service="greeter", peak=4)
-    lines = render(stages, whole, counted(answered=7, twice=("guest 3",)), witness, timedelta(seconds=80)).splitlines()
+    figures = sums(stages, whole, counted(answered=7, twice=("guest 3",)), witness, timedelta(seconds=80))
+    lines = render(stages, figures).splitlines()
 
     assert lines[0].split() == ["stage", "seconds", "requests", "failed", "answered", "by", "first", "action"]
     assert lines[2].split() == ["v1", "deployed", "9.7", "-", "-", "-", "after", "0.23", "s"]

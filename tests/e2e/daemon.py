@@ -191,9 +191,13 @@ class Daemon:
         """Return a service's ended rollouts, newest first."""
         return _items(self.get(f"/api/v1/services/{name}/history"))
 
+    def metrics(self) -> str:
+        """Return all metrics as Prometheus reads them."""
+        return self._client.get("/metrics").text
+
     def metric(self, line: str) -> float:
         """Return the value of the first line of a metric."""
-        text = self._client.get("/metrics").text
+        text = self.metrics()
         for found in text.splitlines():
             if found.startswith(line) and found[len(line)] in " {":
                 return float(found.rsplit(" ", 1)[1])

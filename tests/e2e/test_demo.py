@@ -187,6 +187,41 @@ def test_the_story_goes_as_told_and_leaves_nothing(start: Start) -> None:
     assert_nothing_is_left(running)
 
 
+@pytest.mark.slow
+def test_the_story_about_places_goes_as_told_and_leaves_nothing(start: Start) -> None:
+    began = time.monotonic()
+    running = start("--placement")
+    running.await_told("Committed two specs", 120)
+
+    status, printed = running.finish(STORY_WITHIN)
+
+    assert status == 0, f"{printed}\n{running.narration}"
+    assert time.monotonic() - began < STORY_WITHIN
+    told = figures(printed)
+    assert re.fullmatch(r"0 of \d{3,} POSTs, counted by the service itself", told["executed twice"])
+    assert told["nodes"] == "6 before, 3 after"
+    assert told["greeters per zone"] == "a 2, b 2, c 2"
+    assert told["requests failed"] == told["failed with their zone"].partition(",")[0]
+    for stage in ("both deployed", "zone c lost, rebuilt", "zone c refilled", "6 nodes to 3"):
+        assert re.search(rf"^{stage} +\d+\.\d", printed, re.M), printed
+    pictures = re.findall(r"^ +zone a +zone b +zone c\n(?: .*\n)*", running.narration, re.M)
+    boxes = [(len(re.findall(r"\+- 127[0-9.]+ -", one)), len(re.findall("dead", one))) for one in pictures]
+    assert boxes == [(6, 0), (4, 2), (6, 0), (3, 3)], running.narration
+    assert "\x1b" not in printed + running.narration
+    assert_nothing_is_left(running)
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_a_zone_dies_leaves_nothing(start: Start) -> None:
+    running = start("--placement")
+    running.await_told("kill -9 of all of Ray on", 200)
+    running.child.send_signal(signal.SIGINT)
+    status, printed = running.finish(GONE_WITHIN)
+    assert status == 128 + signal.SIGINT
+    assert "The story" not in printed
+    assert_nothing_is_left(running)
+
+
 class User:
     """Somebody at a second terminal who types what the demo printed, line by line."""
 

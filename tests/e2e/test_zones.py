@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from reconciler.embedded import EmbeddedCluster
+from tests.e2e.conftest import lent
 from tests.e2e.load import Record, sending
 from tests.e2e.project import Spec, pause, weight
 from tests.e2e.stage import Stage
@@ -85,3 +89,56 @@ def test_a_service_is_spread_loses_a_zone_and_gets_it_back_under_load(stage: Sta
     late = _broke_off(load.failures(), loss.at)
     assert late == [], watch.around(late)
     assert watch.peak("chat") <= 3 + 1
+
+
+@pytest.fixture
+def stage_in_a(ray_cluster: EmbeddedCluster, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """Lend a stage whose gateway is in zone a."""
+    with lent(ray_cluster, request, flags=("--zone=a",)) as made:
+        yield made
+
+
+def sides(stage: Stage) -> dict[str, float]:
+    """Return the requests that were answered in the gateway's zone, and elsewhere."""
+    found = {}
+    for line in stage.daemon.metrics().splitlines():
+        if line.startswith("heliostat_gateway_zone_requests_total"):
+            side = line.partition('side="')[2].partition('"')[0]
+            found[side] = found.get(side, 0.0) + float(line.rsplit(" ", 1)[1])
+    return found
+
+
+def test_a_gateway_stays_in_its_zone_up_to_what_the_replicas_there_take(stage_in_a: Stage) -> None:
+    stage, room = stage_in_a, 3
+    listed = {**ECHO, "max_ongoing_requests": room}
+    stage.deploy(stage.spec(deployments=[listed], steps=STEPS, extra={"placement": {"zones": {}}}))
+    settled(stage, 30, a=1, b=1, c=1)
+    in_a = {entry["replica"] for entry in replicas_in(stage, "a")}
+    # The rollout is over: from the next look on the row prefers the zone.
+    wait_for(
+        lambda: {asked(stage) for _ in range(8)} == in_a, 20, "all requests stay in zone a", shows=stage.daemon.tail
+    )
+    with ThreadPoolExecutor(2 * room) as pool:
+        # Twice what the zone takes, at once: the other half goes elsewhere, and is not refused by anybody.
+        answers = list(pool.map(lambda _: stage.daemon.ask("/chat/slow?seconds=2"), range(2 * room)))
+    assert [answer.status_code for answer in answers] == [200] * 2 * room
+    before = sides(stage)
+    assert before["far"] >= room
+    assert {asked(stage) for _ in range(20)} == in_a
+    wait_for(lambda: sides(stage)["near"] >= before["near"] + 20, 10, "they are counted", shows=lambda: sides(stage))
+    assert sides(stage)["far"] == before["far"]
+    assert stage.daemon.status("chat")["crossing"]["zone"] == "a"
+    assert "the gateway's own" in stage.daemon.cli("status", "chat").stdout
+    assert stage.daemon.reloads() == 0
+
+
+def replicas_in(stage: Stage, zone: str) -> list[dict[str, Any]]:
+    """Return what runs in a zone."""
+    found = stage.daemon.get("/api/v1/nodes")
+    nodes = {node["id"] for node in found["nodes"] if node["zone"] == zone}
+    return [entry for entry in found["replicas"] if entry["node"] in nodes]
+
+
+def asked(stage: Stage) -> str:
+    """Return the replica that answers."""
+    return str(stage.daemon.ask("/chat/who").json()["replica"])

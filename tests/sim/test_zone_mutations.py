@@ -14,6 +14,7 @@ import policies.registry
 import policies.shares
 import policies.sites
 import policies.view
+import reconciler.planning.routing
 from tests.sim import test_zones as stories
 
 Story = Callable[[], Awaitable[None]]
@@ -56,6 +57,12 @@ MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
         "departures",
         lambda view, layout, weights: frozenset(),
         stories.test_zones_may_be_chosen_changed_and_left_out_again,
+    ),
+    "preferred while revisions are compared": (
+        reconciler.planning.routing,
+        "_may_prefer_zone",
+        lambda service, weights: True,
+        stories.test_a_rollout_keeps_the_spread,
     ),
     "nothing kept ready": (
         policies.view,

@@ -84,6 +84,7 @@ def _measured(stage: Stage, *, by_ray: bool, sick: bool) -> Outcome:
     stage.deploy(large, small, *others, cluster=off, within=180)
     if sick:
         sick_file.touch()
+        wait_for(lambda: stage.daemon.status("ill")["health"] != "Healthy", 90, "one is sick", interval=1)
     settings = {"enabled": not by_ray, "settle": f"{SETTLE_SECONDS}s", "stallAfter": "90s"}
     with sending(stage.load(rate=RATE)) as load:
         pruned = {**off, "spec": {**off["spec"], "compaction": settings}}

@@ -149,6 +149,10 @@ async def nodes(settings: Settings) -> list[Finding]:
         return [_failed("nodes", "no node is alive", "start Ray nodes")]
     zones = sorted({node.zone for node in alive if node.zone})
     text = f"{len(alive)} alive, {sum(node.is_draining for node in alive)} draining"
+    if settings.zone is not None and settings.zone not in zones:
+        told = f"no node is in {settings.zone}, the gateway's own zone; there are {', '.join(zones) or 'none'}"
+        mend = "give --zone as the nodes near the gateway are labelled with ray.io/availability-zone"
+        return [_fine("nodes", text), Finding(check="zones", mark=Mark.WARNING, text=told, mend=mend)]
     if len(zones) > 1:
         return [_fine("nodes", text), _fine("zones", ", ".join(zones))]
     mend = "label nodes with ray.io/availability-zone (`ray start --labels`) to have replicas spread over zones"

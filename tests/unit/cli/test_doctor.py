@@ -132,6 +132,11 @@ def test_the_table_says_how_to_mend_each_finding(doctor: Runs, handler: type[Das
     assert "-> label nodes with ray.io/availability-zone" in text
 
 
+def test_a_zone_of_the_gateway_that_no_node_is_in_is_found(doctor: Runs) -> None:
+    assert "warn  zones           no node is in c, the gateway's own zone; there are a, b\n" in doctor(zone="c").stdout
+    assert marks(doctor("-o", "json", zone="b"))["zones"] == "ok"
+
+
 def test_without_ray_it_fails_once_and_checks_the_rest(doctor: Runs) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"

@@ -13,7 +13,9 @@ from reconciler.api.app import STATIC, make_app
 from reconciler.api.places import MOST_NODES
 from reconciler.api.views import excerpt, page_view
 from reconciler.api.wording import ago, count, percent, seconds, short_commit, span
+from reconciler.cli.overview import service_text
 from reconciler.errors import Stalled
+from specs.status import CrossingStatus
 from tests.unit.api.backends import (
     NOW,
     TRACEBACK,
@@ -260,6 +262,20 @@ async def test_nodes_are_boxes_by_zone_with_their_replicas(backend: MemoryBacken
     assert "chat 3f9a1c2eb771, stable: Chat moves away: its node is being drained" in page.text
     assert "<b>theirs</b>" not in answer
     assert "not Heliostat's" in page.text
+
+
+async def test_what_leaves_the_gateway_s_zone_is_told_where_it_has_one(
+    backend: MemoryBackend, client: httpx.AsyncClient
+) -> None:
+    told = "12.5% of the last minute's requests left zone us-east-1a, the gateway's own"
+    backend.cluster = cluster(steady("search"))
+    assert told not in Outline((await client.get("/fragment")).text).text
+    crossing = CrossingStatus(zone="us-east-1a", percent=12.5)
+    backend.cluster = cluster(replace(steady("search"), crossing=crossing))
+    assert told in Outline((await client.get("/fragment")).text).text
+    assert told in service_text(backend.cluster, backend.cluster.services[0], NOW)
+    found = (await client.get("/api/v1/services/search")).json()
+    assert found["crossing"] == {"zone": "us-east-1a", "percent": 12.5}
 
 
 async def test_a_large_cluster_is_not_drawn_node_by_node(backend: MemoryBackend, client: httpx.AsyncClient) -> None:

@@ -47,6 +47,11 @@ class NodesSight:
         """Return the nodes that live."""
         return tuple(box for box in self.boxes if box.state != "dead")
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Return whether no replica starts, stops or moves away."""
+        return all(dot.state == "RUNNING" for box in self.alive for dot in box.dots)
+
     def per_zone(self, service: str) -> Mapping[str, int]:
         """Return how many replicas of a service run in each zone, whatever revision they are."""
         counts = Counter(

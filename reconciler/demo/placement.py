@@ -7,9 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import httpx
 
+from reconciler.adapters.clock import SystemClock
 from reconciler.demo.nodes import Painter
 from reconciler.demo.placement_repository import GREETERS, OTHER, TRANSLATORS, PlacementRepository
 from reconciler.demo.repository import SERVICE
@@ -23,6 +25,7 @@ NODES = tuple(zone for zone in ZONES for _ in range(2))
 LOST = "c"
 
 DEPLOYED_WITHIN = timedelta(seconds=180)
+NOTICED_WITHIN = timedelta(seconds=60)
 REBUILT_WITHIN = timedelta(seconds=120)
 BACK_WITHIN = timedelta(seconds=240)
 """A zone that is back is believed after 30 seconds."""
@@ -34,7 +37,9 @@ UNDER_WAY = 1.0
 LEFT_AFTER = 3.0
 """A lost zone gets nothing new after so many seconds."""
 
+PLANNED_WITHIN = timedelta(seconds=60)
 PLAN_SECONDS = 60.0
+"""One plan takes a second or two; the first one starts a process for it."""
 
 
 @dataclass(kw_only=True)
@@ -87,6 +92,15 @@ class PlacementStory(Teller):
         for ip in ips:
             await asyncio.to_thread(self.cluster.kill_node, ip)
         self.lost_at = (began, time.monotonic())
+        await self.witness.until(
+            lambda sight: all(box.zone != LOST for box in self.witness.nodes.alive),
+            within=NOTICED_WITHIN,
+            what=f"Ray notices that zone {LOST} is gone",
+        )
+        self.screen.say(
+            f"Ray has noticed; the gateway had, by its own checks. {self.sight.ready} greeters answer for all,"
+            " and new ones are started in the other zones."
+        )
         others = tuple(zone for zone in ZONES if zone != LOST)
         await self._placed(others, REBUILT_WITHIN, "what was lost is built anew in the other zones")
         self.end_stage(f"zone {LOST} lost, rebuilt", began, before)
@@ -110,9 +124,13 @@ class PlacementStory(Teller):
         began, before = time.monotonic(), self.load.tally.copy()
         self.planned = await self._plan()
         self.repository.allow_compaction()
-        self.screen.say("Committed a ClusterPolicy with `compaction: {enabled: true}`. One node at a time is emptied.")
+        self.screen.say("Committed `compaction: {enabled: true}` in the ClusterPolicy. One node at a time is emptied.")
         await self.witness.until(
-            lambda sight: len(self.witness.nodes.alive) <= (self.planned or 0) and self._is_even(ZONES),
+            lambda sight: (
+                len(self.witness.nodes.alive) <= (self.planned or 0)
+                and self.witness.nodes.is_at_rest
+                and self._is_even(ZONES)
+            ),
             within=COMPACT_WITHIN,
             what="the nodes that are not needed are empty and gone",
         )
@@ -120,27 +138,47 @@ class PlacementStory(Teller):
         self._picture("What is left: every replica, still in every zone")
 
     async def _plan(self) -> int:
-        """Return how many worker nodes the daemon's own plan leaves, and tell it."""
-        async with httpx.AsyncClient(trust_env=False, timeout=PLAN_SECONDS) as client:
-            try:
-                plan = (await client.get(f"{self.page_url}/api/v1/compaction")).raise_for_status().json()
-            except httpx.HTTPError as error:
-                raise StoryBroke(f"there is no plan for fewer nodes ({type(error).__name__})") from None
-        workers = {node.ip for node in self.cluster.nodes.values() if node.zone}
-        going = sorted(node["ip"] for node in plan["nodes"] if node["goes"])
+        """Return how many worker nodes the daemon's own plan leaves, and tell it.
+
+        There is none before the services have been at rest for a moment, as the policy wants it.
+        """
+        clock = SystemClock()
+        deadline = clock.now() + PLANNED_WITHIN
+        while True:
+            plan = await self._planned_now()
+            going = sum(1 for node in plan["nodes"] if node["goes"])
+            if going:
+                break
+            if clock.now() > deadline:
+                reasons = {node["why"] for node in plan["nodes"]}
+                raise StoryBroke(f"no node can go: {'; '.join(sorted(reasons))}")
+            await clock.sleep(timedelta(seconds=1))
+        workers = sum(1 for node in self.cluster.nodes.values() if node.zone)
         moves = sum(move["count"] for move in plan["moves"])
         self.screen.say(
-            f"`heliostat compaction` says: {len(workers)} nodes now, {len(workers) - len(going)} afterwards;"
+            f"`heliostat compaction` says: {workers} nodes now, {workers - going} afterwards;"
             f" {moves} replicas move{'; no plan is better' if plan['isBest'] else ''}."
         )
-        if not going:
-            raise StoryBroke(f"no node can go: {plan['message']}")
-        return len(workers) - len(going)
+        return workers - going
+
+    async def _planned_now(self) -> dict[str, Any]:
+        async with httpx.AsyncClient(trust_env=False, timeout=PLAN_SECONDS) as client:
+            try:
+                answer = await client.get(f"{self.page_url}/api/v1/compaction")
+                plan: dict[str, Any] = answer.raise_for_status().json()
+            except httpx.HTTPError as error:
+                raise StoryBroke(f"there is no plan for fewer nodes ({type(error).__name__})") from None
+        return plan
 
     async def _placed(self, zones: Sequence[str], within: timedelta, what: str) -> None:
         """Wait until both services are spread over these zones, evenly, and at rest."""
         await self.witness.until(
-            lambda sight: is_settled(sight) and sight.reason == "Steady" and self._is_even(zones),
+            lambda sight: (
+                is_settled(sight)
+                and sight.reason == "Steady"
+                and self.witness.nodes.is_at_rest
+                and self._is_even(zones)
+            ),
             within=within,
             what=what,
         )

@@ -1,4 +1,4 @@
-"""The Git repository of the story about zones and nodes: two services, and later a policy for the cluster."""
+"""The Git repository of the story about zones and nodes: two services, and a policy for the cluster."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ class PlacementRepository(SampleRepository):
     """The sample repository with its services spread over zones."""
 
     def add_services(self) -> datetime:
-        """Commit both services; return when."""
+        """Commit both services and a policy; return when."""
         self._write(SPEC, sample("spread.yaml"))
         self._write(APP, sample("app.py"))
         self._write(OTHER_SPEC, sample("translator.yaml"))
+        self._write(POLICY, sample("cluster.yaml"))
         return self._commit("Add the greeter and the translator, spread over zones")
 
     def allow_compaction(self) -> datetime:
-        """Commit the cluster's policy; return when."""
-        self._write(POLICY, sample("cluster.yaml"))
+        """Commit that compaction is carried out; return when."""
+        self._write(POLICY, sample("cluster.yaml").replace("enabled: false", "enabled: true"))
         return self._commit("Use as few nodes as will do")

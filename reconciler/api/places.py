@@ -59,7 +59,12 @@ class PlacesView:
 
 
 def places_view(cluster: ClusterStatus, nodes: tuple[Node, ...], seats: tuple[Seat, ...]) -> PlacesView:
-    """Return the picture of nodes and the replicas on them."""
+    """Return the picture of nodes and the replicas on them.
+
+    A dead node has no box any more once a living one has its address.
+    """
+    living = {node.ip for node in nodes if node.is_alive}
+    nodes = tuple(node for node in nodes if node.is_alive or node.ip not in living)
     hues = _hues(seats)
     drawn = {seat: _seat(cluster, seat, hues.get(seat.service, 0)) for seat in seats}
     shown = sorted(nodes, key=lambda node: (node.zone or "", not node.is_head, node.ip))[:MOST_NODES]

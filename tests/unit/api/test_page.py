@@ -264,6 +264,18 @@ async def test_nodes_are_boxes_by_zone_with_their_replicas(backend: MemoryBacken
     assert "not Heliostat's" in page.text
 
 
+async def test_a_node_that_came_back_has_one_box(backend: MemoryBackend, client: httpx.AsyncClient) -> None:
+    backend.cluster = cluster(chat())
+    worker = sample_nodes()[1]
+    dead = replace(worker, id="d" * 56, is_alive=False)
+    elsewhere = replace(dead, id="e" * 56, ip="10.9.9.9")
+    backend.seen_nodes = (worker, dead, elsewhere)
+    page = Outline((await client.get("/fragment")).text)
+    assert len([box for box in page.all("div") if str(box.get("class")).startswith("node")]) == 2
+    assert page.text.count(worker.ip) == 1
+    assert page.text.count("dead") == 1
+
+
 async def test_what_leaves_the_gateway_s_zone_is_told_where_it_has_one(
     backend: MemoryBackend, client: httpx.AsyncClient
 ) -> None:

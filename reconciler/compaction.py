@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, assert_never
 
@@ -39,6 +39,7 @@ from specs.compaction import (
     CompactionSettings,
     CompactionStatus,
     DrainState,
+    Emptied,
     GivenUp,
     NodeDrain,
     Order,
@@ -60,6 +61,9 @@ OLD_LOOK = Wait(state="Blind", message="the cluster was not looked at for a whil
 
 ANSWER_WITHIN = timedelta(seconds=8)
 """Clients give up after ten. On a machine that is too busy to plan in time they get the plan before."""
+
+END_AFTER = timedelta(seconds=10)
+"""Ray ends on an idle node within two seconds or so; on one with something in its object store it never does."""
 
 POLICY = "nodes"
 """The only one that there is."""
@@ -166,6 +170,7 @@ class Compactor:
             for step in follow(world, settings, self._memory, now):
                 await self._take(step, world)
         await self._tell_again(world)
+        await self._end_emptied(world)
         while (wait := obstacle(world, settings, self._memory)) is None:
             look = self._look = await self._planned(world, settings)
             found = COMPACTION[POLICY](world, settings, self._memory, look.situation, (look.answer, look.refused))
@@ -206,8 +211,23 @@ class Compactor:
             for entry in self._memory.given_up
             if entry.node in alive and (entry.is_draining or entry.until > world.now)
         )
-        if kept != self._memory.given_up:
-            await self._save(lambda memory: replace(memory, given_up=kept))
+        emptied = tuple(entry for entry in self._memory.emptied if entry.node in alive)
+        if kept != self._memory.given_up or emptied != self._memory.emptied:
+            await self._save(lambda memory: replace(memory, given_up=kept, emptied=emptied))
+
+    async def _end_emptied(self, world: World) -> None:
+        """Have Ray end on nodes that are free and on which it does not by itself; nothing is on them by now."""
+        if not world.observed.complete:
+            return
+        now = self._ports.clock.now()
+        for entry in self._memory.emptied:
+            if now - entry.told_at < END_AFTER:
+                continue
+            try:
+                await self._ports.drains.end(entry.node)
+            except PortError as error:
+                log.warning("Ray does not end on an empty node", node=entry.ip, reason=error.reason)
+            await self._save(partial(_told, node=entry.node, now=now))
 
     async def _tell_again(self, world: World) -> None:
         """Tell Ray of drains that may not have reached it."""
@@ -264,9 +284,12 @@ class Compactor:
             entry = given_up(drain, f"it is empty, but not given back: {error.reason}", self._ports.clock.now())
             await self._take(GiveUp(entry=entry), world)
             return
-        took = self._ports.clock.now() - drain.since
+        now = self._ports.clock.now()
+        took = now - drain.since
         text = f"{drain.ip} is free after {took.total_seconds():.0f} s"
-        await self._save(partial(_freed, node=node), "NodeFreed", text, by=drain.by)
+        await self._save(
+            partial(_freed, entry=Emptied(node=node, ip=drain.ip, told_at=now)), "NodeFreed", text, by=drain.by
+        )
 
     def _drain_of(self, node: str) -> NodeDrain:
         found = self._memory.drain(node)
@@ -322,8 +345,13 @@ def _given_up(memory: CompactionMemory, entry: GivenUp) -> CompactionMemory:
     return replace(_without(memory, entry.node), given_up=(*memory.given_up, entry))
 
 
-def _freed(memory: CompactionMemory, node: str) -> CompactionMemory:
-    return replace(_without(memory, node), freed=memory.freed + 1)
+def _freed(memory: CompactionMemory, entry: Emptied) -> CompactionMemory:
+    return replace(_without(memory, entry.node), freed=memory.freed + 1, emptied=(*memory.emptied, entry))
+
+
+def _told(memory: CompactionMemory, node: str, now: datetime) -> CompactionMemory:
+    emptied = (replace(entry, told_at=now) if entry.node == node else entry for entry in memory.emptied)
+    return replace(memory, emptied=tuple(emptied))
 
 
 def _settings(world: World | None) -> CompactionSettings:

@@ -19,20 +19,42 @@ NOT_COUNTED = ("object_store_memory", "node:")
 
 
 def main() -> None:
-    """Arguments: the node's id, the amounts that may be in use (null: any), and why (for Ray's records)."""
+    """Arguments: the node's id, the amounts that may be in use (null: any), and why (for Ray's records).
+
+    A fourth one, `end`: the node drains already and is empty; Ray is to end on it.
+    """
     node, expected, why = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-    print("HELIOSTAT " + json.dumps(drain(node, expected, why)), flush=True)
+    gcs = _connected()
+    said = end_with(gcs, node) if sys.argv[4:] == ["end"] else drain(gcs, node, expected, why)
+    print("HELIOSTAT " + json.dumps(said), flush=True)
 
 
-def drain(node: str, expected: "dict[str, float] | None", why: str) -> "dict[str, object]":
-    """Return `{"drained": true}`, or why not."""
+def _connected() -> "object":
     import ray
     from ray._private import services
+
+    return ray._raylet.GcsClient(address=services.canonicalize_bootstrap_address_or_die(None))
+
+
+def drain(gcs: "object", node: str, expected: "dict[str, float] | None", why: str) -> "dict[str, object]":
+    """Return `{"drained": true}`, or why not."""
     from ray.core.generated import autoscaler_pb2
 
-    gcs = ray._raylet.GcsClient(address=services.canonicalize_bootstrap_address_or_die(None))
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     return drain_with(gcs, reason, (node, expected, why))
+
+
+def end_with(gcs: "object", node: str) -> "dict[str, object]":
+    """Have the raylet end, unless something runs there.
+
+    It ends by itself once it is idle, but what an application's build returned keeps it busy for as long as that
+    application lives: Serve holds on to it, and it lies in the object store of the node that the build ran on.
+    """
+    surplus = _surplus(gcs, node, {})
+    if surplus is None or surplus:
+        return {"drained": False, "why": f"something is in use on it: {surplus}"}
+    ended = gcs.drain_nodes([bytes.fromhex(node)], timeout=10)  # type: ignore[attr-defined]
+    return {"drained": True} if ended else {"drained": False, "why": "Ray does not know the node"}
 
 
 def drain_with(gcs: "object", reason: int, wanted: "tuple[str, dict[str, float] | None, str]") -> "dict[str, object]":

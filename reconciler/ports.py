@@ -225,6 +225,9 @@ class Drains(Protocol):
         Raises Stalled when more than `expected` of it is in use (None: whatever is), and when Ray refuses.
         """
 
+    async def end(self, node: str) -> None:
+        """Have Ray end on a node that drains and is empty. Raises Stalled when something of it is in use."""
+
 
 class NodeProvider(Protocol):
     """Whoever lends the nodes."""

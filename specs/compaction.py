@@ -88,6 +88,15 @@ class GivenUp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Emptied:
+    """A node that is free, but on which Ray has not ended yet. It takes nothing new; `told_at` is the last attempt."""
+
+    node: str
+    ip: str
+    told_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """A person's `heliostat compaction --apply`: carry the plan out once, whatever `enabled` says."""
 
@@ -101,6 +110,7 @@ class CompactionMemory:
 
     drains: tuple[NodeDrain, ...] = ()
     given_up: tuple[GivenUp, ...] = ()
+    emptied: tuple[Emptied, ...] = ()
     order: Order | None = None
     freed: int = 0
     """Nodes freed so far."""

@@ -117,11 +117,14 @@ class _Draft:
         self._moving = moving(self.world.memory.services)
         drains = {drain.node for drain in self.memory.drains}
         given_up = {entry.node: entry for entry in self.memory.given_up}
+        emptied = {entry.node for entry in self.memory.emptied}
         for node in self.nodes.values():
             if node.is_head:
                 self._stay(node.id, "it is the head")
             elif node.id in drains or node.is_draining:
                 self._stay(node.id, "it is being drained")
+            elif node.id in emptied:
+                self._stay(node.id, "it is empty, and Ray is to end on it")
             elif node.id in given_up:
                 entry = given_up[node.id]
                 self._stay(node.id, f"given up: {entry.why}; not tried again before {entry.until:%H:%M:%S} UTC")
@@ -178,6 +181,7 @@ class _Draft:
     def _drains(self, node: str) -> bool:
         """Return whether replicas leave a node and none come to it."""
         told = any(entry.node == node and entry.is_draining for entry in self.memory.given_up)
+        told = told or any(entry.node == node for entry in self.memory.emptied)
         return told or self.nodes[node].is_draining or self.memory.drain(node) is not None
 
     def _why(self, service: ServiceMemory) -> str:

@@ -86,8 +86,15 @@ class RayDrains:
 
     async def drain(self, node: str, expected: Mapping[str, float] | None, why: str) -> None:
         """Drain a node unless more than `expected` of it is in use. Raises Stalled with the reason."""
+        await self._run(node, command_line(node, expected, why, self._python))
+
+    async def end(self, node: str) -> None:
+        """Have Ray end on a node that drains and is empty. Raises Stalled when something of it is in use."""
+        await self._run(node, f"{command_line(node, {}, '', self._python)} end")
+
+    async def _run(self, node: str, command: str) -> None:
         job = f"heliostat-drain-{secrets.token_hex(8)}"
-        await self._jobs.start(JobOrder(id=job, command=command_line(node, expected, why, self._python)))
+        await self._jobs.start(JobOrder(id=job, command=command))
         try:
             async with asyncio.timeout(DONE_WITHIN.total_seconds()):
                 seen = await self._ended(job)

@@ -34,6 +34,10 @@ class FakeDrains:
     problem: PortError | None = None
     refused: str = ""
     asked: list[str] = field(default_factory=list)
+    sticky: set[str] = field(default_factory=set)
+    """Nodes with something in their object store: their raylet does not end by itself, and no list shows that they
+    drain once they are empty."""
+    ended: list[str] = field(default_factory=list)
 
     async def holdings(self) -> tuple[Holding, ...]:
         if self.problem is not None:
@@ -47,6 +51,12 @@ class FakeDrains:
             raise Stalled(self.refused)
         self.asked.append(node)
         self.nodes.drain(node)
+
+    async def end(self, node: str) -> None:
+        if self.problem is not None:
+            raise self.problem
+        self.ended.append(node)
+        self.nodes.kill(node)
 
 
 @dataclass(kw_only=True)
@@ -125,7 +135,16 @@ class Compacting:
     @property
     def world(self) -> World | None:
         tick = self.sim.tick
-        return replace(tick.world, memory=tick.compiled.memory) if tick is not None else None
+        if tick is None:
+            return None
+        observed = tick.world.observed
+        nodes = tuple(self._as_listed(node) for node in observed.nodes)
+        return replace(tick.world, memory=tick.compiled.memory, observed=replace(observed, nodes=nodes))
+
+    def _as_listed(self, node: Node) -> Node:
+        """Ray's list of nodes does not tell that a node drains; Serve's replicas do, as long as there are any."""
+        is_empty = node.id in self.drains.sticky and all(replica.node != node.id for replica in self.replicas())
+        return replace(node, is_draining=node.is_draining and not is_empty)
 
     async def step(self) -> None:
         await self.sim.step()
@@ -153,7 +172,7 @@ class Compacting:
     def _end_empty_nodes(self) -> None:
         taken = {replica.node for replica in self.replicas()}
         for node in list(self.draining):
-            if node not in taken:
+            if node not in taken and node not in self.drains.sticky:
                 self.sim.nodes.kill(node)
 
     async def run(self, seconds: int) -> None:

@@ -35,6 +35,32 @@ async def test_a_spread_out_service_is_packed_onto_the_nodes_that_it_needs() -> 
     assert len(work.provider.released) == 4
 
 
+async def test_a_node_on_which_ray_does_not_end_is_ended_and_freed_once() -> None:
+    work = Compacting(4, 4, 4, 4)
+    await work.start(spec(size=4))
+    work.drains.sticky = set(work.sim.nodes.nodes)
+    await work.until(lambda: work.state == "Compact" and work.alive == 2)
+    await work.run(60)
+    assert work.kinds().count("NodeFreed") == 2
+    assert (len(work.drains.asked), len(set(work.drains.ended)), len(work.drains.ended)) == (2, 2, 2)
+    assert work.least == {"chat": 4}
+    assert work.compactor is not None
+    assert work.compactor.status.freed == 2
+
+
+async def test_an_empty_node_that_ray_keeps_is_told_again_and_holds_nothing_up() -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=2))
+    work.drains.sticky = set(work.sim.nodes.nodes)
+    await work.until(lambda: work.kinds().count("NodeFreed") == 1)
+    work.drains.problem = Retry("Ray does not answer")
+    await work.run(60)
+    assert (work.alive, work.kinds().count("NodeFreed")) == (3, 1)
+    work.drains.problem = None
+    await work.until(lambda: work.alive == 1)
+    assert work.kinds().count("NodeFreed") == 2
+
+
 async def test_so_many_nodes_at_once_as_the_policy_says() -> None:
     work = Compacting(4, 4, 4, 4, 4, 4, settings=replace(SETTINGS, max_nodes_at_once=2))
     await work.start(spec(size=6))

@@ -17,6 +17,7 @@ class Gcs:
         self.total, self.left, self.told = total, left, told
         self.accepts = True
         self.drained: list[tuple[Any, ...]] = []
+        self.ended: list[bytes] = []
 
     def get_all_resource_usage(self, timeout: float) -> Any:
         row = SimpleNamespace(
@@ -30,6 +31,10 @@ class Gcs:
     def drain_node(self, *arguments: Any) -> tuple[bool, str]:
         self.drained.append(arguments)
         return self.accepts, "" if self.accepts else "it is the head"
+
+    def drain_nodes(self, nodes: list[bytes], timeout: float) -> list[bytes]:
+        self.ended += nodes
+        return nodes if self.accepts else []
 
 
 def drained(gcs: Gcs, expected: dict[str, float], monkeypatch: pytest.MonkeyPatch, node: str = NODE) -> dict[str, Any]:
@@ -70,3 +75,19 @@ def test_what_ray_refuses_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     gcs = Gcs({"CPU": 1}, {"CPU": 1})
     gcs.accepts = False
     assert drained(gcs, {}, monkeypatch) == {"drained": False, "why": "Ray refuses: it is the head"}
+
+
+def test_ray_ends_on_a_node_that_only_has_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_program, "WAIT_S", 0.0)
+    gcs = Gcs({"CPU": 4, "object_store_memory": 9}, {"CPU": 4, "object_store_memory": 3})
+    assert drain_program.end_with(gcs, NODE) == {"drained": True}
+    assert gcs.ended == [bytes.fromhex(NODE)]
+    gcs.accepts = False
+    assert drain_program.end_with(gcs, NODE) == {"drained": False, "why": "Ray does not know the node"}
+
+
+def test_ray_does_not_end_where_something_runs_or_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_program, "WAIT_S", 0.0)
+    for gcs in (Gcs({"CPU": 4}, {"CPU": 3}), Gcs({}, {})):
+        assert not drain_program.end_with(gcs, NODE)["drained"]
+        assert gcs.ended == []

@@ -127,6 +127,16 @@ async def test_a_drain_is_a_job_that_brings_its_own_program() -> None:
     assert said == "True\n"
 
 
+async def test_ending_is_a_job_of_the_same_program() -> None:
+    ray = Dashboard()
+    await ray.drains.end("ab12")
+    *_, node, amounts, why, verb = shlex.split(ray.entrypoints[0])
+    assert (node, amounts, why, verb) == ("ab12", "{}", "", "end")
+    ray.logs = 'HELIOSTAT {"drained": false, "why": "something is in use on it"}'
+    with pytest.raises(Stalled, match="something is in use on it"):
+        await ray.drains.end("ab12")
+
+
 async def test_what_the_job_refuses_is_said_in_its_words() -> None:
     ray = Dashboard()
     ray.logs = 'noise\nHELIOSTAT {"drained": false, "why": "something that is not Heliostat\'s uses 1 CPU of it"}\n'

@@ -78,7 +78,10 @@ def _go_on(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
 
 
 def _over_zones(view: ServiceView, veto: Veto) -> Veto:
-    """Let no rollout start or go on in fewer zones than the spec wants; a way back, and a first deployment, may."""
+    """Let no rollout start or go on in fewer zones than the spec wants.
+
+    A way back may, and a first deployment that has begun goes on: nothing else would serve.
+    """
     few = too_few_zones(view)
 
     def checked(decision: Decision) -> Decision:

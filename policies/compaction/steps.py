@@ -9,9 +9,11 @@ from datetime import datetime, timedelta
 from policies.compaction.problem import Answer
 from policies.compaction.situation import Situation, placed_by_serve
 from policies.membership import moving
+from policies.resources import has_room
 from specs.compaction import CompactionMemory, CompactionSettings, DrainState, GivenUp, NodeDrain
 from specs.memory import ServiceMemory
-from specs.observed import Node
+from specs.observed import DeploymentSeen, Node
+from specs.selectors import matches
 from specs.windows import is_open, opens_at
 from specs.world import World
 
@@ -116,11 +118,22 @@ def given_up(drain: NodeDrain, why: str, now: datetime, *, is_draining: bool = T
 
 
 def _shortage(world: World) -> str:
-    """Return which replicas have no node; "" when all have one."""
+    """Return which replicas wait for a node; "" when none does.
+
+    One that no node could hold even if it were empty waits for something else than these nodes, perhaps for ever:
+    keeping them would not help it. Dead nodes count, for a lost zone or one that was just emptied may come back.
+    """
     waiting = [
-        f"{cell.name}#{seen.name}" for cell in world.observed.cells for seen in cell.deployments if seen.is_unplaced
+        f"{cell.name}#{seen.name}"
+        for cell in world.observed.cells
+        for seen in cell.deployments
+        if seen.is_unplaced and (seen.is_scattered or any(_could_hold(node, seen) for node in world.observed.nodes))
     ]
     return f"replicas of {', '.join(waiting)} wait for room" if waiting else ""
+
+
+def _could_hold(node: Node, seen: DeploymentSeen) -> bool:
+    return matches(node.labels, seen.selector) and (not node.resources or has_room(seen.needs, node.resources))
 
 
 def obstacle(world: World, settings: CompactionSettings, memory: CompactionMemory) -> Wait | None:

@@ -11,7 +11,7 @@ import pytest
 
 from policies.compaction.problem import Crowd, Machine, Problem, in_units
 from policies.compaction.situation import Settled, Situation, placed_by_serve, price_of, settle, situation_of
-from policies.compaction.steps import GiveUp, KeepAfterAll, NoteProgress, Release, follow
+from policies.compaction.steps import GiveUp, KeepAfterAll, NoteProgress, Release, follow, obstacle
 from specs.cells import CellKey
 from specs.compaction import CompactionMemory, CompactionSettings, DrainState, Holding, NodeDrain, NodePrice
 from specs.memory import CellMemory, Memory, ServiceMemory
@@ -226,3 +226,36 @@ def test_an_empty_node_is_kept_when_others_wait_for_room_by_now() -> None:
     (step,) = followed(drain("a"), deployed(CHAT, {"b": 1}), waiting)
     assert isinstance(step, KeepAfterAll)
     assert "other#Main wait for room" in step.why
+
+
+NOWHERE: tuple[dict[str, Any], ...] = (
+    {"needs": {"CPU": 64.0}},
+    {"selector": {"pool": "huge"}},
+    {"needs": {"GPU": 1.0}},
+)
+
+
+@pytest.mark.parametrize("options", NOWHERE)
+def test_what_no_node_could_ever_hold_holds_nothing_up(options: dict[str, Any]) -> None:
+    hopeless = deployed("theirs", {"b": 1}, is_unplaced=True, **options)
+    here = deployed(CHAT, {"b": 1})
+    assert followed(drain("a"), here, hopeless) == [Release(node="a")]
+    assert obstacle(world((node("a"), node("b")), here, hopeless), SETTINGS, CompactionMemory()) is None
+
+
+def test_what_waits_for_room_that_a_node_could_have_holds_everything_up() -> None:
+    waiting = deployed("theirs", {"b": 1}, is_unplaced=True, needs={"CPU": 4.0})
+    held = obstacle(world((node("a"), node("b")), waiting), SETTINGS, CompactionMemory())
+    assert held is not None
+    assert "theirs#Main wait for room" in held.message
+    over_several = deployed("theirs", {"b": 1}, is_unplaced=True, is_scattered=True, needs={"CPU": 8.0})
+    assert obstacle(world((node("a"), node("b")), over_several), SETTINGS, CompactionMemory()) is not None
+
+
+def test_what_only_the_emptied_node_could_hold_keeps_it_also_once_it_has_ended() -> None:
+    waiting = deployed("theirs", {"b": 1}, is_unplaced=True, needs={"GPU": 1.0})
+    gpus = replace(node("a", is_alive=False), resources={"CPU": 4, "GPU": 1})
+    seen = world((gpus, node("b")), deployed(CHAT, {"b": 1}), waiting)
+    memory = CompactionMemory(drains=(drain("a"),))
+    (step,) = follow(seen, SETTINGS, memory, look(seen, memory))
+    assert isinstance(step, KeepAfterAll)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,10 +17,11 @@ from policies.compaction.shapes import Shape, shapes_of
 TOLERANCE = 1e-6
 
 
-def plan(problem: Problem, seconds: float = 1.5) -> Answer:
-    """Return the cheapest answer found; `seconds` are the solver's (0: the heuristic alone).
+def plan(problem: Problem, seconds: float = 1.8, spent: Callable[[], float] = lambda: 0.0) -> Answer:
+    """Return the cheapest answer found in about so many `seconds`, of which `spent` says how many are over.
 
-    Every answer has passed the check. An answer of the solver that does not is dropped: it counts in fractions.
+    The solver has what the heuristic leaves of them; with 0 it is the heuristic alone. Every answer has passed the
+    check. An answer of the solver that does not is dropped: it counts in fractions.
     """
     problem = with_room_for_reserves(problem)
     grid = grid_of(problem, shapes_of(problem))
@@ -31,9 +32,10 @@ def plan(problem: Problem, seconds: float = 1.5) -> Answer:
     known = cost(grid, packing)
     bound = min(known, bound)
     answer = answer_of(problem, grid, packing, bound, by="heuristic")
-    if known <= bound + TOLERANCE or seconds <= 0:
+    left = seconds - spent()
+    if known <= bound + TOLERANCE or left <= 0:
         return answer
-    found = search(grid, known, seconds)
+    found = search(grid, known, left)
     bound = known if found.is_best and found.stays is None else max(bound, found.bound)
     if found.stays is not None and found.came is not None:
         better = Packing(gone=~found.stays, came=found.came, free=grid.free)

@@ -11,7 +11,7 @@ from reconciler.adapters.stored_values import from_json, to_json
 from reconciler.errors import Retry
 
 ENDED_WITHIN = timedelta(seconds=60)
-"""The solver stops by itself after 1.5 s; on a machine that swaps, even starting it takes long."""
+"""A plan ends by itself after 2 s; on a machine that swaps, even starting it takes long."""
 
 MODULE = "reconciler.compaction_worker"
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from policies.compaction.check import violations
 from policies.compaction.planner import plan, with_room_for_reserves
-from policies.compaction.problem import Problem
+from policies.compaction.problem import Answer, Problem
 from tests.bench import report
 from tests.compaction.clusters import random_cluster
 
 CLUSTERS = 1_000
-SOLVER_SECONDS = 1.5
+PLAN_SECONDS = 1.8
+"""What the product gives a plan in all: the solver has what the heuristic leaves."""
 REFERENCE_SECONDS = 20.0
 SIZES = ((10, 100), (25, 250), (50, 500), (100, 1_000), (150, 1_500), (200, 2_000))
 SEEDS = range(3)
@@ -55,7 +56,7 @@ def run() -> None:
 def judged(seed: int) -> Judged:
     """Plan one random cluster in all ways, and look for broken rules."""
     problem = with_room_for_reserves(random_cluster(seed))
-    quick, product = plan(problem, 0), plan(problem, SOLVER_SECONDS)
+    quick, product = plan(problem, 0), _as_the_product(problem)
     best = product if product.is_best else plan(problem, REFERENCE_SECONDS)
     broken = sum(bool(violations(problem, answer)) for answer in (quick, product, best))
     if seed % 100 == 0:
@@ -70,13 +71,18 @@ def judged(seed: int) -> Judged:
     )
 
 
+def _as_the_product(problem: Problem) -> Answer:
+    began = time.perf_counter()
+    return plan(problem, PLAN_SECONDS, lambda: time.perf_counter() - began)
+
+
 def _timed(machines: int, replicas: int, seed: int) -> Timed:
     problem: Problem = random_cluster(seed, machines=machines, replicas=replicas)
     began = time.perf_counter()
     plan(problem, 0)
     quick = time.perf_counter() - began
     began = time.perf_counter()
-    answer = plan(problem, SOLVER_SECONDS)
+    answer = _as_the_product(problem)
     whole = time.perf_counter() - began
     placed = sum(sum(crowd.places.values()) for crowd in problem.crowds)
     print(f"{machines} nodes, {placed} replicas: {quick:.2f} s, {whole:.2f} s, gap {answer.gap:.3f}", flush=True)
@@ -110,7 +116,8 @@ def _write(found: Sequence[Judged], timed: Sequence[Timed]) -> None:
                 f"{max(one.gap for one in of_size):.1%}",
             ]
         )
-    largest = max(one.whole for one in timed)
+    largest = max(one.whole for one in timed if one.machines == SIZES[-1][0])
+    widest = max(one.gap for one in timed if one.machines == SIZES[-1][0])
     head = ["plan", "all clusters together", "mean", "worst", "equal to the optimum"]
     sections = [
         f"{CLUSTERS:,} random clusters of 3 to 40 nodes: one to three kinds, with and without GPUs and prices, "
@@ -119,7 +126,7 @@ def _write(found: Sequence[Judged], timed: Sequence[Timed]) -> None:
         "fifths full. A tenth or so of the nodes may not go. Cost of the plan, divided by that of the exact optimum "
         f"(HiGHS without a useful limit of time: {REFERENCE_SECONDS:.0f} s; where that was not enough, its bound, "
         f"{unproven} clusters).",
-        report.table(head, [["heuristic alone", *quick], [f"with {SOLVER_SECONDS:g} s of solver", *product]]),
+        report.table(head, [["heuristic alone", *quick], [f"with the solver, {PLAN_SECONDS:g} s in all", *product]]),
         f"The plans save {saved:.0%} of what the clusters cost before. A checker that shares nothing with the planner "
         f"found {broken} violated constraints in {3 * CLUSTERS:,} answers. The optimum is that of what drains can do: "
         "replicas on nodes that stay are not moved.",
@@ -136,7 +143,11 @@ def _write(found: Sequence[Judged], timed: Sequence[Timed]) -> None:
             [
                 ["cost beside the exact optimum, all clusters together", "<= 1.02", product[0]],
                 ["violated constraints", "0", broken],
-                ["200 nodes, 2,000 replicas", "<= 2 s, or the best found with its gap", f"{largest:.2f} s"],
+                [
+                    "200 nodes, 2,000 replicas",
+                    "<= 2 s, or the best found with its gap",
+                    f"{largest:.2f} s, gap at most {widest:.1%}",
+                ],
             ],
         ),
     ]

@@ -8,8 +8,11 @@ from itertools import combinations
 
 import pytest
 
+from policies.compaction import planner
 from policies.compaction.bound import lower_bound
 from policies.compaction.check import violations
+from policies.compaction.exact import Found
+from policies.compaction.heuristic import Grid
 from policies.compaction.planner import plan, with_room_for_reserves
 from policies.compaction.problem import Answer, Crowd, Machine, Problem, fits, in_units
 from specs.placement import MARKET_LABEL, Market, Site
@@ -117,6 +120,24 @@ def test_the_solver_finds_what_the_heuristic_misses() -> None:
         problem for problem in map(random_cluster, range(16)) if plan(problem, 0).cost > plan(problem, 5).cost + 1e-6
     ]
     assert worse, "every one of these clusters is easy: they prove nothing about the solver"
+
+
+@pytest.mark.parametrize(("took", "left"), [(0.5, 1.5), (2.0, None), (30.0, None)])
+def test_the_solver_has_what_the_heuristic_leaves(
+    took: float, left: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def searched(grid: Grid, known: float, seconds: float) -> Found:
+        given.append(seconds)
+        return Found(stays=None, came=None, bound=known, is_best=True)
+
+    monkeypatch.setattr(planner, "search", searched)
+    # Twice 3 CPUs and once 2 are 8, which the bound takes for two nodes of 4: the solver is to say that they are not.
+    crowds = (crowd("x", {"a": 1, "b": 1}, cpus=3), crowd("y", {"c": 1}, cpus=2))
+    answer = plan(Problem(machines=tuple(four()), crowds=crowds), 2, lambda: took)
+    assert given == ([left] if left else [])
+    assert answer.is_best is bool(left)
 
 
 def test_an_answer_that_breaks_a_rule_is_found_out() -> None:

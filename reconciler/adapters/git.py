@@ -7,7 +7,7 @@ import posixpath
 import random
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -354,11 +354,29 @@ class GitSource:
         return answer
 
     def _parse(self, sha: str) -> Desired:
-        desired = self._reader.read(sha, self._settings.branch).desired
+        desired = self._with_policy(self._reader.read(sha, self._settings.branch).desired)
         try:
             return self._settings.vault.seal(desired) if self._settings.vault else desired
         except Retry as error:
             raise GitFailed(Failure.UNREACHABLE, f"commit {sha[:12]}: {error.reason}") from error
+
+    def _with_policy(self, desired: Desired) -> Desired:
+        """Return a commit whose ClusterPolicy cannot be read with the last one that could, restarts or not.
+
+        Without it windows would open and budgets grow because a file is wrong.
+        """
+        before = self._desired
+        if desired.is_policy_known:
+            return desired
+        if before is not None:
+            if before.is_policy_known:
+                self._mirror.hold_policy(before.commit.sha)
+            return replace(desired, settings=before.settings)
+        held = self._mirror.held_policy()
+        if held is None:
+            return desired
+        reader = CommitReader(self._mirror.objects, self._path, self._settings.max_package_bytes)
+        return replace(desired, settings=reader.read(held, self._settings.branch).desired.settings)
 
     @property
     def _has_secrets(self) -> bool:

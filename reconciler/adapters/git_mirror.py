@@ -39,6 +39,7 @@ class Mirror:
         self._accepted = f"refs/heliostat/accepted/{watched}"
         self._tags = f"refs/heliostat/tags/{watched}/"
         self._pinned_ref = f"refs/heliostat/pinned/{watched}"
+        self._policy_ref = f"refs/heliostat/policy/{watched}"
         self._stamp = folder / f"read-at-{watched}"
         self._writing = threading.Lock()
         self._fetches = 0
@@ -87,6 +88,14 @@ class Mirror:
         """Return the commit that was accepted last, or None."""
         return self._resolve(self._accepted)
 
+    def hold_policy(self, sha: str) -> None:
+        """Remember, over restarts, a commit whose ClusterPolicy stays in force while newer ones have a wrong one."""
+        self._write_ref(self._policy_ref, sha)
+
+    def held_policy(self) -> str | None:
+        """Return the commit that was remembered for its ClusterPolicy last, or None."""
+        return self._resolve(self._policy_ref)
+
     def pin(self, sha: str) -> None:
         """Remember, over restarts, that this commit is followed instead of the branch."""
         self._write_ref(self._pinned_ref, sha)
@@ -114,7 +123,7 @@ class Mirror:
         """Return where one of our refs points: each process costs as much as reading a hundred unchanged specs."""
         known = self._known
         if known is None:
-            refs = (self._tip, self._accepted, self._pinned_ref)
+            refs = (self._tip, self._accepted, self._pinned_ref, self._policy_ref)
             try:
                 out = self.command.run("for-each-ref", "--format=%(objectname) %(refname)", *refs).decode()
             except GitFailed:

@@ -357,3 +357,37 @@ async def test_the_mirror_stays_small_over_many_commits(
     assert not [kind for kind, _ in watched.requests if kind == "clean"]
     forget(tmp_path / "state" / "git")
     git(tmp_path / "state" / "git", "cat-file", "-e", f"{kept}:a.yaml")
+
+
+# -- what a wrong file does not open ----------------------------------------------------------------
+
+POLICY = """apiVersion: heliostat.dev/v1alpha1
+kind: ClusterPolicy
+metadata: {name: default}
+spec: {budget: {maxServicesMoving: COUNT}}
+"""
+
+
+async def test_a_wrong_policy_leaves_the_last_one_in_force_over_restarts(origin: Origin, tmp_path: Path) -> None:
+    async def moving(sha: str) -> int:
+        reading = await watched.see(sha)
+        assert reading.desired is not None
+        return reading.desired.settings.max_services_moving
+
+    def push(policy: str) -> str:
+        return origin.commit({"chat.yaml": spec("chat"), "policy.yaml": policy})
+
+    watched = Watched(origin.folder, tmp_path / "state")
+    assert await moving(push("apiVersion: heliostat.dev/v1alpha1\nkind: [")) == 5, "nothing better is known"
+    assert await moving(push(POLICY.replace("COUNT", "2"))) == 2
+    assert await moving(push(POLICY.replace("COUNT", "many"))) == 2
+    watched = Watched(origin.folder, tmp_path / "state")
+    still = push(POLICY.replace("COUNT", "lots"))
+    assert await moving(still) == 2
+    origin.forget()
+    watched = Watched(origin.folder, tmp_path / "state")
+    assert await moving(still) == 2
+    assert await moving(push(POLICY.replace("COUNT", "3"))) == 3
+    watched = Watched(origin.folder, tmp_path / "state")
+    assert await moving(push(POLICY.replace("COUNT", "x"))) == 3
+    assert await moving(origin.commit({"chat.yaml": spec("chat")})) == 5, "it was taken out"

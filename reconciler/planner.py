@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Protocol
 
 from reconciler.errors import Stalled
@@ -22,8 +22,11 @@ from specs.planned import PlannedChange, PlannedHold, PlannedService
 from specs.predicted import Ending, PredictedService, Prediction
 from specs.world import World
 
-FRESH = timedelta(seconds=15)
-"""Anybody may ask what is about to be done: so often it is worked out anew, however many ask."""
+FRESH = 15.0
+"""Anybody may ask what is about to be done: after so many seconds it is worked out anew, however many ask."""
+
+RESTS = 4
+"""Times as long as it took to work out it holds at least: else who only asks could keep a core busy with it."""
 
 REMEMBERED = 200
 """Events of a service that are looked through for how long its replicas took to start."""
@@ -95,8 +98,8 @@ class Planner:
     world: World | None = None
     """As the loop saw it last."""
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _own: tuple[datetime, PlannedChange] | None = None
-    """What is about to be done anyway, and when that was worked out."""
+    _own: tuple[float, PlannedChange] | None = None
+    """What is about to be done anyway, and until which time of the event loop that may be told."""
 
     async def plan(self, proposal: Proposal | None) -> PlannedChange | None:
         """Return what a proposal would do; None while nothing was seen yet. Raises Retry or Stalled.
@@ -107,7 +110,8 @@ class Planner:
             world = self.world
             if world is None or world.desired is None:
                 return None
-            if proposal is None and self._own is not None and timedelta(0) <= world.now - self._own[0] < FRESH:
+            begun = asyncio.get_running_loop().time()
+            if proposal is None and self._own is not None and begun < self._own[0]:
                 return self._own[1]
             base = await self.commits.specs_at(world.desired.commit.sha)
             head = base if proposal is None else await self._specs(proposal)
@@ -117,7 +121,8 @@ class Planner:
             question = await self._question(world, wanted)
             found = _together(change, await asyncio.to_thread(predict, question))
             if proposal is None:
-                self._own = (world.now, found)
+                ended = asyncio.get_running_loop().time()
+                self._own = (ended + max(FRESH, RESTS * (ended - begun)), found)
             return found
 
     async def apply(self, base: str, commit: str, live: str) -> None:

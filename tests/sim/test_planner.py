@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -16,11 +17,12 @@ from reconciler.planner import Folder, Planner, Proposal
 from reconciler.planning.live_state import live_state
 from reconciler.planning.moment import Surroundings
 from reconciler.planning.pace import pace_of
+from reconciler.planning.preview import Question, predict
 from specs.desired import Commit, PackageRef, Unread, Unreadable
 from specs.memory import Event, OperatorPause
 from specs.parse import SpecReader, Specs
 from specs.planned import Action, PlannedChange
-from specs.predicted import Ending
+from specs.predicted import Ending, Prediction
 from tests.builders import GATEWAY_URL, NOW, seconds
 from tests.sim.serve_model import Timing
 from tests.sim.world import Simulation
@@ -124,6 +126,24 @@ async def test_nothing_changes_when_what_is_live_is_proposed() -> None:
     assert change.prediction is not None
     assert change.prediction.services == ()
     assert (await planner.plan(None)) is not None
+
+
+async def test_what_takes_long_to_work_out_is_told_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading is open to everybody by default: whoever only asks must not keep a core busy."""
+    planner, passed = await planner_of(Simulation()), [0.0]
+    clock = asyncio.get_running_loop().time
+
+    def slow(question: Question) -> Prediction:
+        passed[0] += 40
+        return predict(question)
+
+    monkeypatch.setattr("reconciler.planner.predict", slow)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock() + passed[0])
+    first = await planner.plan(None)
+    passed[0] += 4 * 40 - 20
+    assert await planner.plan(None) is first
+    passed[0] += 40
+    assert await planner.plan(None) is not first
 
 
 async def test_a_spec_that_cannot_be_read_is_no_removal() -> None:

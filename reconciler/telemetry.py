@@ -26,7 +26,7 @@ CHATTY = ("httpx", "httpcore", "git", "watchfiles", "asyncio", "uvicorn")
 """Libraries that log every request or start; what matters of it is in our own lines and metrics."""
 
 SECRET_NAMES = re.compile(r"token|secret|password|passwd|authorization|credential|api_?key", re.IGNORECASE)
-CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
+CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{0,30}://)[^/\s@]+@", re.IGNORECASE)
 BEARER = re.compile(r"(?P<kind>bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 MASK = "********"
 

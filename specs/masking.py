@@ -20,9 +20,11 @@ _SECRET_NAME = re.compile(
     r"|anthropic|hf|openai)[_.-]?keys?)$"
     r"|(?:password|secret|token|credential|apikey|privatekey|accesskey|authorization)s?$"
 )
+# A value may be a megabyte of whatever somebody commits: no pattern may go over the same part again and again.
 _USER_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]*@")
 _SECRET_ARGUMENT = re.compile(
-    r"(?i)([?&;](?:[a-z0-9_.-]*(?:token|secret|password|passwd|signature|credential|api_?key|access_?key)[a-z0-9_.-]*"
+    r"(?i)([?&;](?:[a-z0-9_.-]{0,64}(?:token|secret|password|passwd|signature|credential|api_?key|access_?key)"
+    r"[a-z0-9_.-]{0,64}"
     r"|sig|sas|auth|key)=)[^&;\s'\"#]+"
 )
 _SECRET_ASSIGNMENT = re.compile(
@@ -36,8 +38,9 @@ _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}")
 _KNOWN_TOKENS = re.compile(
     r"\b(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}"
     r"|sk-[A-Za-z0-9_-]{16,}|xox[abprs]-[A-Za-z0-9-]{10,}|A[KS]IA[0-9A-Z]{16}"
-    r"|AIza[A-Za-z0-9_-]{30,}|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)"
+    r"|AIza[A-Za-z0-9_-]{30,})"
 )
+_WEB_TOKEN = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
 
 
 def is_secret(value: Any, path: Sequence[str | int]) -> bool:
@@ -61,6 +64,7 @@ def masked_text(text: str) -> str:
     for named in (_SECRET_ARGUMENT, _SECRET_ASSIGNMENT, _SECRET_OPTION):
         text = named.sub(rf"\g<1>{HIDDEN}", text)
     text = _PRIVATE_KEY.sub(HIDDEN, text)
+    text = _WEB_TOKEN.sub(HIDDEN, text)
     return _KNOWN_TOKENS.sub(HIDDEN, _BEARER.sub(rf"\g<1> {HIDDEN}", text))
 
 

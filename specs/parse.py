@@ -52,7 +52,7 @@ MAX_MESSAGE = 500
 
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
-_OUR_LINE = re.compile(rb"^(?:---)?[ \t]*\{?[ \t]*[\"']?apiVersion[\"']?[ \t]*:[^\n]*heliostat\.dev", re.M | re.I)
+_OUR_LINE = re.compile(rb"^(?:---)?[ \t]*(?:\{[ \t]*)?[\"']?apiVersion[\"']?[ \t]*:[^\n]*heliostat\.dev", re.M | re.I)
 """Tells whose file it is when it cannot be read as YAML."""
 
 

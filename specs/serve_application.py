@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from specs.selectors import is_choice, is_label_key
 from specs.strict import StrictModel
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -22,11 +23,6 @@ IMPORT_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Z
 ATTRIBUTE_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*([.:][A-Za-z_][A-Za-z0-9_]*)$"
 DEPLOYMENT_NAME = r"^[^\s#/?%\\\"']{1,100}$"
 """Serve writes `APP#DEPLOYMENT#ID` into replica ids, and the scale call carries the name in its path."""
-
-_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
-_LABEL_KEY = re.compile(rf"(?:(?=.{{1,253}}/){_LABEL}(?:\.{_LABEL})*/)?{_LABEL}")
-_LABEL_VALUE = re.compile(rf"!?(?:in)?\({_LABEL}(?:, ?{_LABEL})*\)|!?{_LABEL}|")
-"""Label selectors as `ray/_private/label_utils.py` reads them."""
 
 LOG_LEVELS = {"NOTSET": 0, "DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50, "WARN": 30, "FATAL": 50}
 
@@ -57,9 +53,9 @@ def _deployment_name(value: str) -> str:
 
 def _selector(value: dict[str, str]) -> dict[str, str]:
     for key, text in value.items():
-        if not _LABEL_KEY.fullmatch(key):
+        if not is_label_key(key):
             raise ValueError(f"{key!r} is not a label's name: write for instance ray.io/availability-zone")
-        if not _LABEL_VALUE.fullmatch(text):
+        if not is_choice(text):
             raise ValueError(f"{text!r} is not a label selector: write value, !value, in(a, b) or !in(a, b)")
     return value
 

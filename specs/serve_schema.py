@@ -8,13 +8,14 @@ strict, where Serve would turn "3" into 3.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlparse
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from specs.selectors import is_choice, is_label_key
 
 PACKAGE_PROTOCOLS = frozenset({"gcs", "http", "https", "s3", "gs", "azure", "abfss", "file", "local"})
 
@@ -23,10 +24,6 @@ AUTO_MAX_REPLICAS = 100
 
 LOG_LEVELS = ("NOTSET", "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
-_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
-_LABEL_KEY = re.compile(rf"(?:(?=[^/]{{1,253}}/){_LABEL}(?:\.{_LABEL})*/)?{_LABEL}")
-_LABEL_CHOICE = re.compile(rf"!?(?:in)?\({_LABEL}(?:, ?{_LABEL})*\)|!?{_LABEL}|")
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
@@ -34,9 +31,9 @@ class _Strict(BaseModel):
 
 def _labels(selector: dict[str, str]) -> dict[str, str]:
     for key, choice in selector.items():
-        if not _LABEL_KEY.fullmatch(key):
+        if not is_label_key(key):
             raise ValueError(f"{key!r} is not a label key such as ray.io/availability-zone")
-        if not _LABEL_CHOICE.fullmatch(choice):
+        if not is_choice(choice):
             raise ValueError(f"{choice!r} does not choose a label value; write value, !value or in(one, two)")
     return selector
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from specs.masking import masked, masked_text
@@ -36,6 +38,18 @@ from specs.masking import masked, masked_text
 )
 def test_addresses_lose_their_credentials_only(text: str, shown: str) -> None:
     assert masked_text(text) == shown
+
+
+@pytest.mark.parametrize("begin", ["", "?", "--"])
+@pytest.mark.parametrize(
+    "again",
+    ["token", "?token", "a.token-", "eyJaaaaaaaa-", "--token ", "password ", "-----BEGIN A", "://a:", " : ", "= "],
+)
+def test_no_text_takes_longer_than_its_length_is_worth(begin: str, again: str) -> None:
+    text = begin + again * (300_000 // len(again))
+    begun = time.process_time()
+    masked_text(text)
+    assert time.process_time() - begun < 5
 
 
 def test_values_are_hidden_by_where_they_are_and_by_what_they_are_called() -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,14 @@ def test_secrets_never_reach_the_log(monkeypatch: pytest.MonkeyPatch, log_format
     logging.getLogger("lib").error("see https://bot:hunter2@git.example")
     assert "hunter2" not in stream.getvalue()
     assert stream.getvalue().count("git.example") >= 3
+
+
+def test_a_long_line_is_masked_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    begun = time.process_time()
+    logged(monkeypatch, stream).info("a" * 300_000 + "://bot:hunter2@git.example")
+    assert time.process_time() - begun < 5
+    assert "hunter2" not in stream.getvalue()
 
 
 def test_without_an_endpoint_nothing_is_traced_or_even_imported() -> None:

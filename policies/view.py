@@ -351,17 +351,23 @@ class ServiceView:
 
         Counts that do not divide evenly over cells lose something by themselves: of five replicas and two, one cell
         has 3 and 1, the other 2 and 1, which carry nine tenths. What is lost when all that was commanded is ready is
-        forgiven, else such a revision could never take over.
+        forgiven, else such a revision could never take over; never beyond what is ready of each deployment by now.
         """
         left_out = set(but)
         cells = [cell for cell in self.cells_of(line) if not cell.is_draining and cell.name not in left_out]
         ready = sum((self.capacity(cell) for cell in cells), Fraction(0))
         apart = sum((self._part(cell, CellView.commanded) for cell in cells), Fraction(0))
-        totals = Counter({name: 0 for cell in cells for name in cell.deployments})
+        if not apart:
+            return ready
+        together = self._together(cells, CellView.commanded)
+        return min(ready * together / apart, self._together(cells, self.ready_in))
+
+    def _together(self, cells: Iterable[CellView], count: Callable[[CellView, str], int]) -> Fraction:
+        """Return the smallest count over deployments, each summed over cells, relative to what all requests need."""
+        totals: Counter[str] = Counter()
         for cell in cells:
-            totals.update({name: cell.commanded(name) for name in cell.deployments})
-        together = min((Fraction(count, self.budget(name).needed) for name, count in totals.items()), default=apart)
-        return ready * together / apart if apart else ready
+            totals.update({name: count(cell, name) for name in cell.deployments})
+        return min((Fraction(total, self.budget(name).needed) for name, total in totals.items()), default=Fraction(0))
 
     def _part(self, cell: CellView, count: Callable[[CellView, str], int]) -> Fraction:
         """Return the smallest count over a cell's deployments, relative to what all requests need."""

@@ -121,6 +121,16 @@ async def test_deployments_that_do_not_divide_evenly_are_deployed_rolled_out_and
     assert set(per_zone(sim)) == {"b", "c"}
 
 
+@pytest.mark.parametrize("size", [{"Echo": 2, "Backend": 3}, {"Echo": 3, "Backend": 2}])
+async def test_what_does_not_divide_evenly_is_forgiven_only_as_far_as_replicas_are_ready(size: dict[str, int]) -> None:
+    """At the second step the candidate gets its second cell, and while that is built the first carries a half."""
+    sim = over_zones("a", "b", "c")
+    await deployed(sim, spec(size=size, surge="100%"))
+    sim.push(spec("v2", size=size, surge="100%"))
+    await sim.settle()
+    assert sim.memory().stable == "v2"
+
+
 async def test_a_lost_zone_is_rebuilt_in_the_others_and_refilled_when_it_is_back() -> None:
     sim = over_zones("a", "b", "c")
     await deployed(sim, spec())

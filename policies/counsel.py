@@ -1,7 +1,8 @@
 """What policies of other packages say, and what is left of it: a fresh wish about this candidate, or a reason.
 
 A policy that fails, or says nothing, changes nothing: a rollout stands where it is, an analysis concludes nothing,
-and a candidate that failed is taken back as if there were no other rollback policy.
+a candidate that failed is taken back as if there were no other rollback policy, and replicas stay where they are
+(`policies.placing`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,20 @@ from policies.registry import others, unknown_policies
 from policies.view import ServiceView
 from specs.decisions import Hold, NoteTrouble
 from specs.desired import Delegated
+from specs.memory import ServiceMemory
 from specs.reasons import Reason
 from specs.wishes import Aim, GoBack, PolicyKind, Stand, Wish, policy_id
 
+ASKED_AGAIN = timedelta(seconds=1)
+"""Advice on a rollout is not asked for more often: nothing that a policy looks at changes faster."""
+
+PLACEMENT_ASKED_AGAIN = timedelta(seconds=15)
+"""Where replicas are to be is asked of all services, always, and is followed slowly."""
+
 FRESH = timedelta(seconds=15)
 """Advice is about a world that has moved on since; older than this it is about another one."""
+
+PLACEMENT_FRESH = timedelta(minutes=1)
 
 TOLD_AGAIN = timedelta(minutes=5)
 """A policy that fails at each look, or at each other, must not fill the log of events."""
@@ -39,15 +49,26 @@ def advised(view: ServiceView, kind: PolicyKind) -> Wish | Trouble:
     if policy not in outward.policies:
         return Trouble(reason=Reason.POLICY_UNKNOWN, message="; ".join(unknown_policies(view.spec, outward.policies)))
     advice = outward.advice_of(policy, view.name)
-    if advice is None or advice.revision != view.memory.candidate:
+    if advice is None or advice.revision != subject(view, kind):
         return Stand(message=f"{policy} is being asked")
     if advice.problem:
         return Trouble(reason=Reason.POLICY_FAILED, message=f"policy {policy} fails: {advice.problem}")
     age = view.now - advice.at
-    if age > FRESH or advice.wish is None:
+    fresh = PLACEMENT_FRESH if kind is PolicyKind.PLACEMENT else FRESH
+    if age > fresh or advice.wish is None:
         text = f"policy {policy} has said nothing new for {age.total_seconds():.0f} s"
         return Trouble(reason=Reason.POLICY_FAILED, message=text)
     return advice.wish
+
+
+def subject(view: ServiceView, kind: PolicyKind) -> str:
+    """Return the revision that a policy is asked about: the candidate, or "" where it is about none."""
+    return "" if kind is PolicyKind.PLACEMENT else view.memory.candidate or ""
+
+
+def asked_again(kind: PolicyKind) -> timedelta:
+    """Return how long after one question the next one is asked."""
+    return PLACEMENT_ASKED_AGAIN if kind is PolicyKind.PLACEMENT else ASKED_AGAIN
 
 
 def is_delegated(view: ServiceView) -> bool:
@@ -101,16 +122,26 @@ def keeps(view: ServiceView) -> Stand | None:
 
 
 def consulted(view: ServiceView) -> tuple[str, ...]:
-    """Return the policies of other packages to ask now; nobody is asked about what does not move."""
-    memory = view.memory
-    if memory.candidate is None or memory.rollout is None or memory.is_removed or view.spec.suspend:
+    """Return the policies of other packages to ask now; on rollouts nobody is asked about what does not move."""
+    if not may_consult(view.memory):
         return ()
     outward = view.world.observed.outward
     due = (policy_id(kind, name) for kind, name in others(view.spec).items() if _is_asked(view, kind))
     return tuple(policy for policy in due if policy in outward.policies)
 
 
+def may_consult(memory: ServiceMemory) -> bool:
+    """Return whether there is anything about a service that a policy of another package could be asked."""
+    is_moving = memory.candidate is not None and memory.rollout is not None
+    is_placed = PolicyKind.PLACEMENT in others(memory.wanted)
+    return (is_moving or is_placed) and not memory.is_removed and not memory.wanted.suspend
+
+
 def _is_asked(view: ServiceView, kind: PolicyKind) -> bool:
+    if kind is PolicyKind.PLACEMENT:
+        return True
+    if view.memory.candidate is None or view.memory.rollout is None:
+        return False
     match kind:
         case PolicyKind.ROLLOUT:
             return is_delegated(view)

@@ -10,6 +10,7 @@ from policies.gates import hold_at_gate
 from policies.health import deadline_at
 from policies.layout import unplaced
 from policies.metrics import silent_metric, unmeasured
+from policies.placing import followed
 from policies.resources import shortages
 from policies.retirement import warm_until
 from policies.rollout import goal_weight, goal_weights, layout_now
@@ -257,4 +258,6 @@ def _placed(view: ServiceView) -> Hold | None:
     if few:
         return _hold(view, Reason.TOO_FEW_ZONES, few)
     moves = unplaced(view, layout_now(view))
-    return _hold(view, Reason.MOVING, f"replicas move: {', '.join(moves)}") if moves else None
+    placing = followed(view)
+    says = f", says policy {placing.policy}" if placing is not None and (placing.zones or placing.on_demand) else ""
+    return _hold(view, Reason.MOVING, f"replicas move{says}: {', '.join(moves)}") if moves else None

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from policies.markets import Plot, on_demand
+from policies.placing import avoided, zone_weights
+from policies.placing import on_demand as least_on_demand
 from policies.registry import PLACEMENT
 from policies.sites import open_sites
 from policies.view import CellView, ServiceView
-from policies.zones import Ground
+from policies.zones import Ground, weighed
 from specs.desired import AutoScale, FixedScale
 from specs.placement import ANYWHERE, MOST_SITES, Market, Site, SiteState
 
@@ -119,10 +121,11 @@ def _placed(view: ServiceView, revision: str, wanted: Counts, laid: _Laid) -> Ma
         for name in wanted:
             own[cell.memory.key.zone, name] += cell.followed(name)
     totals: dict[Site, dict[str, int]] = {zone: {} for zone in _chosen(view, revision, wanted, laid.zones)}
+    weights = zone_weights(view)
     for name, count in wanted.items():
         held = {zone: own[zone.zone, name] for zone in totals if (zone.zone, name) in own}
         caps = _zone_caps(_caps(view, revision, name), zones)
-        ground = Ground(load=laid.zones.get(name, {}), caps=caps, own=held)
+        ground = Ground(load=laid.zones.get(name, {}), caps=caps, own=held, weights=weights)
         for zone, part in PLACEMENT["spread"](count, list(totals), ground).items():
             totals[zone][name] = part
     if view.spec.placement.market is None:
@@ -191,7 +194,7 @@ def base_of(view: ServiceView, revision: str, wanted: Counts, others: Counts) ->
     base = {}
     for name, count in wanted.items():
         target = view.budget(name).target
-        whole = market.on_demand(target)
+        whole = least_on_demand(view, target)
         part = whole * count // target if revision != view.memory.stable else whole - others.get(name, 0)
         base[name] = min(count, max(0, part))
     return base
@@ -203,19 +206,44 @@ def _chosen(
     """Return the zones of a revision: as many as every deployment has a replica for.
 
     The candidate stays where it is and begins where the fewest replicas are; the stable revision goes where the
-    candidate is not, and else stays where it is.
+    candidate is not, and else stays where it is. What a wish avoids comes last.
     """
+    weights = zone_weights(view)
     zones = _by_zone(_able(view, revision))
     own = {cell.memory.key.zone for cell in view.cells_of(revision)}
     others = {zone: sum(_held(view, revision, zone, name) for name in wanted) for zone in zones}
     loads = {zone: sum(load.get(name, {}).get(zone.zone, 0) for name in wanted) for zone in zones}
 
-    def place(zone: Site) -> tuple[int, bool, int, str]:
+    def place(zone: Site) -> tuple[bool, float, bool, float, str]:
+        weight = weights.get(zone.zone or "", 1)
         if revision == view.memory.candidate:
-            return 0, zone.zone not in own, others[zone], str(zone)
-        return loads[zone], zone.zone not in own, 0, str(zone)
+            is_avoided, fullness = weighed(others[zone], weight)
+            return is_avoided, 0, zone.zone not in own, fullness, str(zone)
+        return *weighed(loads[zone], weight), zone.zone not in own, 0, str(zone)
 
-    return tuple(sorted(sorted(zones, key=place)[: most_sites(view, revision, wanted)], key=str))
+    return tuple(sorted(_in_use(view, revision, wanted, sorted(zones, key=place)), key=str))
+
+
+def _in_use(view: ServiceView, revision: str, wanted: Counts, ranked: Sequence[Site]) -> Sequence[Site]:
+    """Return the first of the zones: without those that a wish avoids, if the others are enough, and have room."""
+    zones, weights = view.spec.placement.zones, zone_weights(view)
+    most = min(len(ranked), most_sites(view, revision, wanted))
+    least = min(most, zones.min if zones is not None else 1)
+    # Who avoids all that there is avoids nothing.
+    count = max(least, min(most, sum(1 for zone in ranked if weights.get(zone.zone or "", 1)) or most))
+    while count < most and _is_short(view, revision, wanted, ranked[:count]):
+        count += 1
+    return ranked[:count]
+
+
+def _is_short(view: ServiceView, revision: str, wanted: Counts, chosen: Sequence[Site]) -> bool:
+    """Return whether zones are all full and hold too few of some deployment."""
+    zones = _by_zone(_able(view, revision))
+    for name, count in wanted.items():
+        caps = _zone_caps(_caps(view, revision, name), zones)
+        if all(zone in caps for zone in chosen) and sum(caps[zone] for zone in chosen) < count:
+            return True
+    return False
 
 
 def _held(view: ServiceView, revision: str, site: Site, deployment: str) -> int:
@@ -284,7 +312,7 @@ def why_unused(view: ServiceView, layout: Layout) -> Mapping[str, str]:
         zone = entry.site.zone
         if zone is None or zone in used:
             continue
-        texts[zone] = _REASONS.get(entry.state) or _too_small(view)
+        texts[zone] = _REASONS.get(entry.state) or avoided(view, zone) or _too_small(view)
     return texts
 
 
@@ -301,7 +329,7 @@ def why_not_preferred(view: ServiceView, layout: Layout) -> Mapping[Market, str]
         if site.market is not None:
             have[site.market] += sum(counts.values())
     for total in totals.values():
-        stays = total if market.prefer is Market.ON_DEMAND else market.on_demand(total)
+        stays = total if market.prefer is Market.ON_DEMAND else least_on_demand(view, total)
         asked.update({Market.ON_DEMAND: stays, Market.SPOT: total - stays})
     return {one: _short(view, one, asked[one], have[one]) for one in Market if have[one] < asked[one]}
 

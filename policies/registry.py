@@ -78,6 +78,7 @@ def named(service: DesiredService) -> Mapping[PolicyKind, str]:
         PolicyKind.ROLLOUT: service.rollout.policy,
         PolicyKind.ANALYSIS: service.analysis_policy,
         PolicyKind.ROLLBACK: service.rollout.rollback_policy,
+        PolicyKind.PLACEMENT: service.placement.policy,
     }
 
 
@@ -90,6 +91,7 @@ FIELDS = {
     PolicyKind.ROLLOUT: "rollout.policy",
     PolicyKind.ANALYSIS: "analysis.policy",
     PolicyKind.ROLLBACK: "rollout.rollbackPolicy",
+    PolicyKind.PLACEMENT: "placement.policy",
 }
 """Where a spec names a policy."""
 

@@ -8,6 +8,7 @@ from policies.explain import explain
 from policies.gates import hear, is_held_at_gate, questions
 from policies.metrics import failed_metrics, silent_metric
 from policies.pacing import Veto
+from policies.placing import heed
 from policies.registry import unknown_policies
 from policies.resources import shortages
 from policies.retirement import forget_gone, retire_outgoing, retire_removed, withdraw
@@ -37,7 +38,7 @@ def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
         return (*retire_removed(view), _removing(view))
     if view.spec.suspend:
         return (*_parked(view), *route_as_is(view), explain(view))
-    heard: tuple[Decision, ...] = (*hear(view), *note_staged(view), *troubles(view))
+    heard: tuple[Decision, ...] = (*hear(view), *note_staged(view), *heed(view), *troubles(view))
     verdict = judge(view) or failed_analysis(view) or failed_metrics(view) or asked_back(view) or watch(view)
     if verdict:
         return (*heard, *verdict, explain(view))

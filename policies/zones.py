@@ -34,18 +34,21 @@ class Ground:
     """What one deployment's replicas of one revision are spread on.
 
     `load` is what other revisions are to have per zone; `caps` the most that a site may get (none: no limit);
-    `own` what the revision has there now: of two places that are as good, it stays where it is.
+    `own` what the revision has there now: of two places that are as good, it stays where it is. `weights` are those
+    of zones that are not to be even, 1 where one is not named; one of 0 gets what has no room elsewhere.
     """
 
     load: Mapping[str | None, int] = field(default_factory=dict)
     caps: Mapping[Site, int] = field(default_factory=dict)
     own: Mapping[Site, int] = field(default_factory=dict)
+    weights: Mapping[str, int] = field(default_factory=dict)
 
 
 def spread(total: int, sites: Sequence[Site], ground: Ground) -> dict[Site, int]:
     """Return how many of `total` replicas each site gets: at least one each, then always the emptiest zone.
 
-    With `load` that is even up to one, the sums are even up to one. Caps give way when all are reached: what
+    With `load` that is even up to one, the sums are even up to one. With weights the emptiest is the one that is
+    furthest below its part, by the highest averages (Sainte-Lague). Caps give way when all are reached: what
     nobody has room for waits where it would be even.
     """
     parts = dict.fromkeys(sites, 1)
@@ -58,10 +61,15 @@ def spread(total: int, sites: Sequence[Site], ground: Ground) -> dict[Site, int]
     return parts
 
 
-def _fullness(site: Site, parts: Mapping[Site, int], ground: Ground) -> tuple[int, int, int, str]:
-    zone = sum(count for other, count in parts.items() if other.zone == site.zone)
+def _fullness(site: Site, parts: Mapping[Site, int], ground: Ground) -> tuple[bool, float, int, int, str]:
+    zone = sum(count for other, count in parts.items() if other.zone == site.zone) + ground.load.get(site.zone, 0)
     held = ground.own.get(site, 0)
-    return zone + ground.load.get(site.zone, 0), -min(1, max(0, held - parts[site])), -held, str(site)
+    return *weighed(zone, ground.weights.get(site.zone or "", 1)), -min(1, max(0, held - parts[site])), -held, str(site)
+
+
+def weighed(count: int, weight: int) -> tuple[bool, float]:
+    """Return what orders zones by how soon they are to get one more replica: what is to be avoided comes last."""
+    return weight == 0, (2 * count + 1) / (weight or 1)
 
 
 def kept_ready(target: int, known: int, usable: int) -> int:

@@ -11,6 +11,7 @@ from specs.commands import Command
 from specs.desired import DesiredService, Revision
 from specs.gates import Gate, GateCall, GateState
 from specs.memory import Bounds, Drift, Failure, OutgoingCause, Pin
+from specs.placement import Placing
 from specs.reasons import Reason
 from specs.staging import Staged
 
@@ -314,6 +315,18 @@ class NoteTrouble:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeedWish:
+    """From now on replicas are divided as another package's placement policy wishes; None: as without one.
+
+    `message` is for people, "" where only the books are kept.
+    """
+
+    service: str
+    placing: Placing | None
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ForgetCell:
     """A retired cell was seen gone."""
 
@@ -385,6 +398,7 @@ Decision = (
     | Retire
     | NoteDrift
     | NoteTrouble
+    | HeedWish
     | ForgetCell
     | EndOutgoing
     | Remove

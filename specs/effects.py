@@ -96,10 +96,11 @@ class MeasureMetric:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ConsultPolicy:
-    """Begin to ask a policy of another package about services with these candidates; its advice is seen later."""
+    """Begin to ask a policy of another package about services; its advice is seen at a later look."""
 
     policy: str
-    candidates: Mapping[str, str]
+    services: Mapping[str, str]
+    """With the candidate that it is asked about, "" where it is about none."""
     world: World = field(repr=False)
 
 

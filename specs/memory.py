@@ -13,7 +13,7 @@ from specs.desired import DesiredService, Revision
 from specs.evidence import Evidence, Window
 from specs.gates import GateCall
 from specs.metric_readings import MetricTally
-from specs.placement import SiteMemory
+from specs.placement import Placing, SiteMemory
 from specs.preemption import PreemptionMemory
 from specs.reasons import Reason
 from specs.staging import Staged
@@ -269,6 +269,8 @@ class ServiceMemory:
     """Questions of the running rollout to its gates, and notices that are not delivered yet."""
     sites: tuple[SiteMemory, ...] = ()
     """What is believed of the places where its cells may be."""
+    placing: Placing | None = None
+    """The wish of another package's placement policy that is gone by."""
     staged: Staged | None = None
     """How the last staging of weights ended; of an earlier rollout than the running one, perhaps."""
     is_removed: bool = False

@@ -77,6 +77,8 @@ class Placement:
 
     zones: ZoneSettings | None = None
     market: MarketSettings | None = None
+    policy: str = "spread"
+    """Who decides how replicas are divided over what is allowed."""
 
     @property
     def is_free(self) -> bool:
@@ -149,3 +151,21 @@ class SiteMemory:
     """How often it closed lately: each one makes the wait for its return longer."""
     placed: Mapping[str, int] = field(default_factory=dict)
     """FULL: replicas per deployment that have their place there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placing:
+    """What another package's placement policy wished that is gone by, and since when.
+
+    It follows what the policy says with a delay: replicas that are moved again and again serve nobody.
+    """
+
+    policy: str
+    since: datetime
+    zones: Mapping[str, int] = field(default_factory=dict)
+    """Weights; 1 where a zone is not named."""
+    on_demand: int = 0
+    """Percent of the replicas that are on nodes that stay, at least."""
+    message: str = ""
+    silent_since: datetime | None = None
+    """Since when nothing of use comes from the policy."""

@@ -114,12 +114,18 @@ class PlacementSpec(CamelModel):
 
     zones: ZonesSpec | None = Field(default=None, description="Spread over the nodes' availability zones.")
     market: MarketSpec | None = Field(default=None, description="Divided over spot nodes and those that stay.")
+    policy: str = Field(
+        default="spread",
+        pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$",
+        description="Who decides how replicas are divided over them: spread (evenly), or a policy that is enabled.",
+    )
 
     def settings(self) -> Placement:
         """Return the settings that this stands for."""
         return Placement(
             zones=self.zones.settings() if self.zones is not None else None,
             market=self.market.settings() if self.market is not None else None,
+            policy=self.policy,
         )
 
 
@@ -129,6 +135,9 @@ def placement_problems(placement: Any, application: Any) -> Iterator[Problem]:
     labels = {"zones": ZONE_LABEL, "market": MARKET_LABEL}
     pinned = {part: label for part, label in labels.items() if isinstance(_get(placement, part), dict)}
     if not pinned:
+        if _get(placement, "policy") not in (None, "spread"):
+            message = "a placement policy divides replicas over zones or markets: write zones: {}, or market, beside it"
+            yield Problem(path=(*PLACEMENT, "policy"), message=message, at_key=True)
         return
     if isinstance(zones, dict):
         yield from _zone_problems(zones)

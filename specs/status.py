@@ -123,6 +123,22 @@ class MarketStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlacingStatus:
+    """What another package's placement policy wishes and is gone by, and since when (None: nothing yet).
+
+    `zones` are weights, 1 where one is not named; `on_demand` is a percentage. `message` is the policy's, `note` says
+    what is not followed, or not yet, and why; "" when all is.
+    """
+
+    policy: str
+    zones: Mapping[str, int] = field(default_factory=dict)
+    on_demand: int = 0
+    since: datetime | None = None
+    message: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrafficStatus:
     """Requests of one revision; quantiles in seconds."""
 
@@ -209,6 +225,8 @@ class ServiceStatus:
     """Of a service that is divided over spot nodes and those that stay, summed in the same way."""
     crossing: CrossingStatus | None = None
     """None when the gateway has no zone of its own, and without requests."""
+    placing: PlacingStatus | None = None
+    """None when no policy of another package says where replicas are to be."""
     staging: StagingStatus | None = None
     """None when no weights are, or were, staged for the candidate or the stable revision."""
 

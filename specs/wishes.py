@@ -19,6 +19,9 @@ LONGEST_MESSAGE = 500
 
 MOST_REPLICAS = 100_000
 MOST_DEPLOYMENTS = 100
+MOST_ZONES = 50
+LONGEST_NAME = 253
+MOST_WEIGHT = 1000
 
 
 class PolicyKind(StrEnum):
@@ -64,17 +67,32 @@ class GoBack:
     message: str
 
 
-Wish = Aim | Stand | GoBack | Judgement
+@dataclass(frozen=True, kw_only=True)
+class Apportion:
+    """Placement: how a service's replicas are to be divided over its zones and markets.
+
+    `zones` are weights, 1 where a zone is not named: a zone of 3 is to have three times the replicas of one of 1, and
+    one of 0 none at all. Nothing named: even. `on_demand` is the percentage of replicas that are to be on nodes that
+    stay, at least. How many replicas there are is not the policy's, nor which zones the spec allows.
+    """
+
+    zones: Mapping[str, int] = field(default_factory=dict)
+    on_demand: int = 0
+    message: str = ""
+
+
+Wish = Aim | Stand | GoBack | Judgement | Apportion
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What a policy of another package said about one service's candidate, or why it said nothing."""
+    """What a policy of another package said about one service, or why it said nothing."""
 
     policy: str
     """Kind and name, such as `rollout.ramp`."""
     service: str
     revision: str
+    """The candidate that it was asked about; "" for what is not about one."""
     at: datetime
     """The time of the world that it looked at."""
     wish: Wish | None = None
@@ -84,6 +102,11 @@ class Advice:
 def policy_id(kind: PolicyKind, name: str) -> str:
     """Return what a policy is called in settings, entry points, status and metrics."""
     return f"{kind.value}.{name}"
+
+
+def kind_of(policy: str) -> PolicyKind:
+    """Return the kind of a policy that is called as in `policy_id`."""
+    return PolicyKind(policy.partition(".")[0])
 
 
 def write_wish(wish: object) -> dict[str, Any]:
@@ -97,6 +120,8 @@ def write_wish(wish: object) -> dict[str, Any]:
             return {"goBack": {"message": wish.message}}
         case Judgement():
             return {"judgement": {"outcome": str(wish.outcome), "message": wish.message, "needed": wish.needed}}
+        case Apportion():
+            return {"apportion": {"zones": dict(wish.zones), "onDemand": wish.on_demand, "message": wish.message}}
         case _:
             raise TypeError(f"it answered with a {type(wish).__name__}, which is no wish")
 
@@ -105,7 +130,7 @@ ALLOWED = {
     PolicyKind.ROLLOUT: ("aim", "stand"),
     PolicyKind.ANALYSIS: ("judgement", "stand"),
     PolicyKind.ROLLBACK: ("goBack", "stand"),
-    PolicyKind.PLACEMENT: ("stand",),
+    PolicyKind.PLACEMENT: ("apportion", "stand"),
     PolicyKind.COMPACTION: ("stand",),
 }
 """Which wishes make sense where."""
@@ -134,7 +159,11 @@ def _made(name: str, fields: Mapping[Any, Any], message: str) -> Wish:
     match name:
         case "aim":
             weight = _whole("weight", fields.get("weight"), FULL)
-            return Aim(weight=weight, replicas=_replicas(fields.get("replicas", {})), message=message)
+            replicas = _counts("replicas", fields.get("replicas", {}), MOST_DEPLOYMENTS, MOST_REPLICAS)
+            return Aim(weight=weight, replicas=replicas, message=message)
+        case "apportion":
+            zones = _counts("zones", fields.get("zones", {}), MOST_ZONES, MOST_WEIGHT)
+            return Apportion(zones=zones, on_demand=_whole("onDemand", fields.get("onDemand", 0), 100), message=message)
         case "goBack":
             return GoBack(message=message)
         case "judgement":
@@ -151,10 +180,15 @@ def _outcome(value: object) -> Outcome:
         raise NoWish(f"its outcome is {_short(value)}, not one of {', '.join(Outcome)}") from None
 
 
-def _replicas(value: object) -> Mapping[str, int]:
-    if not isinstance(value, dict) or len(value) > MOST_DEPLOYMENTS or not all(isinstance(name, str) for name in value):
-        raise NoWish(f"its replicas are {_short(value)}, not counts by deployment")
-    return {name: _whole(f"replicas of {_short(name)}", count, MOST_REPLICAS) for name, count in sorted(value.items())}
+def _counts(what: str, value: object, most: int, highest: int) -> Mapping[str, int]:
+    """Return whole numbers by name, `most` of them at most."""
+    if not isinstance(value, dict) or len(value) > most or not all(map(_is_name, value)):
+        raise NoWish(f"its {what} are {_short(value)}, not numbers by name")
+    return {name: _whole(f"{what} of {_short(name)}", count, highest) for name, count in sorted(value.items())}
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
 
 
 def _whole(what: str, value: object, most: int) -> int:

@@ -14,7 +14,7 @@ from specs.observed import Node, ReplicaState
 from specs.placement import MARKET_LABEL
 from specs.reasons import Reason
 from specs.seats import Seat
-from specs.status import AnalysisStatus, ClusterStatus, Phase, ServiceStatus, StagingStatus
+from specs.status import AnalysisStatus, ClusterStatus, Phase, PlacingStatus, ServiceStatus, StagingStatus
 
 OLD = timedelta(seconds=60)
 """A younger reading of Git needs no mention."""
@@ -73,10 +73,7 @@ def service_text(cluster: ClusterStatus, service: ServiceStatus, now: datetime) 
         parts += ["", *staging_lines(service.staging)]
     if view.cells:
         parts += ["", _cells(view)]
-    if service.zones:
-        parts += ["", _zones(service)]
-    if service.markets:
-        parts += ["", _markets(service)]
+    parts += _places(service)
     if view.quarantine is not None:
         parts += ["", *_quarantine(service, view.quarantine.reason, view.quarantine.message)]
     return "\n".join(parts)
@@ -237,6 +234,13 @@ def _cells(view: views.ServiceView) -> str:
     return table(["CELL", "STATUS", "SHARE", "READY"], rows, right=frozenset({2}))
 
 
+def _places(service: ServiceStatus) -> list[str]:
+    """Return where the replicas are, and who wishes that."""
+    found = ([_zones(service)] if service.zones else []) + ([_markets(service)] if service.markets else [])
+    wished = ["", *placing_lines(service.placing)] if service.placing is not None else []
+    return [*(line for text in found for line in ("", text)), *wished]
+
+
 def _zones(service: ServiceStatus) -> str:
     rows = [
         [
@@ -257,6 +261,16 @@ def _markets(service: ServiceStatus) -> str:
         for found in service.markets
     ]
     return table(["MARKET", "READY", "SHARE", "FEWER THAN ASKED FOR BECAUSE"], rows, right=frozenset({1, 2}))
+
+
+def placing_lines(found: PlacingStatus) -> list[str]:
+    """Return what a placement policy of another package wishes, and what of it is not followed."""
+    weights = ", ".join(f"{zone} {weight}" for zone, weight in sorted(found.zones.items())) or "even"
+    parts = [f"zones {weights}", *([f"{found.on_demand}% on demand"] if found.on_demand else [])]
+    since = f" since {found.since.astimezone():%H:%M:%S}" if found.since is not None else ""
+    wish = f"{', '.join(parts)}{since}" if found.since is not None else "no wish yet"
+    said = (clean(text) for text in (found.message, found.note) if text)
+    return [f"{'placement':<10}{found.policy}: {wish}", *map(indented, said)]
 
 
 def _quarantine(service: ServiceStatus, reason: str, message: str) -> list[str]:

@@ -15,6 +15,7 @@ from specs.decisions import (
     ForgetService,
     GiveWay,
     HearGate,
+    HeedWish,
     LatchFailure,
     LimitSurge,
     NoteDrift,
@@ -54,6 +55,8 @@ def is_news(decision: Decision, before: ServiceMemory) -> bool:
             return before.wanted != wanted or before.stable is None
         case HearGate(call=call, was=was):
             return call.state is not was  # A gate that says no each minute is told of once.
+        case HeedWish(message=message):
+            return bool(message)
         case SetWeights(weights=weights):
             return _shares(weights) != _shares(before.weights)
         case SetCapacity(cell=key, deployment=name, count=count) if count is not None:
@@ -169,6 +172,8 @@ def _told_of_others(decision: Decision) -> tuple[str, str, str] | None:
             return "Drifted", text, cell.revision
         case NoteTrouble(problem=problem):
             return "PolicyFailed", problem, ""
+        case HeedWish(message=message):
+            return "PlacementWished", message, ""
         case _:
             return None
 

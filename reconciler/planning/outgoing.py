@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from policies import metrics, staging
-from policies.counsel import consulted
+from policies.counsel import asked_again, consulted, may_consult, subject
 from policies.gates import is_due
 from policies.view import ServiceView, view_of
 from reconciler.planning.plan import Plan
@@ -17,6 +17,7 @@ from specs.effects import ConsultPolicy, MeasureMetric, PostQuestion, TendStagin
 from specs.gates import GateCall
 from specs.memory import Memory, ServiceMemory
 from specs.staging import StagingJob, StagingState
+from specs.wishes import kind_of
 
 STAGING = "staging"
 """The slot of the one errand that looks after all stagings."""
@@ -72,10 +73,6 @@ def _measurements(view: ServiceView) -> Iterator[MeasureMetric]:
             yield MeasureMetric(service=view.name, slot=slot, query=query, asked_at=view.now)
 
 
-ASKED_AGAIN = timedelta(seconds=1)
-"""Advice is not asked for more often: nothing that a policy looks at changes faster."""
-
-
 def consultations_due(plan: Plan) -> tuple[ConsultPolicy, ...]:
     """Return which policies of other packages are to be asked now, each about all its services at once."""
     world, outward = replace(plan.world, memory=plan.memory), plan.world.observed.outward
@@ -83,19 +80,19 @@ def consultations_due(plan: Plan) -> tuple[ConsultPolicy, ...]:
     for name in sorted(plan.memory.services):
         view = view_of(world, name)
         for policy in consulted(view):
-            asked.setdefault(policy, {})[name] = view.memory.candidate or ""
+            asked.setdefault(policy, {})[name] = subject(view, kind_of(policy))
     return tuple(
-        ConsultPolicy(policy=policy, candidates=candidates, world=world)
-        for policy, candidates in sorted(asked.items())
-        if policy not in outward.under_way and any(_is_old(plan, policy, name) for name in candidates)
+        ConsultPolicy(policy=policy, services=services, world=world)
+        for policy, services in sorted(asked.items())
+        if policy not in outward.under_way and any(_is_old(plan, policy, *one) for one in services.items())
     )
 
 
-def _is_old(plan: Plan, policy: str, service: str) -> bool:
+def _is_old(plan: Plan, policy: str, service: str, revision: str) -> bool:
     said = plan.world.observed.outward.advice_of(policy, service)
-    if said is None or said.revision != plan.memory.services[service].candidate:
+    if said is None or said.revision != revision:
         return True
-    return not timedelta(0) <= plan.world.now - said.at < ASKED_AGAIN
+    return not timedelta(0) <= plan.world.now - said.at < asked_again(kind_of(policy))
 
 
 def staging_due(plan: Plan) -> tuple[TendStaging, ...]:
@@ -145,7 +142,7 @@ def errand_slots(memory: Memory) -> frozenset[str]:
         if service.rollout is not None
         for metric in service.wanted.metrics
     }
-    advised = {advice_slot(service.name) for service in services if service.rollout}
+    advised = {advice_slot(service.name) for service in services if may_consult(service)}
     staged = {job for service in services if (job := staging.job_of(service)) is not None}
     return frozenset(questions | measured | advised | staged)
 

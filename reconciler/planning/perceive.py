@@ -71,8 +71,14 @@ def _on_this_clock(view: ServiceView) -> ServiceView:
     cells = tuple(_cell_on_this_clock(cell, now) for cell in view.cells)
     outgoing = tuple(replace(out, since=min(out.since, now)) for out in view.memory.outgoing)
     sites = tuple(replace(entry, since=min(entry.since, now)) for entry in view.memory.sites)
+    placing = view.memory.placing
     memory = replace(
-        view.memory, rollout=rollout, sites=sites, outgoing=outgoing, cells=tuple(cell.memory for cell in cells)
+        view.memory,
+        rollout=rollout,
+        sites=sites,
+        outgoing=outgoing,
+        cells=tuple(cell.memory for cell in cells),
+        placing=replace(placing, since=min(placing.since, now)) if placing is not None else None,
     )
     return view if memory == view.memory else replace(view, memory=memory, cells=cells)
 

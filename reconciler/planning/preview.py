@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from policies.layout import unplaced
 from policies.membership import prune
+from policies.registry import others
 from policies.rollout import layout_now
 from policies.sites import is_believed, next_belief
 from policies.view import view_of
@@ -24,8 +25,10 @@ from specs.decisions import Hold
 from specs.desired import Analysis, Delegated, Desired, DesiredService, Pause, PruneSettings, Step
 from specs.memory import Memory, ServiceMemory
 from specs.observed import Node, Observed
+from specs.outward import Outward
 from specs.predicted import Ending, Moment, PredictedHold, PredictedService, Prediction, Resource, Unplaced
 from specs.reasons import Reason
+from specs.wishes import Advice, PolicyKind, Stand, policy_id
 from specs.world import World
 
 LONGEST = timedelta(days=8)
@@ -147,6 +150,8 @@ def _assumptions(service: DesiredService) -> Iterator[str]:
         yield f"{service.name}: its analyses pass as soon as their time is over"
     if any(isinstance(step, Delegated) for step in rollout.steps):
         yield f"{service.name}: the policy that decides its weights wants everything at once"
+    if PolicyKind.PLACEMENT in others(service):
+        yield f"{service.name}: policy {service.placement.policy} goes on wishing what it wishes now"
     if rollout.gates:
         yield f"{service.name}: its gates say yes at once"
 
@@ -171,6 +176,21 @@ def _hopeful_step(step: Step) -> Step:
             return Pause(duration=timedelta(0))
         case _:
             return step
+
+
+def _steadfast(world: World, memory: Memory, now: datetime) -> Outward:
+    """Return what others say in virtual time: each placement policy what it said last, or that all is well."""
+    outward, advice, policies = world.observed.outward, list[Advice](), set(world.observed.outward.policies)
+    known = {name: service.wanted for name, service in memory.services.items()}
+    asked = {service.name: service for service in (world.desired.services if world.desired is not None else ())}
+    for service in (*known.values(), *asked.values()):
+        if PolicyKind.PLACEMENT in others(service):
+            policy = policy_id(PolicyKind.PLACEMENT, service.placement.policy)
+            said = outward.advice_of(policy, service.name)
+            wish = said.wish if said is not None and said.wish is not None else Stand()
+            advice.append(Advice(policy=policy, service=service.name, revision="", at=now, wish=wish))
+            policies.add(policy)
+    return replace(outward, advice=tuple(advice), policies=frozenset(policies))
 
 
 class _Run:
@@ -225,7 +245,7 @@ class _Run:
         return plan
 
     def _observed(self) -> Observed:
-        return replace(self._cluster.observed(), outward=self._world.observed.outward)
+        return replace(self._cluster.observed(), outward=_steadfast(self._world, self._memory, self._cluster.now))
 
     def _next(self, plan: Plan, step: timedelta) -> datetime | None:
         """Return when to look next; None when all is done."""

@@ -15,6 +15,7 @@ from policies.verdicts import judgement
 from policies.view import ServiceView, view_of
 from reconciler.planning.drift import standing
 from reconciler.planning.plan import Plan
+from reconciler.planning.report_placing import placing_status
 from reconciler.planning.report_staging import staging_status
 from specs.decisions import Hold
 from specs.desired import Analysis, Delegated, Pause, SetHeaderRoute, SetWeight, Step
@@ -150,6 +151,7 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: s
         zones=_zones(view),
         markets=_markets(view),
         crossing=_crossing(view.name, observed.gateway),
+        placing=placing_status(view),
         staging=staging_status(view),
     )
     return replace(status, conditions=_conditions(view, status, last, drift))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,11 +18,13 @@ from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.policies import PluginPolicies, installed, problem_of
 from reconciler.errors import Retry, Stalled
 from specs.memory import Memory
-from specs.wishes import Aim, PolicyKind, read_wish
+from specs.placement import ZONE_LABEL
+from specs.wishes import Aim, Apportion, PolicyKind, read_wish
 from specs.world import World
-from tests.builders import NOW, cell, service, world
+from tests.builders import NOW, cell, node, service, world
 
 PACKAGE = Path(__file__).parents[1] / "apps" / "ramp_policy"
+PRICE = "example.com/price-per-hour"
 NAMES = ("ramp", "hangs", "raises", "exits", "chatty", "forger", "absent")
 
 
@@ -64,6 +67,40 @@ async def test_a_policy_of_another_package_sees_the_world_and_says_what_it_wants
     answers = await policies.consult("rollout.ramp", ("chat",), moving())
     wish = read_wish(PolicyKind.ROLLOUT, answers["chat"])
     assert wish == Aim(weight=3000, message="30% a minute")
+
+
+async def test_a_placement_policy_of_another_package_is_asked_about_a_service_at_rest(there: None) -> None:
+    nodes = [node(f"n{zone}", labels={ZONE_LABEL: zone, PRICE: price}) for zone, price in (("a", "1"), ("b", "20"))]
+    seen = world(service(), cell("v1", ready=3, weight=10_000), stable="v1")
+    seen = replace(seen, observed=replace(seen.observed, nodes=tuple(nodes)))
+    async with PluginPolicies(["placement.thrifty"], SystemClock()) as found:
+        answers = await found.consult("placement.thrifty", ("chat",), seen)
+    wish = read_wish(PolicyKind.PLACEMENT, answers["chat"])
+    assert wish == Apportion(zones={"a": 100, "b": 0}, message="a costs 1, b costs 20")
+
+
+def test_the_example_of_the_docs_is_this_package() -> None:
+    page = (PACKAGE.parents[2] / "docs" / "policies.md").read_text()
+    [project] = [found for found in blocks(page, "toml") if "[build-system]" in found]
+    written = (PACKAGE / "pyproject.toml").read_text().splitlines()
+    assert [line for line in project.splitlines() if line not in written] == []
+    [example] = [found for found in blocks(page, "python") if "def ramp" in found]
+    module = (PACKAGE / "ramp_policy.py").read_text()
+    parts = [part.strip() for part in example.split("\n\n\n")]
+    assert len(parts) >= 3
+    assert [part for part in parts[1:] if part not in module] == []
+    assert set(imported(parts[0])) <= set(imported(module))
+    assert [line for line in parts[0].splitlines() if " = " in line and line not in module] == []
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def imported(code: str) -> list[str]:
+    return [
+        name.strip() for line in re.findall(r"^from .* import (.*)$", code, re.MULTILINE) for name in line.split(",")
+    ]
 
 
 async def test_what_one_service_makes_it_raise_is_that_services_alone(policies: PluginPolicies) -> None:

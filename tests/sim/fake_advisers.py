@@ -54,6 +54,12 @@ GARBAGE: tuple[Any, ...] = (
     {"setWeights": {"v1": 10000}},
     {"problem": "ValueError: no"},
     {"stand": {"message": "\x1b[2J" * 400}},
+    {"apportion": {"zones": {"a": 1.5}}},
+    {"apportion": {"zones": {"a": True}, "onDemand": 50}},
+    {"apportion": {"zones": {"\x1b[2J": 1}}},
+    {"apportion": {"zones": ["a"]}},
+    {"apportion": {"onDemand": 101}},
+    {"apportion": None},
 )
 
 
@@ -70,6 +76,9 @@ def hostile(seed: int, kind: str) -> Policy:
             return {"judgement": {"outcome": dice.choice(["passing", "failing", "inconclusive"]), "message": "so"}}
         if kind == "rollback":
             return {"goBack": {"message": "because"}} if dice.random() < 0.02 else {"stand": {"message": "let it be"}}
+        if kind == "placement":
+            weights = {zone: dice.choice([0, 0, 1, 7, 1000]) for zone in dice.sample(["a", "b", "c", "nowhere", ""], 3)}
+            return {"apportion": {"zones": weights, "onDemand": dice.choice([0, 1, 50, 100]), "message": "so"}}
         counts = {name: dice.choice([0, 1, 7, 99_999]) for name in ("Echo", "Backend", "Nobody")}
         return {"aim": {"weight": dice.choice([0, 1, 500, 5000, 9999, 9999]), "replicas": counts}}
 

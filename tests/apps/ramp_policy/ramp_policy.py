@@ -6,9 +6,10 @@ from contextlib import suppress
 
 from policies.view import view_of
 from specs.analysis import Judgement, Outcome
-from specs.wishes import Aim, GoBack, Stand
+from specs.wishes import Aim, Apportion, GoBack, Stand
 
 LABEL = "ramp.example.com/percent-per-minute"
+PRICE = "example.com/price-per-hour"
 
 
 def ramp(world, service):
@@ -17,6 +18,17 @@ def ramp(world, service):
     minutes = (world.now - memory.rollout.started_at).total_seconds() / 60
     speed = float(memory.wanted.labels.get(LABEL, "10"))
     return Aim(weight=min(10_000, int(minutes * speed * 100)), message=f"{speed:g}% a minute")
+
+
+def thrifty(world, service):
+    """Have fewer replicas in zones whose cheapest node costs more, as a label of the nodes says, and none above 10."""
+    prices = {}
+    for node in world.observed.nodes:
+        if node.is_alive and node.zone:
+            prices.setdefault(node.zone, []).append(float(node.labels.get(PRICE, "1")))
+    cheapest = {zone: min(found) for zone, found in prices.items()}
+    weights = {zone: 0 if price > 10 else max(1, round(100 / price)) for zone, price in cheapest.items()}
+    return Apportion(zones=weights, message=", ".join(f"{zone} costs {price:g}" for zone, price in cheapest.items()))
 
 
 def budget(world, service):

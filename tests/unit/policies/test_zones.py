@@ -52,6 +52,46 @@ def test_a_zone_without_room_gives_its_share_to_the_others_until_none_has_any() 
     assert spread(6, [A, B], Ground(caps={A: 1, B: 1})) == {A: 3, B: 3}
 
 
+@given(
+    total=st.integers(1, 40),
+    weights=st.lists(st.integers(0, 9), min_size=1, max_size=5),
+    load=st.lists(st.integers(0, 9), min_size=5, max_size=5),
+)
+def test_by_weight_nobody_is_left_out_and_nobody_who_has_less_waits(
+    total: int, weights: list[int], load: list[int]
+) -> None:
+    sites = [Site(zone=letter) for letter in "abcde"[: min(total, len(weights))]]
+    ground = Ground(
+        weights=dict(zip("abcde", weights, strict=False)),
+        load={site.zone: count for site, count in zip(sites, load, strict=False)},
+    )
+    parts = spread(total, sites, ground)
+    assert sum(parts.values()) == total
+    assert min(parts.values()) >= 1
+    sums = {site: parts[site] + ground.load[site.zone] for site in sites}
+    liked = {site: weight for site, weight in zip(sites, weights, strict=False) if weight}
+    if liked:
+        assert all(parts[site] == 1 for site in sites if site not in liked)
+        worst = (
+            max((2 * sums[site] - 1) / liked[site] for site in liked if parts[site] > 1)
+            if any(parts[site] > 1 for site in liked)
+            else 0
+        )
+        assert worst <= min((2 * sums[site] + 1) / weight for site, weight in liked.items())
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [({}, [2, 2, 2]), ({"a": 3, "b": 2}, [3, 2, 1]), ({"a": 0}, [1, 3, 2]), ({"a": 0, "b": 0, "c": 0}, [2, 2, 2])],
+)
+def test_weights_divide_and_what_is_avoided_has_what_it_must(weights: dict[str, int], expected: list[int]) -> None:
+    assert list(spread(6, [A, B, C], Ground(weights=weights)).values()) == expected
+
+
+def test_what_is_avoided_takes_what_has_no_room_elsewhere() -> None:
+    assert spread(6, [A, B, C], Ground(weights={"a": 0}, caps={B: 2, C: 1})) == {A: 3, B: 2, C: 1}
+
+
 @pytest.mark.parametrize(
     ("target", "known", "usable", "kept"),
     [(4, 3, 3, 6), (4, 3, 2, 4), (6, 3, 3, 9), (1, 3, 3, 1), (2, 2, 2, 4), (5, 1, 1, 5), (4, 3, 1, 4), (3, 9, 9, 6)],

@@ -36,8 +36,14 @@ def test_zones_are_read() -> None:
     )
 
 
+def test_a_policy_is_named() -> None:
+    assert placement("{zones: {}, policy: cheap}") == Placement(zones=ZoneSettings(), policy="cheap")
+    assert placement("{policy: spread}") == Placement()
+
+
 def test_placement_is_no_new_revision() -> None:
-    ids = {read(service(text)).services[0].revision.id for text in ("{}", "{zones: {}}", "{zones: {min: 2}}")}
+    texts = ("{}", "{zones: {}}", "{zones: {min: 2}}", "{zones: {}, policy: cheap}")
+    ids = {read(service(text)).services[0].revision.id for text in texts}
     assert len(ids) == 1
 
 
@@ -54,6 +60,8 @@ PIN = f"{{name: Chat, ray_actor_options: {{num_cpus: 1, label_selector: {{{LABEL
         (service("{zones: {include: [a, a]}}"), "'a' is listed twice"),
         (service("{zones: {include: [a], exclude: [a]}}"), "every included zone is excluded, too"),
         (service("{zones: {include: [a], min: 2}}"), "min is 2 and only 1 zone(s) are included"),
+        (service("{policy: cheap}"), "divides replicas over zones or markets: write zones"),
+        (service("{zones: {}, policy: Cheap}"), "policy"),
         (service("{zones: {}}", "{name: Chat}"), "write here what a replica needs"),
         (service("{zones: {}}", PIN), f"leave out {LABEL} here"),
         (f"{HEAD}  placement: {{zones: {{}}}}\n  application: {{import_path: 'a:b'}}\n", "list them under"),

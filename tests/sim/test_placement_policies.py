@@ -249,7 +249,7 @@ def _only_what_is_liked(view: ServiceView, revision: str, wanted: Any, ranked: S
 
 
 def _every_zone(view: ServiceView, revision: str) -> list[Site]:
-    return [entry.site for entry in view.memory.sites]
+    return [Site(zone=zone) for zone in "abc"]
 
 
 def _as_wished(view: ServiceView, total: int) -> int:
@@ -314,17 +314,16 @@ class WishedLife(Life):
 
     def __init__(self, size: Any, way: dict[str, Any], seed: int, least: int) -> None:
         super().__init__(size, way, tolerate=False)
-        self.least = least
+        self.least, self.policy = least, "foe"
         self.sim.advisers.policies["placement.foe"] = _now_and_then(hostile(seed, "placement"))
         self._changes: list[Any] = []
 
     def push(self) -> None:
-        placement = wished(zones(self.least, exclude=self.excluded), "foe")
+        placement = wished(zones(self.least, exclude=self.excluded), self.policy)
         self.sim.push(spec(f"v{self.version}", self.size, placement, deadline=120, **self.way))
 
     async def _end(self) -> None:
-        self.sim.advisers.policies["placement.foe"] = always(Apportion())
-        await self.sim.run((TAKEN_UP_AFTER + timedelta(minutes=1)).total_seconds())
+        self.policy = "spread"
         await super()._end()
 
     def _check(self, tick: Tick) -> None:
@@ -369,14 +368,14 @@ def _now_and_then(policy: Policy) -> Policy:
     way=ways,
     seed=st.integers(0, 99),
     least=st.sampled_from([1, 1, 2]),
-    told=st.lists(turns, min_size=1, max_size=6),
+    told=st.lists(turns, min_size=1, max_size=5),
 )
 async def test_a_hostile_placement_policy_breaks_nothing(
     size: Any, way: dict[str, Any], seed: int, least: int, told: list[Turn]
 ) -> None:
-    if way.get("surge") == 0 and (
-        isinstance(size, tuple) or 1 in (size.values() if isinstance(size, dict) else [size])
-    ):
+    if isinstance(size, dict):
+        way = {"surge": 2}
+    elif way.get("surge") == 0 and (isinstance(size, tuple) or size == 1):
         way = {"surge": 1}
     life = WishedLife(size, way, seed, least)
     try:
@@ -385,25 +384,32 @@ async def test_a_hostile_placement_policy_breaks_nothing(
         raise AssertionError(f"{broken}\n{size} {way} {seed} {told}\n{life.sim.describe()}") from broken
 
 
-async def _a_hostile_hour() -> None:
+async def _an_hour_with(policy: Policy) -> None:
     told = [
         Turn(after=60, what="choose", zone="a", number=0),
         Turn(after=3, what="push", zone="a", number=0),
         *(Turn(after=60, what=what, zone="b", number=0) for what in ("push", "crash", "push")),
     ]
-    await WishedLife(4, {"surge": 2}, 3, 1).tell(told)
+    life = WishedLife(4, {"surge": 2}, 3, 1)
+    life.sim.advisers.policies["placement.foe"] = policy
+    await life.tell(told)
+
+
+LIKES_A = always(Apportion(zones={"b": 0, "c": 0}))
+FOE = _now_and_then(hostile(3, "placement"))
 
 
 @pytest.mark.parametrize(
-    ("module", "what", "value", "found"),
+    ("broken", "policy", "found"),
     [
-        (policies.placing, "TAKEN_UP_AFTER", timedelta(0), "P1"),
-        (policies.layout, "_able", _every_zone, "P2"),
+        ((policies.placing, "TAKEN_UP_AFTER", timedelta(0)), FOE, "P1"),
+        ((policies.layout, "_able", _every_zone), LIKES_A, "P2"),
     ],
 )
 async def test_what_hostile_policies_must_not_reach_is_found_where_they_do(
-    module: Any, what: str, value: Any, found: str, monkeypatch: pytest.MonkeyPatch
+    broken: tuple[Any, str, Any], policy: Policy, found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, what, value)
+    await _an_hour_with(policy)
+    monkeypatch.setattr(*broken)
     with pytest.raises(AssertionError, match=found):
-        await _a_hostile_hour()
+        await _an_hour_with(policy)

@@ -61,7 +61,7 @@ PIN = f"{{name: Chat, ray_actor_options: {{num_cpus: 1, label_selector: {{{LABEL
         (service("{zones: {include: [a], exclude: [a]}}"), "every included zone is excluded, too"),
         (service("{zones: {include: [a], min: 2}}"), "min is 2 and only 1 zone(s) are included"),
         (service("{policy: cheap}"), "divides replicas over zones or markets: write zones"),
-        (service("{zones: {}, policy: Cheap}"), "policy"),
+        (service("{zones: {}, policy: Cheap}"), '"Cheap" does not fit here'),
         (service("{zones: {}}", "{name: Chat}"), "write here what a replica needs"),
         (service("{zones: {}}", PIN), f"leave out {LABEL} here"),
         (f"{HEAD}  placement: {{zones: {{}}}}\n  application: {{import_path: 'a:b'}}\n", "list them under"),

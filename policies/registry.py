@@ -92,17 +92,25 @@ FIELDS = {
     PolicyKind.ANALYSIS: "analysis.policy",
     PolicyKind.ROLLBACK: "rollout.rollbackPolicy",
     PolicyKind.PLACEMENT: "placement.policy",
+    PolicyKind.COMPACTION: "compaction.policy",
 }
-"""Where a spec names a policy."""
+"""Where a spec, or the ClusterPolicy, names a policy."""
 
 
 def unknown_policies(service: DesiredService, enabled: frozenset[str]) -> tuple[str, ...]:
     """Return what is wrong with each policy that a spec names and nobody may use; what could be named instead."""
     return tuple(
-        f'{FIELDS[kind]} is "{name}", which is not enabled: there are {", ".join(choices(kind, enabled))}. The '
-        f"daemon's settings enable those of installed packages, such as --policy {policy_id(kind, name)}"
+        unknown_policy(kind, name, enabled)
         for kind, name in others(service).items()
         if policy_id(kind, name) not in enabled
+    )
+
+
+def unknown_policy(kind: PolicyKind, name: str, enabled: frozenset[str]) -> str:
+    """Return in words that a policy is named and nobody may use it, and what could be named instead."""
+    return (
+        f'{FIELDS[kind]} is "{name}", which is not enabled: there are {", ".join(choices(kind, enabled))}. The '
+        f"daemon's settings enable those of installed packages, such as --policy {policy_id(kind, name)}"
     )
 
 

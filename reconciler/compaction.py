@@ -15,7 +15,7 @@ from typing import Any, assert_never
 
 import structlog
 
-from policies.compaction.situation import Settled, expected_use, settle, situation_of
+from policies.compaction.situation import Settled, Situation, expected_use, settle, situation_of
 from policies.compaction.steps import (
     BeginDrain,
     EndOrder,
@@ -29,6 +29,8 @@ from policies.compaction.steps import (
     given_up,
     obstacle,
 )
+from policies.compaction.wishes import asks, heard, is_unknown, preferred
+from policies.counsel import TOLD_AGAIN
 from policies.registry import COMPACTION
 from reconciler.errors import PortError, Retry, Stalled
 from reconciler.planning.compaction_report import Look, status_of
@@ -46,6 +48,7 @@ from specs.compaction import (
 )
 from specs.effects import SaveMemory
 from specs.memory import Event
+from specs.wishes import Advice, Prefer, read_advice
 from specs.world import World
 
 log = structlog.get_logger("heliostat")
@@ -66,7 +69,7 @@ END_AFTER = timedelta(seconds=10)
 """Ray ends on an idle node within two seconds or so; on one with something in its object store it never does."""
 
 POLICY = "nodes"
-"""The only one that there is."""
+"""Who decides; those of other packages wish."""
 
 Change = Callable[[CompactionMemory], CompactionMemory]
 
@@ -87,6 +90,10 @@ class Compactor:
         self._look: Look | None = None
         self._last_word = ""
         self._saving = asyncio.Lock()
+        self._asking = asyncio.Lock()
+        self._told: datetime | None = None
+        self.answered: Callable[[Advice], None] = lambda advice: None
+        """Is told of each answer of another package's policy."""
         self.status = UNKNOWN
 
     async def load(self) -> None:
@@ -173,13 +180,15 @@ class Compactor:
         await self._end_emptied(world)
         while (wait := obstacle(world, settings, self._memory)) is None:
             look = self._look = await self._planned(world, settings)
+            if isinstance(look.heard, Wait) and self._memory.order is None:
+                return look.heard
             found = COMPACTION[POLICY](world, settings, self._memory, look.situation, (look.answer, look.refused))
             if isinstance(found, Wait):
                 return found
             if isinstance(found, BeginDrain) and (changed := self._changed_since(look)):
                 return changed
             begun = len(self._memory.drains)
-            await self._take(found, world)
+            await self._take(found, world, look)
             if isinstance(found, BeginDrain) and len(self._memory.drains) <= begun:
                 return Wait(state="Waiting", message=self._last_word)
         return wait
@@ -189,17 +198,52 @@ class Compactor:
         world = self._world() or look.world
         settings = _settings(world)
         now = situation_of(world, settings, self._memory, self._settled, look.holdings)
-        if now.problem == look.situation.problem:
+        if isinstance(look.heard, Prefer):
+            now = preferred(now, look.heard, asks(_settings(look.world)))
+        if now.problem == look.situation.problem and asks(settings) == asks(_settings(look.world)):
             return obstacle(world, settings, self._memory)
         return Wait(state="Waiting", message="the cluster changed while the plan was made")
 
     async def _planned(self, world: World, settings: CompactionSettings) -> Look:
         holdings = await self._ports.drains.holdings()
         situation = situation_of(world, settings, self._memory, self._settled, holdings)
+        said = await self._asked(world, settings, situation)
+        if isinstance(said, Prefer):
+            situation = preferred(situation, said, asks(settings))
         answer = await self._ports.planner.plan(situation.problem)
         nodes = {node.id: node for node in world.observed.nodes}
         refused = {node: await self._ports.provider.refusal(nodes[node]) for node in answer.freed}
-        return Look(world=world, situation=situation, answer=answer, refused=refused, holdings=holdings)
+        return Look(world=world, situation=situation, answer=answer, refused=refused, holdings=holdings, heard=said)
+
+    async def _asked(self, world: World, settings: CompactionSettings, situation: Situation) -> Prefer | Wait | None:
+        """Ask the policy of another package that the ClusterPolicy names, if it names one.
+
+        That may take seconds: what is being emptied was looked at before, and the cluster is looked at again after it.
+        """
+        policy = asks(settings)
+        if not policy:
+            return None
+        if (unknown := is_unknown(settings, self._ports.advisers.enabled)) is not None:
+            return unknown
+        advice = Advice(policy=policy, service="", revision="", at=world.now)
+        # A person's look at the plan may come in the middle of a turn: one question after the other.
+        async with self._asking:
+            try:
+                answers = await self._ports.advisers.consult(policy, {"": situation}, world)
+                advice = read_advice(advice, answers.get(""))
+            except PortError as error:
+                advice = replace(advice, problem=error.reason)
+        self.answered(advice)
+        await self._tell_trouble(advice)
+        return heard(advice)
+
+    async def _tell_trouble(self, advice: Advice) -> None:
+        """Tell of a policy that fails, once in a while."""
+        now = self._ports.clock.now()
+        if advice.problem and (self._told is None or now - self._told >= TOLD_AGAIN):
+            self._told = now
+            text = f"policy {advice.policy} fails: {advice.problem}"
+            await self._save(lambda memory: memory, "PolicyFailed", text, is_warning=True)
 
     async def _forget(self, world: World) -> None:
         """Forget what was given up once its time is over, and nodes that are gone; Ray's drains last as the node."""
@@ -235,10 +279,10 @@ class Compactor:
             if drain.state is DrainState.ASKED:
                 await self._drain(drain, world)
 
-    async def _take(self, step: Step, world: World) -> None:
+    async def _take(self, step: Step, world: World, look: Look | None = None) -> None:
         match step:
             case BeginDrain(drain=drain):
-                text = f"{drain.ip} is being emptied: {drain.replicas} replicas move"
+                text = f"{drain.ip} is being emptied: {drain.replicas} replicas move{_wished(look)}"
                 begun = partial(_with_drain, drain=drain)
                 await self._save(begun, "NodeDrainBegun", text, by=drain.by)
                 await self._drain(drain, world)
@@ -321,6 +365,14 @@ class Compactor:
 
     def _status(self, look: Look | None, state: str, message: str) -> CompactionStatus:
         return status_of(self._memory, _settings(self._world()), look, state=state, message=message)
+
+
+def _wished(look: Look | None) -> str:
+    """Return who had a say in a plan, and why."""
+    if look is None or not isinstance(look.heard, Prefer):
+        return ""
+    said = f": {look.heard.message}" if look.heard.message else ""
+    return f", with the wishes of policy {_settings(look.world).policy}{said}"
 
 
 def _with_drain(memory: CompactionMemory, drain: NodeDrain) -> CompactionMemory:

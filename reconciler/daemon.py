@@ -138,6 +138,7 @@ async def serve(settings: Settings) -> None:
         preemptions = Preemptions(ports.clock, ports.store, ports.drains, fittings.last.world)
         fittings.last.preemptions = app.state.preemption = preemptions
         fittings.metrics.watch_compaction(compactor)
+        compactor.answered = fittings.metrics.count_answer
         await compactor.load()
         await preemptions.load()
         beside = (api.serve(app), compactor.run(), preemptions.run(), fittings.herald.run())
@@ -212,6 +213,7 @@ async def _compaction(fittings: _Fittings) -> AsyncIterator[CompactionPorts]:
             drains=RayDrains(fittings.rest, fittings.settings.cluster_python),
             provider=provider,
             planner=PlannerProcess(),
+            advisers=fittings.policies,
         )
 
 

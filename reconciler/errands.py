@@ -20,7 +20,7 @@ from specs.effects import ConsultPolicy, MeasureMetric, PostQuestion, TendStagin
 from specs.gates import GateReply, GateVerdict
 from specs.metric_readings import MetricOutcome, MetricReading
 from specs.outward import Outward
-from specs.wishes import Advice, NoWish, kind_of, one_line, read_wish
+from specs.wishes import Advice, read_advice
 
 Errand = Callable[[], Coroutine[Any, Any, None]]
 
@@ -125,8 +125,10 @@ class Errands:
     async def _consulted(self, wanted: ConsultPolicy) -> None:
         """Take what a policy wishes for each service; what is no wish is that service's trouble alone."""
         try:
-            answers = await self._advisers.consult(wanted.policy, tuple(wanted.services), wanted.world)
-            said = {name: _advice(wanted, name, answers.get(name)) for name in wanted.services}
+            answers = await self._advisers.consult(
+                wanted.policy, {name: name for name in wanted.services}, wanted.world
+            )
+            said = {name: read_advice(_unsaid(wanted, name), answers.get(name)) for name in wanted.services}
         except PortError as error:
             said = {name: replace(_unsaid(wanted, name), problem=error.reason) for name in wanted.services}
         self._advice |= {(wanted.policy, name): advice for name, advice in said.items()}
@@ -135,12 +137,3 @@ class Errands:
 def _unsaid(wanted: ConsultPolicy, service: str) -> Advice:
     revision = wanted.services[service]
     return Advice(policy=wanted.policy, service=service, revision=revision, at=wanted.world.now)
-
-
-def _advice(wanted: ConsultPolicy, service: str, answer: object) -> Advice:
-    if isinstance(answer, dict) and answer.keys() == {"problem"}:
-        return replace(_unsaid(wanted, service), problem=one_line(str(answer["problem"])))
-    try:
-        return replace(_unsaid(wanted, service), wish=read_wish(kind_of(wanted.policy), answer))
-    except NoWish as error:
-        return replace(_unsaid(wanted, service), problem=str(error))

@@ -184,7 +184,11 @@ class Metrics:
         for said in advice:
             if self._advised.get((said.policy, said.service)) != said.at:
                 self._advised[said.policy, said.service] = said.at
-                self._advice.labels(said.policy, "failed" if said.problem else "wish").inc()
+                self.count_answer(said)
+
+    def count_answer(self, said: Advice) -> None:
+        """Count one answer of a policy of another package."""
+        self._advice.labels(said.policy, "failed" if said.problem else "wish").inc()
 
     def count_preemption(self) -> None:
         """Count one notice that a node is about to be taken away."""

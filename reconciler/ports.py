@@ -206,10 +206,11 @@ class Advisers(Protocol):
     def enabled(self) -> frozenset[str]:
         """Return those that the settings enable, by kind and name, such as `rollout.ramp`."""
 
-    async def consult(self, policy: str, services: tuple[str, ...], world: World) -> Mapping[str, object]:
-        """Return what a policy answers for each service: documents that may be anything, `{"problem": TEXT}` for none.
+    async def consult(self, policy: str, subjects: Mapping[str, object], world: World) -> Mapping[str, object]:
+        """Return what a policy answers for each subject: documents that may be anything, `{"problem": TEXT}` for none.
 
-        Raises Retry when it raised, answered too late or ended; no service has an answer then.
+        It is called with the World and, one after the other, the subjects' values: a service's name, or what
+        compaction sees. Raises Retry when it answered too late or ended; there is no answer at all then.
         """
 
 
@@ -255,6 +256,7 @@ class CompactionPorts:
     drains: Drains
     provider: NodeProvider
     planner: Planner
+    advisers: Advisers
 
 
 @dataclass(frozen=True, kw_only=True)

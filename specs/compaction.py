@@ -35,6 +35,8 @@ class CompactionSettings:
     """A node label that holds its price; "" when there is none."""
     prices: tuple[NodePrice, ...] = ()
     """Prices by labels; the first that matches counts, after the label."""
+    policy: str = "nodes"
+    """Who has a say in which node is emptied next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,10 @@ class CompactionStatus:
     moves: tuple[PlannedMove, ...] = ()
     reserves: tuple[str, ...] = ()
     """What room stays free, for rollouts."""
+    policy: str = ""
+    """The policy of another package that has a say; "" when none has."""
+    wish: str = ""
+    """What it wished for this plan, or why it has no part in it, in words."""
     drains: tuple[NodeDrain, ...] = ()
     given_up: tuple[GivenUp, ...] = ()
     freed: int = 0

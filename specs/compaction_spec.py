@@ -76,6 +76,11 @@ class ClusterCompactionSpec(CamelModel):
         default=timedelta(minutes=10), description="A node whose drain makes no progress for this long is given up."
     )
     max_nodes_at_once: int = Field(default=1, ge=1, le=100, description="Nodes that are emptied at the same time.")
+    policy: str = Field(
+        default="nodes",
+        pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$",
+        description="Who has a say in which node is emptied next: nodes, or a policy that is enabled.",
+    )
     prices: PricesSpec = Field(default=PricesSpec(), description="What nodes cost. Default: 1 each.")
 
     def settings(self) -> CompactionSettings:
@@ -87,6 +92,7 @@ class ClusterCompactionSpec(CamelModel):
             settle=self.settle,
             stall_after=self.stall_after,
             max_nodes_at_once=self.max_nodes_at_once,
+            policy=self.policy,
             price_label=self.prices.label or "",
             prices=tuple(NodePrice(match=entry.match, price=entry.price) for entry in self.prices.table),
         )

@@ -6,7 +6,7 @@ Policies of other packages run in processes of their own and answer with documen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -20,6 +20,10 @@ LONGEST_MESSAGE = 500
 MOST_REPLICAS = 100_000
 MOST_DEPLOYMENTS = 100
 MOST_ZONES = 50
+MOST_NODES = 10_000
+LOWEST_PRICE, HIGHEST_PRICE = 0.001, 1_000_000.0
+"""Further apart than that, and a solver that counts in fractions loses the lower ones."""
+
 LONGEST_NAME = 253
 MOST_WEIGHT = 1000
 
@@ -81,7 +85,21 @@ class Apportion:
     message: str = ""
 
 
-Wish = Aim | Stand | GoBack | Judgement | Apportion
+@dataclass(frozen=True, kw_only=True)
+class Prefer:
+    """Compaction: which nodes are to be left alone, which are to be emptied first, and what they are to count for.
+
+    Nodes are named by their ids, `prices` are in any unit and stand for those of the ClusterPolicy when plans are
+    compared. What may be emptied at all, and what is checked before a node is, is not the policy's.
+    """
+
+    keep: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    prices: Mapping[str, float] = field(default_factory=dict)
+    message: str = ""
+
+
+Wish = Aim | Stand | GoBack | Judgement | Apportion | Prefer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +140,10 @@ def write_wish(wish: object) -> dict[str, Any]:
             return {"judgement": {"outcome": str(wish.outcome), "message": wish.message, "needed": wish.needed}}
         case Apportion():
             return {"apportion": {"zones": dict(wish.zones), "onDemand": wish.on_demand, "message": wish.message}}
+        case Prefer():
+            prices = {node: float(price) for node, price in wish.prices.items()}
+            nodes = {"keep": list(wish.keep), "first": list(wish.first), "prices": prices}
+            return {"prefer": {**nodes, "message": wish.message}}
         case _:
             raise TypeError(f"it answered with a {type(wish).__name__}, which is no wish")
 
@@ -131,7 +153,7 @@ ALLOWED = {
     PolicyKind.ANALYSIS: ("judgement", "stand"),
     PolicyKind.ROLLBACK: ("goBack", "stand"),
     PolicyKind.PLACEMENT: ("apportion", "stand"),
-    PolicyKind.COMPACTION: ("stand",),
+    PolicyKind.COMPACTION: ("prefer", "stand"),
 }
 """Which wishes make sense where."""
 
@@ -164,6 +186,9 @@ def _made(name: str, fields: Mapping[Any, Any], message: str) -> Wish:
         case "apportion":
             zones = _counts("zones", fields.get("zones", {}), MOST_ZONES, MOST_WEIGHT)
             return Apportion(zones=zones, on_demand=_whole("onDemand", fields.get("onDemand", 0), 100), message=message)
+        case "prefer":
+            keep, first = (_names(name, fields.get(name, [])) for name in ("keep", "first"))
+            return Prefer(keep=keep, first=first, prices=_prices(fields.get("prices", {})), message=message)
         case "goBack":
             return GoBack(message=message)
         case "judgement":
@@ -185,6 +210,25 @@ def _counts(what: str, value: object, most: int, highest: int) -> Mapping[str, i
     if not isinstance(value, dict) or len(value) > most or not all(map(_is_name, value)):
         raise NoWish(f"its {what} are {_short(value)}, not numbers by name")
     return {name: _whole(f"{what} of {_short(name)}", count, highest) for name, count in sorted(value.items())}
+
+
+def _names(what: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MOST_NODES or not all(map(_is_name, value)):
+        raise NoWish(f"its {what} is {_short(value)}, not a list of nodes")
+    return tuple(dict.fromkeys(value))
+
+
+def _prices(value: object) -> Mapping[str, float]:
+    if not isinstance(value, dict) or len(value) > MOST_NODES or not all(map(_is_name, value)):
+        raise NoWish(f"its prices are {_short(value)}, not numbers by node")
+    return {node: _price(node, price) for node, price in sorted(value.items())}
+
+
+def _price(node: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not LOWEST_PRICE <= value <= HIGHEST_PRICE:
+        limits = f"{LOWEST_PRICE:g} to {HIGHEST_PRICE:g}"
+        raise NoWish(f"its price of {_short(node)} is {_short(value)}, not a number from {limits}")
+    return float(value)
 
 
 def _is_name(value: object) -> bool:
@@ -210,3 +254,13 @@ def _short(value: object) -> str:
     except Exception:
         return f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def read_advice(asked: Advice, answer: object) -> Advice:
+    """Return what was asked for with the answer that came: a wish, or the problem that there is none."""
+    if isinstance(answer, dict) and answer.keys() == {"problem"}:
+        return replace(asked, problem=one_line(str(answer["problem"])))
+    try:
+        return replace(asked, wish=read_wish(kind_of(asked.policy), answer))
+    except NoWish as error:
+        return replace(asked, problem=str(error))

@@ -38,6 +38,14 @@ class Situation:
     reserves: tuple[str, ...] = ()
     swinging: tuple[str, ...] = ()
     """Autoscaled services that have just changed their size: what they gave up they may want back."""
+    first: tuple[str, ...] = ()
+    """Nodes that somebody wishes to be emptied before others."""
+    own_prices: Mapping[str, float] = field(default_factory=dict)
+    """What nodes cost by the ClusterPolicy, where somebody wishes them to count for something else."""
+
+    def saved_by(self, freed: Iterable[str]) -> float:
+        """Return what nodes cost together, by the ClusterPolicy's prices, whatever a wish makes of them."""
+        return sum(self.own_prices.get(node, self.problem.machine[node].price) for node in freed)
 
 
 def settle(world: World, before: Mapping[str, Settled]) -> Mapping[str, Settled]:

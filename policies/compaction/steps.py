@@ -186,11 +186,11 @@ def begin(
         )
     answer, refused = plan
     problem = situation.problem
-    saving = problem.cost - answer.cost
+    saving = situation.saved_by(answer.freed)
     if not answer.freed or saving < settings.min_saving - TOLERANCE:
         return _at_work(memory) if memory.drains else _nothing_to_gain(settings, memory, situation, saving)
     blocked: list[str] = []
-    for node in sorted(answer.freed, key=lambda node: (situation.replicas.get(node, 0), node)):
+    for node in sorted(answer.freed, key=lambda node: _turn(situation, node)):
         why = refused.get(node) or ("" if placed_by_serve(problem, node) else "Serve might place its replicas badly")
         if not why:
             return _begun(world, memory, situation, node)
@@ -200,6 +200,12 @@ def begin(
     if memory.order is not None:
         return EndOrder(why="; ".join(blocked))
     return Wait(state="Waiting", message="; ".join(blocked))
+
+
+def _turn(situation: Situation, node: str) -> tuple[int, int, str]:
+    """Order nodes: those that are wished to go first, and then those with the fewest replicas."""
+    wished = situation.first.index(node) if node in situation.first else len(situation.first)
+    return wished, situation.replicas.get(node, 0), node
 
 
 def _nothing_to_gain(

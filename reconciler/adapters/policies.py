@@ -52,15 +52,15 @@ class PluginPolicies:
         """Return what the settings enable."""
         return self._enabled
 
-    async def consult(self, policy: str, services: tuple[str, ...], world: World) -> Mapping[str, object]:
-        """Return a policy's documents. One service's exception is that one's; a late answer ends the process."""
+    async def consult(self, policy: str, subjects: Mapping[str, object], world: World) -> Mapping[str, object]:
+        """Return a policy's documents. One subject's exception is that one's; a late answer ends the process."""
         worker = self._workers.setdefault(policy, _Worker(policy, self._clock))
         # In a thread: a World of many services takes a while, and the loop must not.
-        question = await asyncio.to_thread(pickle.dumps, (services, world), pickle.HIGHEST_PROTOCOL)
+        question = await asyncio.to_thread(pickle.dumps, (dict(subjects), world), pickle.HIGHEST_PROTOCOL)
         said = await worker.ask(question)
         if not isinstance(said, dict):
             raise Retry("its answer is no document")
-        return {name: _document(said.get(name)) for name in services}
+        return {name: _document(said.get(name)) for name in subjects}
 
     async def __aenter__(self) -> Self:
         """Return the policies themselves."""

@@ -1,7 +1,7 @@
 """One policy of another package, alone in a process: it may raise, loop, print or end, and nobody is worse off.
 
 Started by `adapters.policies` as `python -m reconciler.adapters.policy_worker rollout.NAME`. Each question comes on
-standard input as a length and a pickled pair of service names and World; each answer goes out as one line of JSON.
+standard input as a length and a pickled pair of subjects by name and World; each answer goes out as one line of JSON.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def main() -> None:
     os.dup2(2, 1)
     policy = _load(sys.argv[1])
     while (question := _read(sys.stdin.buffer)) is not None:
-        services, world = pickle.loads(question)  # noqa: S301 (from the daemon that started this process)
-        said = {name: _answer(policy, world, name) for name in services}
+        subjects, world = pickle.loads(question)  # noqa: S301 (from the daemon that started this process)
+        said = {name: _answer(policy, world, subject) for name, subject in subjects.items()}
         answers.write(json.dumps(said) + "\n")
         answers.flush()
 
 
-def _load(policy: str) -> Callable[[Any, str], object]:
+def _load(policy: str) -> Callable[[Any, Any], object]:
     """Return a policy's function; what its import says wrong is told instead of each answer."""
     try:
         [entry] = entry_points(group=GROUP, name=policy)
@@ -62,13 +62,13 @@ def _load(policy: str) -> Callable[[Any, str], object]:
 class _Broken(Exception):
     """A policy that is not there."""
 
-    def __call__(self, world: object, service: str) -> object:
+    def __call__(self, world: object, subject: object) -> object:
         raise self
 
 
-def _answer(policy: Callable[[Any, str], object], world: object, service: str) -> dict[str, Any]:
+def _answer(policy: Callable[[Any, Any], object], world: object, subject: object) -> dict[str, Any]:
     try:
-        wish = write_wish(policy(world, service))
+        wish = write_wish(policy(world, subject))
         json.dumps(wish)
     except _Broken as error:
         return {"problem": str(error)}

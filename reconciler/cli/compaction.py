@@ -48,6 +48,8 @@ def plan_text(status: CompactionStatus) -> str:
         f"{'cost':<10}{status.cost:g} now, {status.cost_after:g} afterwards{share}",
         f"{'bound':<10}{_bound(status)}",
     ]
+    if status.policy:
+        parts.append(f"{'policy':<10}{status.policy}: {clean(status.wish)}")
     if status.reserves:
         parts.append(f"{'kept free':<10}room for {', '.join(status.reserves)}")
     parts += ["", table(["ADDRESS", "ZONE", "PRICE", "REPLICAS", "PLAN", "WHY"], [_row(node) for node in status.nodes])]

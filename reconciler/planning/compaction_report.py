@@ -7,9 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from policies.compaction.problem import Answer
 from policies.compaction.situation import Situation
+from policies.compaction.steps import Wait
+from policies.compaction.wishes import asks, in_words
 from specs.compaction import CompactionMemory, CompactionSettings, CompactionStatus, Holding, PlannedMove, PlannedNode
 from specs.observed import Node
 from specs.placement import MARKET_LABEL
+from specs.wishes import Prefer
 from specs.world import World
 
 
@@ -22,6 +25,8 @@ class Look:
     answer: Answer
     refused: Mapping[str, str] = field(default_factory=dict)
     holdings: tuple[Holding, ...] = ()
+    heard: Prefer | Wait | None = None
+    """What another package's policy wishes, or why it has no say in it; None when none is named."""
 
 
 def status_of(
@@ -50,7 +55,19 @@ def status_of(
         nodes=_nodes(look),
         moves=_moves(look),
         reserves=look.situation.reserves,
+        policy=asks(settings),
+        wish=_wish(look),
     )
+
+
+def _wish(look: Look) -> str:
+    match look.heard:
+        case Prefer() as wish:
+            return in_words(wish)
+        case Wait(message=message):
+            return message
+        case _:
+            return ""
 
 
 def _nodes(look: Look) -> tuple[PlannedNode, ...]:

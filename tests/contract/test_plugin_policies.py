@@ -14,16 +14,19 @@ from pathlib import Path
 import pytest
 
 import reconciler.adapters.policies as adapter
+from policies.compaction.problem import Machine, Problem
+from policies.compaction.situation import Situation
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.policies import PluginPolicies, installed, problem_of
 from reconciler.errors import Retry, Stalled
 from specs.memory import Memory
-from specs.placement import ZONE_LABEL
-from specs.wishes import Aim, Apportion, PolicyKind, read_wish
+from specs.placement import MARKET_LABEL, ZONE_LABEL
+from specs.wishes import Aim, Apportion, PolicyKind, Prefer, read_wish
 from specs.world import World
 from tests.builders import NOW, cell, node, service, world
 
 PACKAGE = Path(__file__).parents[1] / "apps" / "ramp_policy"
+CHAT = {"chat": "chat"}
 PRICE = "example.com/price-per-hour"
 NAMES = ("ramp", "hangs", "raises", "exits", "chatty", "forger", "absent")
 
@@ -64,7 +67,7 @@ def moving(**fields: object) -> World:
 
 
 async def test_a_policy_of_another_package_sees_the_world_and_says_what_it_wants(policies: PluginPolicies) -> None:
-    answers = await policies.consult("rollout.ramp", ("chat",), moving())
+    answers = await policies.consult("rollout.ramp", CHAT, moving())
     wish = read_wish(PolicyKind.ROLLOUT, answers["chat"])
     assert wish == Aim(weight=3000, message="30% a minute")
 
@@ -74,9 +77,23 @@ async def test_a_placement_policy_of_another_package_is_asked_about_a_service_at
     seen = world(service(), cell("v1", ready=3, weight=10_000), stable="v1")
     seen = replace(seen, observed=replace(seen.observed, nodes=tuple(nodes)))
     async with PluginPolicies(["placement.thrifty"], SystemClock()) as found:
-        answers = await found.consult("placement.thrifty", ("chat",), seen)
+        answers = await found.consult("placement.thrifty", CHAT, seen)
     wish = read_wish(PolicyKind.PLACEMENT, answers["chat"])
     assert wish == Apportion(zones={"a": 100, "b": 0}, message="a costs 1, b costs 20")
+
+
+async def test_a_compaction_policy_of_another_package_is_asked_about_the_nodes(there: None) -> None:
+    machines = tuple(
+        Machine(id=name, room={}, labels={MARKET_LABEL: kind}) for name, kind in (("s", "spot"), ("d", ""))
+    )
+    seen = Situation(problem=Problem(machines=machines, crowds=()), replicas={"s": 1, "d": 9})
+    night = replace(moving(), now=NOW.replace(hour=22))
+    async with PluginPolicies(["compaction.quiet"], SystemClock()) as found:
+        answers = await found.consult("compaction.quiet", {"": seen}, night)
+        by_day = await found.consult("compaction.quiet", {"": seen}, replace(night, now=NOW.replace(hour=12)))
+    wish = read_wish(PolicyKind.COMPACTION, answers[""])
+    assert wish == Prefer(keep=("d",), first=("d",), message="spot nodes last")
+    assert by_day[""] == {"stand": {"message": "nothing is emptied from 08:00 to 20:00"}}
 
 
 def test_the_example_of_the_docs_is_this_package() -> None:
@@ -106,7 +123,7 @@ def imported(code: str) -> list[str]:
 async def test_what_one_service_makes_it_raise_is_that_services_alone(policies: PluginPolicies) -> None:
     seen = moving()
     both = replace(seen, memory=Memory(services={**seen.memory.services, "b": seen.memory.services["chat"]}))
-    answers = await policies.consult("rollout.raises", ("chat", "b"), both)
+    answers = await policies.consult("rollout.raises", {"chat": "chat", "b": "b"}, both)
     assert answers["b"] == {"stand": {"message": "fine"}}
     assert "it raised KeyError: 'no such thing" in str(answers["chat"])
     assert "ramp_policy.py:" in str(answers["chat"])
@@ -117,21 +134,21 @@ async def test_one_that_hangs_is_ended_and_left_alone_for_a_while(
 ) -> None:
     monkeypatch.setattr(adapter, "FIRST_ANSWER", timedelta(seconds=2))
     with pytest.raises(Retry, match="no answer within 2 s"):
-        await policies.consult("rollout.hangs", ("chat",), moving())
+        await policies.consult("rollout.hangs", CHAT, moving())
     with pytest.raises(Retry, match="it is started again 2 s after that"):
-        await policies.consult("rollout.hangs", ("chat",), moving())
+        await policies.consult("rollout.hangs", CHAT, moving())
     assert not _workers("rollout.hangs")
 
 
 async def test_one_that_ends_its_process_ends_nothing_else(policies: PluginPolicies) -> None:
     with pytest.raises(Retry, match=r"its process ended \(7\)"):
-        await policies.consult("rollout.exits", ("chat",), moving())
-    assert await policies.consult("rollout.ramp", ("chat",), moving())
+        await policies.consult("rollout.exits", CHAT, moving())
+    assert await policies.consult("rollout.ramp", CHAT, moving())
 
 
 async def test_what_it_prints_or_spoils_reaches_nobody(policies: PluginPolicies) -> None:
     seen = moving()
-    answers = await policies.consult("rollout.chatty", ("chat",), seen)
+    answers = await policies.consult("rollout.chatty", CHAT, seen)
     assert answers["chat"] == {"aim": {"weight": 100, "replicas": {}, "message": "[]"}}, "it sees the daemon's secrets"
     assert seen.now == NOW
     assert "chat" in seen.memory.services
@@ -139,17 +156,17 @@ async def test_what_it_prints_or_spoils_reaches_nobody(policies: PluginPolicies)
 
 async def test_what_it_forges_is_no_answer(policies: PluginPolicies) -> None:
     with pytest.raises(Retry):
-        await policies.consult("rollout.forger", ("chat",), moving())
+        await policies.consult("rollout.forger", CHAT, moving())
 
 
 async def test_what_cannot_be_imported_says_so(policies: PluginPolicies) -> None:
-    answers = await policies.consult("rollout.absent", ("chat",), moving())
+    answers = await policies.consult("rollout.absent", CHAT, moving())
     assert "it cannot be loaded: AttributeError: module 'ramp_policy' has no attribute 'absent'" in str(answers["chat"])
 
 
 async def test_no_process_outlives_its_daemon(there: None) -> None:
     async with PluginPolicies(["rollout.ramp"], SystemClock()) as found:
-        await found.consult("rollout.ramp", ("chat",), moving())
+        await found.consult("rollout.ramp", CHAT, moving())
         assert _workers("rollout.ramp")
     assert not _workers("rollout.ramp")
 

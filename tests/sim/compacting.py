@@ -160,6 +160,7 @@ class Compacting:
                 drains=self.drains,
                 provider=self.provider,
                 planner=self.planner,
+                advisers=self.sim.advisers,
             )
             self.compactor = Compactor(ports, lambda: self.world)
             await self.compactor.load()

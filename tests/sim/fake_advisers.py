@@ -10,7 +10,7 @@ from reconciler.errors import Retry
 from specs.wishes import write_wish
 from specs.world import World
 
-Policy = Callable[[World, str], object]
+Policy = Callable[[World, Any], object]
 """Returns a wish, or any document; raises Retry for a process that ended or was too late."""
 
 
@@ -25,9 +25,9 @@ class FakeAdvisers:
     def enabled(self) -> frozenset[str]:
         return frozenset(self.policies)
 
-    async def consult(self, policy: str, services: tuple[str, ...], world: World) -> Mapping[str, object]:
-        self.asked += [(policy, service) for service in services]
-        return {service: _document(self.policies[policy](world, service)) for service in services}
+    async def consult(self, policy: str, subjects: Mapping[str, object], world: World) -> Mapping[str, object]:
+        self.asked += [(policy, name) for name in subjects]
+        return {name: _document(self.policies[policy](world, subject)) for name, subject in subjects.items()}
 
 
 def _document(answer: object) -> object:
@@ -60,6 +60,12 @@ GARBAGE: tuple[Any, ...] = (
     {"apportion": {"zones": ["a"]}},
     {"apportion": {"onDemand": 101}},
     {"apportion": None},
+    {"prefer": {"keep": "n1"}},
+    {"prefer": {"first": [1]}},
+    {"prefer": {"prices": {"n1": 0}}},
+    {"prefer": {"prices": {"n1": float("inf")}}},
+    {"prefer": {"prices": {"n1": float("nan")}}},
+    {"prefer": {"prices": [["n1", 1]]}},
 )
 
 
@@ -67,7 +73,7 @@ def hostile(seed: int, kind: str) -> Policy:
     """Return a policy that asks for whatever could do harm: too much, back and forth, garbage, silence."""
     dice = Random(seed)
 
-    def ask(world: World, service: str) -> object:
+    def ask(world: World, service: Any) -> object:
         if dice.random() < 0.25:
             return dice.choice(GARBAGE)
         if dice.random() < 0.1:
@@ -76,6 +82,8 @@ def hostile(seed: int, kind: str) -> Policy:
             return {"judgement": {"outcome": dice.choice(["passing", "failing", "inconclusive"]), "message": "so"}}
         if kind == "rollback":
             return {"goBack": {"message": "because"}} if dice.random() < 0.02 else {"stand": {"message": "let it be"}}
+        if kind == "compaction":
+            return {"prefer": _greedy(dice, [machine.id for machine in service.problem.machines])}
         if kind == "placement":
             weights = {zone: dice.choice([0, 0, 1, 7, 1000]) for zone in dice.sample(["a", "b", "c", "nowhere", ""], 3)}
             return {"apportion": {"zones": weights, "onDemand": dice.choice([0, 1, 50, 100]), "message": "so"}}
@@ -83,3 +91,11 @@ def hostile(seed: int, kind: str) -> Policy:
         return {"aim": {"weight": dice.choice([0, 1, 500, 5000, 9999, 9999]), "replicas": counts}}
 
     return ask
+
+
+def _greedy(dice: Random, nodes: list[str]) -> dict[str, Any]:
+    """Wish for nodes that must stay, keep those that could go, and make them count for anything."""
+    known = [*nodes, "nowhere"]
+    prices = {node: dice.choice([0.001, 1, 1_000_000]) for node in known if dice.random() < 0.5}
+    keep = [node for node in known if dice.random() < 0.2]
+    return {"keep": keep, "first": dice.sample(known, len(known)), "prices": prices, "message": "so"}

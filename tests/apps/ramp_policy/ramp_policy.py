@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from policies.view import view_of
 from specs.analysis import Judgement, Outcome
-from specs.wishes import Aim, Apportion, GoBack, Stand
+from specs.wishes import Aim, Apportion, GoBack, Prefer, Stand
 
 LABEL = "ramp.example.com/percent-per-minute"
 PRICE = "example.com/price-per-hour"
@@ -29,6 +29,16 @@ def thrifty(world, service):
     cheapest = {zone: min(found) for zone, found in prices.items()}
     weights = {zone: 0 if price > 10 else max(1, round(100 / price)) for zone, price in cheapest.items()}
     return Apportion(zones=weights, message=", ".join(f"{zone} costs {price:g}" for zone, price in cheapest.items()))
+
+
+def quiet(world, situation):
+    """Empty nothing by day (UTC), no node with more than eight replicas, and spot nodes last."""
+    if 8 <= world.now.hour < 20:
+        return Stand(message="nothing is emptied from 08:00 to 20:00")
+    busy = [node for node, count in situation.replicas.items() if count > 8]
+    machines = situation.problem.machines
+    paid = [machine.id for machine in machines if machine.labels.get("ray.io/market-type") != "spot"]
+    return Prefer(keep=tuple(busy), first=tuple(paid), message="spot nodes last")
 
 
 def budget(world, service):

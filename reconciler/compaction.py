@@ -159,6 +159,8 @@ class Compactor:
             return False
         try:
             wait = await self._step(world, _settings(world)) if self._is_fresh(world) else OLD_LOOK
+            # Last: the job takes seconds, in which Serve moves what is on the next node already.
+            await self._end_emptied(world)
         except PortError as error:
             log.warning("compaction waits", reason=error.reason)
             wait = Wait(state="Waiting", message=error.reason)
@@ -177,7 +179,6 @@ class Compactor:
             for step in follow(world, settings, self._memory, now):
                 await self._take(step, world)
         await self._tell_again(world)
-        await self._end_emptied(world)
         while (wait := obstacle(world, settings, self._memory)) is None:
             look = self._look = await self._planned(world, settings)
             if isinstance(look.heard, Wait) and self._memory.order is None:

@@ -22,10 +22,13 @@ import pytest
 from tests.e2e.waiting import wait_for
 from tests.typed import printed_commands
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 STORY_WITHIN = 300
 """The whole demo on two cores, as its documentation promises."""
+
+PLACES_WITHIN = 420
+"""The story about places: six nodes, nine replicas, and three nodes that are emptied one after the other."""
 
 GONE_WITHIN = 60
 PORTS = 3
@@ -189,14 +192,12 @@ def test_the_story_goes_as_told_and_leaves_nothing(start: Start) -> None:
 
 @pytest.mark.slow
 def test_the_story_about_places_goes_as_told_and_leaves_nothing(start: Start) -> None:
-    began = time.monotonic()
     running = start("--placement")
     running.await_told("Committed two specs", 120)
 
-    status, printed = running.finish(STORY_WITHIN)
+    status, printed = running.finish(PLACES_WITHIN)
 
     assert status == 0, f"{printed}\n{running.narration}"
-    assert time.monotonic() - began < STORY_WITHIN
     told = figures(printed)
     assert re.fullmatch(r"0 of \d{3,} POSTs, counted by the service itself", told["executed twice"])
     assert told["nodes"] == "6 before, 3 after"
@@ -214,7 +215,7 @@ def test_the_story_about_places_goes_as_told_and_leaves_nothing(start: Start) ->
 @pytest.mark.slow
 def test_an_interrupt_while_a_zone_dies_leaves_nothing(start: Start) -> None:
     running = start("--placement")
-    running.await_told("kill -9 of all of Ray on", 200)
+    running.await_told("kill -9 of all of Ray on", PLACES_WITHIN)
     running.child.send_signal(signal.SIGINT)
     status, printed = running.finish(GONE_WITHIN)
     assert status == 128 + signal.SIGINT

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import ExitStack
 
 import httpx
 import pytest
 
+from reconciler.embedded import EmbeddedCluster
+from tests.contract.gateway_replicas import free_port
+from tests.e2e.conftest import lent
 from tests.e2e.load import executed_twice, sending
 from tests.e2e.project import pause, weight
 from tests.e2e.stage import Stage
 from tests.e2e.tcp_proxy import Mode
 from tests.e2e.waiting import wait_for
+from tests.ray_cluster import DRAIN
 
 pytestmark = pytest.mark.ray
 
@@ -64,6 +69,36 @@ def test_a_five_step_rollout_survives_many_kills_at_random_moments(stage: Stage)
     assert [name.split(".")[4] for name in stage.cells("chat")] == ["0"], "nothing was created twice"
     kinds = [event["kind"] for event in daemon.events("chat")]
     assert (kinds.count("RolloutStarted"), kinds.count("Promoted"), kinds.count("RolledBack")) == (2, 2, 0)
+
+
+@pytest.mark.slow
+def test_a_head_that_comes_back_empty_is_filled_again_and_the_rollout_goes_on(request: pytest.FixtureRequest) -> None:
+    """Another head at the same address knows no application, no package, and has never started Serve."""
+    port, steps = free_port(), [weight(50), pause()]
+    with ExitStack() as stack:
+        first = EmbeddedCluster(zones=("a",), cpus_per_node=4.0, drain=DRAIN, dashboard_port=port)
+        stack.callback(first.stop)
+        first.start()
+        stage = stack.enter_context(lent(first, request))
+        daemon = stage.daemon
+        stage.deploy(stage.spec(steps=steps))
+        stage.project.push(stage.spec("v2", steps=steps))
+        before = daemon.wait("chat", 60, "v2 is at 50%", health="Paused")
+        cells = stage.cells("chat")
+        assert len(cells) == 2
+
+        first.stop()
+        blind = daemon.wait("chat", 60, "blind", reason="RayUnreachable")
+        assert (blind["weights"], blind["quarantined"]) == (before["weights"], [])
+        stack.enter_context(EmbeddedCluster(zones=("a",), cpus_per_node=4.0, drain=DRAIN, dashboard_port=port))
+        back = daemon.wait("chat", 180, "both are back", health="Paused", weights=before["weights"])
+        assert (back["candidate"], back["quarantined"], stage.cells("chat")) == (before["candidate"], [], cells)
+        with sending(stage.load(rate=40)) as load:
+            daemon.act("chat", "promote")
+            daemon.wait_settled("chat", "v2", 120)
+        assert load.failures() == []
+        kinds = [event["kind"] for event in daemon.events("chat")]
+        assert (kinds.count("RolloutStarted"), kinds.count("CellRestored"), kinds.count("RolledBack")) == (2, 2, 0)
 
 
 def test_what_somebody_else_changed_or_removed_is_told_and_put_right(stage: Stage) -> None:

@@ -51,7 +51,8 @@ class Load:
 
 
 @asynccontextmanager
-async def load(port: int, path: str = "/chat/x") -> AsyncIterator[Load]:
+async def load(port: int, path: str = "/chat/x", *, pause: float = 0.005) -> AsyncIterator[Load]:
+    """Ask again and again, four at a time, each with so many seconds between its requests."""
     result = Load()
     connector = aiohttp.TCPConnector(force_close=True)
 
@@ -63,7 +64,7 @@ async def load(port: int, path: str = "/chat/x") -> AsyncIterator[Load]:
                     result.answers.append(answer.status)
             except (aiohttp.ClientError, OSError) as error:
                 result.failures.append(repr(error))
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(pause)
 
     async with aiohttp.ClientSession(connector=connector) as session:
         tasks = [asyncio.create_task(ask(session)) for _ in range(4)]

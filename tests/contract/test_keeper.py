@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -184,6 +184,53 @@ async def test_new_replicas_get_requests_while_no_daemon_runs(machine: Machine) 
         assert result.failures == []
         assert set(result.answers) == {200}
         assert machine.haproxy() == pid, "HAProxy was started anew"
+
+
+COUNTS = (1, 3, 2, 4)
+"""How many replicas the autoscaler wants of one cell, turn by turn."""
+
+
+@pytest.mark.parametrize(
+    "minutes", [0.3, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(900)], id="ten minutes")]
+)
+async def test_traffic_follows_all_that_serve_replaces_and_autoscales(machine: Machine, minutes: float) -> None:
+    async with replicas((NEXT, "stays"), (CHAT, "first")) as (stays, first), AsyncExitStack() as stack:
+        running = [first]
+        machine.says(stays, first)
+        pid = await machine.start()
+        await machine.kill()
+        now = asyncio.get_running_loop().time
+        async with load(machine.port, pause=0.05) as result:
+            await machine.stands_in()
+            end, turns = now() + minutes * 60, 0
+            while now() < end:
+                count = COUNTS[turns % len(COUNTS)]
+                new = [await stack.enter_async_context(another(CHAT, f"{turns}-{one}")) for one in range(count)]
+                machine.says(stays, *running, *new)
+                await machine.until(lambda new=new: all(one.executed for one in new))
+                await _stopped(machine, running, stays, *new)
+                running, turns = new, turns + 1
+        assert turns > 2 * minutes
+        assert result.failures == []
+        assert set(result.answers) == {200}
+        shares = await machine.asked(400)
+        assert set(shares) == {"stays", *(one.replica for one in running)}
+        assert 60 < shares["stays"] < 180, "weights changed"
+        assert machine.haproxy() == pid, "HAProxy was started anew"
+
+
+async def _stopped(machine: Machine, leaving: list[ReplicaDouble], *staying: ReplicaDouble) -> None:
+    """Stop replicas as Serve does: they go from its list at once and die when nobody has asked them for a while."""
+    for one in leaving:
+        one.is_draining = True
+    machine.says(*staying)
+    asked, quiet = -1, 0
+    while quiet < 4:
+        await asyncio.sleep(0.5)
+        before, asked = asked, sum(len(one.executed) for one in leaving)
+        quiet = quiet + 1 if asked == before else 0
+    for one in leaving:
+        await one.stop()
 
 
 async def test_a_haproxy_that_dies_meanwhile_is_back_with_the_same_weights(machine: Machine) -> None:

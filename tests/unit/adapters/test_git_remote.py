@@ -47,6 +47,18 @@ async def test_one_change_is_one_fetch_however_many_services(origin: Origin, tmp
     assert watched.requests["fetch", "ok"] == 2
 
 
+async def test_daemons_do_not_ask_their_host_all_at_once(origin: Origin, tmp_path: Path) -> None:
+    origin.commit({"a.yaml": spec("a")})
+    clock, asked = FakeClock(), []
+    for number in range(12):
+        settings = GitSettings(url=f"file://{origin.folder}", state=tmp_path / f"state{number}")
+        source = GitSource(settings, clock, lambda kind, outcome: None)
+        await source.read()
+        asked.append(source._until_query().total_seconds())
+    assert all(27 <= seconds <= 33 for seconds in asked), asked
+    assert max(asked) - min(asked) > 1, asked
+
+
 async def test_reading_asks_the_host_nothing_while_somebody_waits_for_changes(origin: Origin, tmp_path: Path) -> None:
     origin.commit({"a.yaml": spec("a")})
     watched = Watched(f"file://{origin.folder}", tmp_path / "state", interval=ONCE)

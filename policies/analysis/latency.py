@@ -23,7 +23,7 @@ from policies.analysis.clients import design_effect, exact_bounds, slow
 from policies.analysis.sequential import SUSPICIOUS, Stratum, excess, last_above, log_evidence
 from policies.analysis.shortage import shortage, until_sure
 from policies.analysis.tails import Tail, Tails, ended, seconds_at, tail_of
-from policies.analysis.words import beside, change, many, percent, seconds
+from policies.analysis.words import beside, many, percent, seconds, sure_change
 from specs.analysis import AnalysisSettings, Latency, Measure, Outcome, Unit, Verdict
 from specs.evidence import BUCKETS_PER_OCTAVE, LatencyCounts, Window
 
@@ -142,8 +142,9 @@ def judge_latency(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
         _evidence(sides, bound, asked.quantile, windows if settings.unit is Unit.CLIENT else ()) if is_relevant else 0.0
     )
     if is_relevant and log_e >= limit and verdict.candidate_samples >= settings.min_requests:
-        low, _ = _shifts(sides, asked.quantile, limit)
-        return replace(verdict, outcome=Outcome.FAILING, message=_failed(verdict, low, asked))
+        sure = sure_change(*_shifts(sides, asked.quantile, limit))
+        message = f"{verdict.message}: {sure}, and {percent(asked.max_increase)} is allowed"
+        return replace(verdict, outcome=Outcome.FAILING, message=message)
     missing = shortage(verdict, settings.min_requests)
     if missing is not None:
         return missing
@@ -255,8 +256,3 @@ def _said(rise: _Rise, asked: Latency, sides: _Sides) -> str:
         f"{name} is {seconds(rise.candidate)}, {beside(rise.ratio)} the stable revision's {seconds(rise.stable)} "
         f"({many(sides.candidate.total)} and {many(sides.stable.total)} answers)"
     )
-
-
-def _failed(verdict: Verdict, low: float | None, asked: Latency) -> str:
-    sure = "surely higher" if low is None or low <= 1 else f"surely {change(low)}"
-    return f"{verdict.message}: {sure}, and {percent(asked.max_increase)} is allowed"

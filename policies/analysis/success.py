@@ -72,8 +72,8 @@ def _compare(strata: Sequence[Stratum], total: Window, settings: AnalysisSetting
     missing = shortage(verdict, settings.min_requests)
     is_relevant = ratio is None or ratio >= NEGLIGIBLE
     if is_relevant and log_e >= -math.log(alpha) and candidate.judged >= settings.min_requests:
-        low, _ = bounds(strata, alpha)
-        return replace(verdict, outcome=Outcome.FAILING, message=f"{verdict.message}{sure_bounds(ratio, low)}")
+        sure = sure_bounds(ratio, *bounds(strata, alpha))
+        return replace(verdict, outcome=Outcome.FAILING, message=f"{verdict.message}{sure}")
     if missing is not None:
         return missing
     if is_relevant and log_e >= SUSPICIOUS:

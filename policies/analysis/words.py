@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def many(count: float) -> str:
     """Return a count with separators, such as 26,000."""
@@ -33,7 +35,18 @@ def seconds(value: float) -> str:
     return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
-def sure_bounds(ratio: float | None, low: float | None) -> str:
-    """Return how many times more, and how much of it is sure."""
+def sure_bounds(ratio: float | None, low: float | None, high: float | None) -> str:
+    """Return how many times more, and between which bounds that surely is."""
     times = "" if ratio is None else f"{ratio:.3g} times as many, "
-    return f": {times}surely more" if low is None else f": {times}surely more than {low:.3g} times"
+    if low is None:
+        return f": {times}surely more"
+    below = "" if high is None or math.isinf(high) else f" and less than {high:.3g}"
+    return f": {times}surely more than {low:.3g}{below} times"
+
+
+def sure_change(low: float | None, high: float | None) -> str:
+    """Return between which bounds a rise surely is."""
+    if low is None or low <= 1:
+        return "surely higher"
+    below = "" if high is None or math.isinf(high) else f" to {change(high)}"
+    return f"surely {change(low)}{below}"

@@ -7,6 +7,7 @@ is seen to bite by a rule that is broken on purpose.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,10 @@ from tests.sim.test_properties import lives
 from tests.sim.world import Simulation
 
 STEPS = (25, "analysis 10", 50, "analysis 10")
+NUMBERS = re.compile(
+    r"[\d.]+% of \d+ requests failed, [\d.]+% of \d+ at the stable revision: [\d.]+ times as many, "
+    r"surely more than [\d.]+ and less than [\d.]+ times"
+)
 LONGEST = 240
 """Seconds after which a rollout that has not ended waits for something."""
 
@@ -130,6 +135,21 @@ CHECKS = (check_no_evidence, check_bad, check_equal, check_restarts, check_lost_
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 async def test_holds(check: Callable[[], Any]) -> None:
     await check()
+
+
+async def test_a_verdict_s_numbers_stand_in_status_events_and_history() -> None:
+    """Effect, bounds and samples of both sides, after the rollout, too, when there is nothing to compare any more."""
+    sim = Simulation()
+    sim.signals.rate = 60.0
+    await sim.start()
+    for version, share in (("v1", 0.05), ("v2", 0.4)):
+        sim.push(service(version=version, args={"error_rate": share}, sizes=3, steps=steps(*STEPS), analysis=ASKED))
+        await sim.settle()
+    (event,) = [event.message for event in sim.events() if event.kind == "RolledBack"]
+    (ended,) = [entry.message for entry in sim.store._history if entry.outcome == "rolled-back"]
+    (condition,) = [found.message for found in sim.status().conditions if found.type == "Quarantined"]
+    for text in (event, ended, condition):
+        assert NUMBERS.search(text), text
 
 
 # -- each of them bites --------------------------------------------------------------------------------------

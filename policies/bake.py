@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
 from policies.analysis.bake import judge_bake
 from policies.view import ServiceView
-from policies.window import unit_of
+from policies.window import counters_of, unit_of
 from specs.analysis import AnalysisSettings, Judgement
 from specs.evidence import Evidence
 from specs.memory import Baking
@@ -19,7 +18,7 @@ def next_baking(view: ServiceView) -> Baking | None:
     baking = view.memory.baking
     if baking is None or view.memory.candidate is not None or view.spec.analysis is None:
         return baking
-    counters = _counters(view, baking)
+    counters = counters_of(view, view.cells_of(baking.revision))
     if not baking.start:
         return replace(baking, start=counters)
     if counters.keys() == baking.start.keys() and all(counters[cell].covers(baking.start[cell]) for cell in counters):
@@ -42,15 +41,9 @@ def _judged(before: Evidence, now: Evidence, settings: AnalysisSettings) -> Judg
 
 
 def _seen(view: ServiceView, baking: Baking) -> Evidence:
-    counters = _counters(view, baking)
+    counters = counters_of(view, view.cells_of(baking.revision))
     seen = Evidence()
     for cell, start in baking.start.items():
         if cell in counters and counters[cell].covers(start):
             seen = seen + (counters[cell] - start)
     return seen
-
-
-def _counters(view: ServiceView, baking: Baking) -> Mapping[str, Evidence]:
-    gateway = view.world.observed.gateway
-    counted = {entry.cell: entry.evidence for entry in gateway.traffic} if gateway is not None else {}
-    return {cell.name: counted[cell.name] for cell in view.cells_of(baking.revision) if cell.name in counted}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from specs.decisions import AdoptSpec, Decision, Hold, Proceed, Remove, StartRollout
@@ -48,18 +48,23 @@ def route_conflicts(world: World) -> Mapping[str, Hold]:
     desired, known = world.desired, world.memory.services
     if desired is None:
         return {}
+    holders = _holders(known)
     conflicts = {}
     for service in desired.services:
-        owner = _owner(known, service.name, service.route)
+        owner = next((name for name in holders.get(service.route, ()) if name != service.name), None)
         if owner is not None and (known[service.name].stable is None or known[service.name].wanted != service):
             text = f"{service.route} belongs to {owner} until that is removed or takes another route"
             conflicts[service.name] = Hold(service=service.name, reason=Reason.ROUTE_CONFLICT, message=text)
     return conflicts
 
 
-def _owner(known: Mapping[str, ServiceMemory], name: str, route: str) -> str | None:
-    others = (memory for _, memory in sorted(known.items()) if memory.name != name and not memory.is_removed)
-    return next((memory.name for memory in others if memory.wanted.route == route and memory.cells), None)
+def _holders(known: Mapping[str, ServiceMemory]) -> Mapping[str, Sequence[str]]:
+    """Return who has cells under each route, by name."""
+    found: dict[str, list[str]] = {}
+    for name, memory in sorted(known.items()):
+        if memory.cells and not memory.is_removed:
+            found.setdefault(memory.wanted.route, []).append(name)
+    return found
 
 
 def prune(world: World) -> Mapping[str, Decision]:
@@ -123,12 +128,17 @@ def _prune_veto(desired: Desired, services: Mapping[str, ServiceMemory], gone: l
 
 def moving(memory: Mapping[str, ServiceMemory]) -> frozenset[str]:
     """Return the services whose rollout is in progress and does not stand still for a person or a window."""
-    return frozenset(name for name, service in memory.items() if service.rollout and not service.rollout.is_parked)
+    return frozenset(name for name, service in memory.items() if is_moving(service))
+
+
+def is_moving(service: ServiceMemory) -> bool:
+    """Return whether a service's rollout is in progress and holds a place among those that move."""
+    return service.rollout is not None and not service.rollout.is_parked
 
 
 def limit_moving(decision: StartRollout | Proceed, busy: frozenset[str], limit: int) -> Hold | None:
-    """Return why one more rollout may not start or go on: too many services move already; None when it may."""
-    if decision.service in busy or len(busy) < limit:
+    """Return why one more rollout may not start or go on: too many others move already; None when it may."""
+    if len(busy) < limit:
         return None
     names = ", ".join(sorted(busy))
     text = f"{len(busy)} services are moving ({names}) and budget.maxServicesMoving is {limit}"

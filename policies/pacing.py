@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from policies.dependencies import await_dependencies
-from policies.membership import limit_moving, moving
+from policies.membership import is_moving, limit_moving, moving
 from policies.surge import Refusal, ask, held_by
 from policies.view import view_of
 from specs.decisions import Decision, Hold, Proceed, StartRollout
@@ -69,16 +69,18 @@ class Pace:
 
     def _slot(self, decision: StartRollout | Proceed) -> Hold | None:
         settings = self.world.desired.settings if self.world.desired else None
-        return limit_moving(decision, moving(self.memory), settings.max_services_moving) if settings else None
+        if settings is None or is_moving(self.memory[decision.service]):
+            return None
+        return limit_moving(decision, moving(self.memory), settings.max_services_moving)
 
     def _with_surge(self, decision: StartRollout) -> Decision:
         """Hand out surge to who has waited longest. Nobody takes what somebody before him would get soon."""
         limit = self.world.desired.settings.max_surge_replicas if self.world.desired else None
         if limit is None:
             return decision
-        views = {name: view_of(self._now, name) for name in sorted(self.memory) if name != decision.service}
-        held = {name: held_by(view) for name, view in views.items()}
-        answer = ask(view_of(self._now, decision.service), held, limit)
+        now = replace(self.world, memory=Memory(services=dict(self.memory)))
+        held = {name: held_by(view_of(now, name)) for name in sorted(self.memory) if name != decision.service}
+        answer = ask(view_of(now, decision.service), held, limit)
         if isinstance(answer, Refusal):
             parked = sum(held[name] for name in held if self._is_parked(name))
             if answer.least <= limit - parked:
@@ -88,10 +90,6 @@ class Pace:
             text = f"waits for surge replicas behind {', '.join(self.waiting)}"
             return Hold(service=decision.service, reason=Reason.CAPACITY_BUDGET, message=text)
         return replace(decision, surge=answer.surge)
-
-    @property
-    def _now(self) -> World:
-        return replace(self.world, memory=Memory(services=dict(self.memory)))
 
     def _is_parked(self, name: str) -> bool:
         rollout = self.memory[name].rollout

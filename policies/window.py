@@ -30,7 +30,7 @@ def next_comparison(view: ServiceView) -> Comparison | None:
     if candidate is None or stable is None or rollout is None or rollout.is_fast or not _is_asked(view):
         return None
     weights = {cell.name: cell.lane.weight for cell in _compared(view) if cell.lane is not None}
-    counters = _counters(view, _compared(view)) if _both_have_requests(view) else {}
+    counters = counters_of(view, _compared(view)) if _both_have_requests(view) else {}
     last = view.memory.comparison
     if last is None or (last.candidate, last.stable) != (candidate, stable):
         return Comparison(candidate=candidate, stable=stable, since=view.now, weights=weights, start=counters)
@@ -71,7 +71,7 @@ def _with_ended(view: ServiceView, last: Comparison) -> tuple[Window, ...]:
 
 def _window(view: ServiceView, comparison: Comparison) -> Window | None:
     """Return the window that began at the comparison's start, as it is now; None when its counters were lost."""
-    counters = _counters(view, view.cells)
+    counters = counters_of(view, view.cells)
     seen: dict[str, Evidence] = {}
     for cell, start in comparison.start.items():
         if cell in counters:
@@ -124,11 +124,13 @@ def _both_have_requests(view: ServiceView) -> bool:
     return all(view.routed(line) > 0 for line in (reference(view), view.memory.candidate))
 
 
-def _counters(view: ServiceView, cells: Sequence[CellView]) -> Mapping[str, Evidence]:
+def counters_of(view: ServiceView, cells: Sequence[CellView]) -> Mapping[str, Evidence]:
     """Return the gateway's counters of some cells; of one without a lane there are none."""
     gateway = view.world.observed.gateway
-    counted = {entry.cell: entry.evidence for entry in gateway.traffic} if gateway is not None else {}
-    return {cell.name: counted[cell.name] for cell in cells if cell.name in counted}
+    if gateway is None:
+        return {}
+    counted = {cell.name: gateway.counted(cell.name) for cell in cells}
+    return {name: entry.evidence for name, entry in counted.items() if entry is not None}
 
 
 def _have_grown(counters: Mapping[str, Evidence], start: Mapping[str, Evidence]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 
 from specs.evidence import Evidence
 from specs.outward import Outward
@@ -215,7 +216,20 @@ class GatewaySeen:
 
     def lane(self, cell: str) -> LaneSeen | None:
         """Return the lane leased to `cell`, or None."""
-        return next((lane for lane in self.lanes if lane.cell == cell), None)
+        return self._lanes.get(cell)
+
+    def counted(self, cell: str) -> TrafficSeen | None:
+        """Return what was counted of `cell`, or None."""
+        return self._traffic.get(cell)
+
+    # Every service of a turn asks: looking through all of them each time would cost its square.
+    @cached_property
+    def _lanes(self) -> Mapping[str, LaneSeen]:
+        return {lane.cell: lane for lane in reversed(self.lanes)}
+
+    @cached_property
+    def _traffic(self) -> Mapping[str, TrafficSeen]:
+        return {entry.cell: entry for entry in self.traffic}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +259,24 @@ class Observed:
 
     def cell(self, name: str) -> CellSeen | None:
         """Return the cell called `name`, or None."""
-        return next((cell for cell in self.cells if cell.name == name), None)
+        return self._cells.get(name)
+
+    def cells_called(self, service: str) -> tuple[CellSeen, ...]:
+        """Return the applications whose names begin as those of a service's cells do, whoever made them."""
+        return self._called.get(service, ())
+
+    @cached_property
+    def _cells(self) -> Mapping[str, CellSeen]:
+        return {cell.name: cell for cell in reversed(self.cells)}
+
+    @cached_property
+    def _called(self) -> Mapping[str, tuple[CellSeen, ...]]:
+        found: dict[str, tuple[CellSeen, ...]] = {}
+        for cell in self.cells:
+            service, dot, _ = cell.name.partition(".")
+            if dot:
+                found[service] = (*found.get(service, ()), cell)
+        return found
 
     def takes_replicas(self, site: Site) -> bool:
         """Return whether some node takes new replicas at a site; anywhere, Ray may know of more than is seen."""

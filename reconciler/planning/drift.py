@@ -127,9 +127,7 @@ def standing(world: World, name: str) -> tuple[str, ...]:
         if not cell.is_retired and cell.targets:
             found += _standing(cell, seen)
     known = {cell.key.name for cell in memory.cells}
-    strangers = (
-        cell.name for cell in world.observed.cells if cell.name.startswith(f"{name}.") and cell.name not in known
-    )
+    strangers = (cell.name for cell in world.observed.cells_called(name) if cell.name not in known)
     found += [f"{other} is in Serve and not Heliostat's: nothing is done to it" for other in sorted(strangers)]
     return tuple(found)
 

@@ -20,7 +20,7 @@ from reconciler.planning.report_staging import staging_status
 from specs.decisions import Hold
 from specs.desired import Analysis, Delegated, Pause, SetHeaderRoute, SetWeight, Step
 from specs.memory import BASELINE, Memory, OutgoingCause
-from specs.observed import GatewaySeen, ReplicaState, TrafficSeen
+from specs.observed import GatewaySeen, ReplicaState
 from specs.placement import Market, SiteState
 from specs.reasons import Reason
 from specs.routes import FULL
@@ -142,7 +142,7 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: s
         weights=_weights(view),
         replicas=_replicas(view),
         cells=_cells(view),
-        traffic=_traffic(view, observed.gateway.traffic if observed.gateway else ()),
+        traffic=_traffic(view, observed.gateway),
         reason=hold.reason,
         message=hold.message,
         labels=view.spec.labels,
@@ -343,11 +343,10 @@ def _market(view: ServiceView, market: Market, wanted: int, message: str) -> Mar
     return MarketStatus(market=market, ready=ready, wanted=wanted, weight=weight * 100 / FULL, message=message)
 
 
-def _traffic(view: ServiceView, seen: tuple[TrafficSeen, ...]) -> Mapping[str, TrafficStatus]:
-    by_cell = {entry.cell: entry for entry in seen}
+def _traffic(view: ServiceView, gateway: GatewaySeen | None) -> Mapping[str, TrafficStatus]:
     traffic: dict[str, TrafficStatus] = {}
     for cell in view.cells:
-        entry = by_cell.get(cell.name)
+        entry = gateway.counted(cell.name) if gateway is not None else None
         if entry is None:
             continue
         sofar = traffic.get(cell.revision, TrafficStatus())

@@ -14,6 +14,7 @@ from tests.bench import (
     pace,
     repository,
     throughput,
+    turn,
     webhook,
 )
 
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "fleet": fleet.run,
     "gateway": gateway_cost.run,
     "analysis": analysis.run,
+    "turn": turn.run,
     "compaction": compaction.run,
     "compaction-ray": compaction_ray.run,
     "loading-serve": loading_serve.run,

@@ -30,6 +30,9 @@ MAX_BASES = 10
 MAX_TAKEN = 50
 """Bases of one document in all: ten bases with ten bases each, five deep, would be a hundred thousand."""
 
+MOST_GUESSES = 20
+"""Unknown variables of one document for which a known one is guessed: each guess looks at all that are known."""
+
 BY_NAME = frozenset(
     {
         ("spec", "application", "deployments"),
@@ -213,7 +216,7 @@ class _Composer:
     def _value(self, name: str, mark: Mark, file: str) -> JsonScalar:
         if name in self.variables:
             return self.variables[name]
-        near = did_you_mean(name, self.variables)
+        near = did_you_mean(name, self.variables) if len(self.misfits) < MOST_GUESSES else ""
         hint = f'did you mean "{near}"?' if near else "write it there, or $$( for the text itself"
         self._wrong(file, mark, f'the variable "{name}" is not in {", ".join(self.variables_from)}: {hint}')
         return ""

@@ -50,6 +50,12 @@ KINDS = ("Service", "ClusterPolicy", BASE, VARIABLES)
 MAX_MESSAGE = 500
 """Errors go to terminals, logs and the status page, a line each."""
 
+MAX_LINKS = 50
+"""Of a circle of services: each of them is told all links."""
+
+MAX_RIVALS = 10
+"""Places that take the same name, told to each of them."""
+
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 _OUR_LINE = re.compile(rb"^(?:---)?[ \t]*(?:\{[ \t]*)?[\"']?apiVersion[\"']?[ \t]*:[^\n]*heliostat\.dev", re.M | re.I)
@@ -392,10 +398,15 @@ def _needs(claims: tuple[_Claim, ...], spec: dict[str, Any], root: Node) -> Iter
 
 
 def _circle_error(circle: tuple[Need, ...]) -> SpecError:
-    """Return the error at the first link of a circle. It names all of it, however long that is."""
-    links = " -> ".join(f"{need.service} ({need.place})" for need in circle)
-    message = f"dependsOn goes round in a circle, so none of them could ever start: {links} -> {circle[0].service}"
-    first = circle[0]
+    """Return the error at the first link of a circle. It names all of it, but for the middle of a very long one."""
+    first, links = circle[0], [f"{need.service} ({need.place})" for need in circle]
+    if len(links) > MAX_LINKS:
+        half = MAX_LINKS // 2
+        links = [*links[:half], f"{len(links) - 2 * half} more", *links[-half:]]
+    way = " -> ".join([*links, first.service])
+    message = f"dependsOn goes round in a circle, so none of them could ever start: {way}"
+    if circle[-1].name != first.service:
+        message = f"dependsOn leads to {first.name} and on into circles of very many services: take them apart"
     return SpecError(path=first.path, line=first.line, column=first.column, message=_CONTROL.sub(" ", message))
 
 
@@ -409,8 +420,10 @@ def _doubles(claims: Iterable[_Claim]) -> tuple[list[SpecError], frozenset[str]]
         is_same_name = kind == "route" and len({rival.service for rival in rivals}) == 1
         if len(rivals) < 2 or is_same_name:
             continue
+        shown = rivals[: MAX_RIVALS + 1]
         for rival in rivals:
-            others = ", ".join(other.place for other in rivals if other is not rival)
+            others = ", ".join([other.place for other in shown if other is not rival][:MAX_RIVALS])
+            others += f" and {len(rivals) - 1 - MAX_RIVALS} more" if len(rivals) - 1 > MAX_RIVALS else ""
             message = f'the {kind} "{value}" is also taken at {others}: give each service its own {kind}'
             errors.append(_error(rival.path, rival.mark, message))
             disputed.add(rival.service)

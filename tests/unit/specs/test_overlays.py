@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from specs.desired import AutoScale, Desired, FixedScale
-from specs.parse import SpecReader, Specs
+from specs.parse import SpecReader, Specs, read_desired
 from specs.rendered import rendered
 from tests.unit.specs.commits import COMMIT, KnownFolders
 
@@ -190,3 +192,18 @@ def test_variables_do_not_fill_the_memory() -> None:
     variables = HEAD + f"kind: Variables\nvalues: {{LONG: {'l' * 500_000}}}\n"
     found = specs({"a.yaml": service, "v.yaml": variables}).desired
     assert "longer than 1 MiB" in found.errors[0].message
+
+
+def test_thousands_of_unknown_variables_are_told_without_guessing_for_each() -> None:
+    names = range(6000)
+    texts = {
+        "a.yaml": "apiVersion: heliostat.dev/v1alpha1\nkind: Service\nmetadata: {name: a}\nvariables: [v.yaml]\n"
+        "spec: {application: {import_path: 'a:b', args: {" + ", ".join(f"k{n}: $(x{n})" for n in names) + "}}}\n",
+        "v.yaml": "apiVersion: heliostat.dev/v1alpha1\nkind: Variables\nvalues: {"
+        + ", ".join(f"y{n}: 1" for n in names)
+        + "}\n",
+    }
+    begun = time.process_time()
+    found = read_desired(COMMIT, {path: text.encode() for path, text in texts.items()}, KnownFolders())
+    assert len(found.errors) == len(names)
+    assert time.process_time() - begun < 15

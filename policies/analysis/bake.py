@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
-from policies.analysis.clients import Counted, exact_bounds, failures, own_effect, slow, tells_clients_apart
+from policies.analysis.clients import Counted, Slow, exact_bounds, failures, own_effect, tells_clients_apart
 from policies.analysis.judge import FALSE_ALARMS
 from policies.analysis.sequential import mixture
 from policies.analysis.tails import seconds_at, tail_of
@@ -150,7 +149,7 @@ def _effect(evidence: Evidence, settings: AnalysisSettings, count: Counted) -> f
 
 
 def _slow_effect(evidence: Evidence, settings: AnalysisSettings, bound: int) -> float:
-    return max(_effect(evidence, settings, partial(slow, bound=near)) for near in exact_bounds(bound))
+    return max(_effect(evidence, settings, Slow(near)) for near in exact_bounds(bound))
 
 
 def _share(evidence: Evidence) -> float:

@@ -28,8 +28,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import add
 
 from policies.analysis.tails import tail_of
+from policies.once import once
 from specs.evidence import CLIENT_GROUPS, COARSE, Evidence, Window
 
 Counted = Callable[[Evidence], tuple[float, float]]
@@ -46,11 +48,8 @@ def design_effect(windows: Iterable[Window], count: Counted) -> float:
     """Return by how much the variance of a comparison exceeds that of independent events; at least 1."""
     variance = _Variance()
     for window in windows:
-        mine, theirs = _Groups.of(window.candidate, count), _Groups.of(window.stable, count)
-        if mine.trials and theirs.trials:
-            share = mine.trials / (mine.trials + theirs.trials)
-            variance.add(0, 1 - share, mine, another=theirs.rate)
-            variance.add(1, share, theirs, another=mine.rate)
+        for revision, part in enumerate(_compared(window, count)):
+            variance.add(revision, part)
     return variance.effect
 
 
@@ -61,18 +60,25 @@ def own_effect(parts: Iterable[Evidence], count: Counted) -> float:
     """
     variance = _Variance()
     for part in parts:
-        variance.add(0, 1.0, _Groups.of(part, count), another=0.0)
+        variance.add(0, _alone(part, count))
     return variance.effect
 
 
 def failures(evidence: Evidence) -> tuple[float, float]:
     """Return how many requests failed, and out of how many that ended well or badly."""
-    return evidence.errors, evidence.judged
+    errors, ended = evidence.errors, evidence.requests - evidence.aborted
+    return errors, ended if ended > errors else errors
 
 
-def slow(evidence: Evidence, bound: int) -> tuple[float, float]:
-    """Return how many answers took longer than a bucket's bound, and out of how many."""
-    return tail_of(evidence.latency).above(bound), evidence.latency.total
+@dataclass(frozen=True)
+class Slow:
+    """Counts how many answers took longer than a bucket's bound, and out of how many."""
+
+    bound: int
+
+    def __call__(self, evidence: Evidence) -> tuple[float, float]:
+        """Return both."""
+        return tail_of(evidence.latency).above(self.bound), evidence.latency.total
 
 
 def exact_bounds(bound: int) -> tuple[int, ...]:
@@ -122,22 +128,56 @@ def _beyond(events: float, trials: float, other_events: float, other_trials: flo
     return events - trials * other_events / other_trials if other_trials > 0 else events
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What one revision adds in one window: its deviations, weighted, and the variance of independent events."""
+
+    deviations: Sequence[float]
+    independent: float
+
+
+def _part(weight: float, seen: _Groups, *, another: float) -> _Part:
+    """Return the part of a revision, and of one more group of clients that have the rate `another`."""
+    one_more = seen.another(another)
+    events = seen.events + seen.lost + one_more[0]
+    every = max(seen.trials + one_more[1], events)
+    return _Part(
+        deviations=[weight * one for one in (seen.lost, *_deviations([one_more, *seen.groups]))],
+        independent=weight**2 * (events * (1 - events / every) if every else 0.0),
+    )
+
+
+@once
+def _compared(window: Window, count: Counted) -> tuple[_Part, ...]:
+    """Return the parts of the candidate and of the stable revision; () where one of them has seen nothing.
+
+    A window that has ended keeps them, per way of counting: it is looked at every second.
+    """
+    mine, theirs = _Groups.of(window.candidate, count), _Groups.of(window.stable, count)
+    if not mine.trials or not theirs.trials:
+        return ()
+    share = mine.trials / (mine.trials + theirs.trials)
+    return _part(1 - share, mine, another=theirs.rate), _part(share, theirs, another=mine.rate)
+
+
+@once
+def _alone(evidence: Evidence, count: Counted) -> _Part:
+    """Return the part of one revision's window by itself, which is kept in the same way."""
+    return _part(1.0, _Groups.of(evidence, count), another=0.0)
+
+
 class _Variance:
     """Sums per revision and group over windows, what their squares come to, and what independent events would."""
 
     def __init__(self) -> None:
-        self._groups = ([0.0] * (CLIENT_GROUPS + 2), [0.0] * (CLIENT_GROUPS + 2))
+        self._groups = [[0.0] * (CLIENT_GROUPS + 2) for _ in range(2)]
         self._independent = 0.0
 
-    def add(self, revision: int, weight: float, seen: _Groups, *, another: float) -> None:
-        """Add a window of a revision, and `another` group of clients that have that rate."""
-        one_more = seen.another(another)
-        sums = self._groups[revision]
-        for group, deviation in enumerate([seen.lost, *_deviations([one_more, *seen.groups])]):
-            sums[group] += weight * deviation
-        events = seen.events + seen.lost + one_more[0]
-        every = max(seen.trials + one_more[1], events)
-        self._independent += weight**2 * (events * (1 - events / every) if every else 0.0)
+    def add(self, revision: int, part: _Part) -> None:
+        """Add a window of a revision."""
+        sums, more = self._groups[revision], part.deviations
+        self._groups[revision] = [*map(add, sums, more), *sums[len(more) :]]
+        self._independent += part.independent
 
     @property
     def effect(self) -> float:

@@ -16,10 +16,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from policies.analysis import bands
-from policies.analysis.clients import design_effect, exact_bounds, slow
+from policies.analysis.clients import Slow, design_effect, exact_bounds
 from policies.analysis.sequential import SUSPICIOUS, Stratum, excess, last_above, log_evidence
 from policies.analysis.shortage import shortage, until_sure
 from policies.analysis.tails import Tail, Tails, ended, seconds_at, tail_of
@@ -169,7 +168,7 @@ def latency_bounds(
 def _diluted(sides: _Sides, windows: Sequence[Window], bounds: Sequence[int]) -> _Sides:
     """Return sides whose answers count as so many of different clients: by the bound where they are most alike."""
     exact = sorted({near for bound in bounds for near in exact_bounds(bound)})
-    return replace(sides, effect=max(design_effect(windows, partial(slow, bound=bound)) for bound in exact))
+    return replace(sides, effect=max(design_effect(windows, Slow(bound)) for bound in exact))
 
 
 def _evidence(sides: _Sides, bound: int, quantile: float, by_client: Sequence[Window]) -> float:

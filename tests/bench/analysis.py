@@ -27,7 +27,7 @@ from tests.bench.analysis_scenarios import (
     equal_rollout,
 )
 from tests.bench.rollout_traffic import Scenario, looks
-from tests.bench.sticky_traffic import KINDS, Sticky, sticky_looks
+from tests.bench.sticky_traffic import KINDS, SLOWER, SLOWER_KINDS, Sticky, sticky_looks
 
 Rollout = Callable[[int], Iterator[tuple[Window, ...]]]
 """Tells the rollout of a seed."""
@@ -106,11 +106,15 @@ def _all_studies() -> dict[str, Study]:
             asked = replace(by_client, unit=unit)
             studies[f"sticky 1 {unit} {kind}"] = Study(rollout=_stuck(traffic, 1), runs=300, settings=asked)
             studies[f"sticky 8 {unit} {kind}"] = Study(rollout=_stuck(traffic, 8), runs=100, settings=asked)
+    for kind in SLOWER_KINDS:
+        for rise in SLOWER:
+            slower = _stuck(KINDS[kind], 1, rise)
+            studies[f"slower {rise} {kind}"] = Study(rollout=slower, runs=100, settings=by_client)
     return studies
 
 
-def _stuck(traffic: Sticky, worse: float) -> Rollout:
-    return lambda seed: sticky_looks(seed, traffic, worse=worse)
+def _stuck(traffic: Sticky, worse: float, slower: float = 1) -> Rollout:
+    return lambda seed: sticky_looks(seed, traffic, worse=worse, slower=slower)
 
 
 def _tick() -> dict[str, list[tuple[float, float]]]:
@@ -125,7 +129,14 @@ def _tick() -> dict[str, list[tuple[float, float]]]:
         name = f"{steps} windows" if steps > 1 else "1 window"
         ticks[name] = [_timed(services, _look) for _ in range(30)]
         ticks[f"{name}, read with all bounds"] = [_timed(services, _read) for _ in range(5)]
+        sticky = [_last(sticky_looks(number, Sticky(shares=shares, requests=12_000))) for number in range(200)]
+        ticks[f"{name}, by clients"] = [_timed(sticky, _look) for _ in range(30)]
     return ticks
+
+
+def _last(rollout: Iterator[tuple[Window, ...]]) -> tuple[Window, ...]:
+    *_, windows = rollout
+    return windows
 
 
 def _look(windows: Sequence[Window], settings: AnalysisSettings) -> None:
@@ -141,6 +152,8 @@ def _timed(
 ) -> tuple[float, float]:
     """Return milliseconds that passed, and those that the processor worked for it."""
     settings = AnalysisSettings(success_rate=SuccessRate(minimum=0.99))
+    if any(windows[-1].candidate.clients for windows in services):
+        settings = replace(settings, unit=Unit.CLIENT)
     services = [(*windows[:-1], _counted_anew(windows[-1])) for windows in services]
     started, worked = time.perf_counter(), time.process_time()
     for windows in services:
@@ -150,9 +163,13 @@ def _timed(
 
 def _counted_anew(window: Window) -> Window:
     """Return the window as a look finds it: what it goes on in has other counts each time, and nothing summed up."""
-    sides = (replace(side, latency=LatencyCounts(buckets=side.latency.buckets)) for side in _both(window))
-    candidate, stable = sides
+    candidate, stable = map(_unsummed, _both(window))
     return Window(candidate=candidate, stable=stable)
+
+
+def _unsummed(evidence: Evidence) -> Evidence:
+    clients = tuple(_unsummed(group) for group in evidence.clients)
+    return replace(evidence, latency=LatencyCounts(buckets=evidence.latency.buckets), clients=clients)
 
 
 def _both(window: Window) -> tuple[Evidence, Evidence]:
@@ -166,6 +183,10 @@ def _sections(found: dict[str, list[Found]], ticks: dict[str, list[tuple[float, 
     warm = [[name, _share(found[f"warm {name}"])] for name in SLOW_FIRST_MINUTE]
     sticky = [
         [kind, *(_share(found[f"sticky {worse} {unit} {kind}"]) for worse in (1, 8) for unit in Unit)] for kind in KINDS
+    ]
+    slower = [
+        [kind, *(_share(found[f"slower {rise} {kind}"]) for rise in SLOWER), _middle(found, kind)]
+        for kind in SLOWER_KINDS
     ]
     looked = sum(one.looks for one in found["equal"])
     head = ["found", "median requests", "9 of 10 within"]
@@ -207,6 +228,10 @@ def _sections(found: dict[str, list[Found]], ticks: dict[str, list[tuple[float, 
         report.table(
             ["clients", "equal, by request", "equal, by client", "worse, by request", "worse, by client"], sticky
         ),
+        "### Slower for everybody, by client",
+        "The same traffic; all latencies of the candidate are longer by a factor, p99 with them, and `maxIncrease` is "
+        "30%. Rolled back of 100 each, and the candidate's requests by which half of those twice as slow were:",
+        report.table(["clients", *(f"{rise:g} times" for rise in SLOWER), "median requests, 2 times"], slower),
         "## One look at 200 services",
         "A window for each division of the traffic so far; thirty looks. The bounds of each effect are reckoned when "
         "somebody reads the status, not at each look. Other work on the machine makes the time that "
@@ -216,6 +241,10 @@ def _sections(found: dict[str, list[Found]], ticks: dict[str, list[tuple[float, 
             [[name, *_times(took)] for name, took in ticks.items()],
         ),
     ]
+
+
+def _middle(found: dict[str, list[Found]], kind: str) -> str:
+    return _power(found[f"slower {SLOWER[-1]} {kind}"], 0)[1]
 
 
 def _goals(found: dict[str, list[Found]], ticks: dict[str, list[tuple[float, float]]]) -> list[list[object]]:

@@ -51,6 +51,18 @@ KINDS = {
     ),
 }
 
+SLOWER = (1.3, 1.5, 2.0)
+"""By how much all of a candidate's latencies are longer, where its p99 is to be found out by clients."""
+
+SLOWER_KINDS = (
+    "2,000 clients, at 20%",
+    "2,000 clients, at 5%",
+    "2,000 clients, 10-25-50%",
+    "300 clients, 5-10-25-50%",
+    "20,000 clients, at 10%",
+    "some send most, at 10%",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Clients:
@@ -63,8 +75,8 @@ class _Clients:
     slow: Floats
 
 
-def sticky_looks(seed: int, kind: Sticky, *, worse: float = 1.0) -> Iterator[tuple[Window, ...]]:
-    """Tell a rollout at twenty looks; the candidate is bad to `worse` times as many clients."""
+def sticky_looks(seed: int, kind: Sticky, *, worse: float = 1.0, slower: float = 1.0) -> Iterator[tuple[Window, ...]]:
+    """Tell a rollout at twenty looks; the candidate is bad to `worse` times as many clients, and `slower` to all."""
     draw = np.random.default_rng(seed)
     # Where latencies lie in the groups' wide buckets is any place.
     usual = 0.05 * 2 ** (np.random.default_rng((seed, 1)).random() * COARSE / BUCKETS_PER_OCTAVE)
@@ -81,12 +93,12 @@ def sticky_looks(seed: int, kind: Sticky, *, worse: float = 1.0) -> Iterator[tup
         sides = _Counts(), _Counts()
         for _ in range(LOOKS // len(kind.shares)):
             client = draw.choice(kind.clients, kind.requests // LOOKS, p=clients.asks)
-            for side, is_mine, factor in zip(sides, (True, False), (worse, 1.0), strict=True):
+            for side, is_mine, factor, pace in zip(sides, (True, False), (worse, 1.0), (slower, 1.0), strict=True):
                 chosen = client[(clients.place[client] < share) == is_mine]
                 is_bad = clients.luck[chosen] < kind.bad * factor
                 rate = np.where(is_bad, kind.bad_rate, kind.other_rate)
                 seconds = clients.slow[chosen] * np.exp(kind.spread * draw.standard_normal(len(chosen)))
-                seconds = np.where(is_bad, kind.bad_slower, 1.0) * seconds
+                seconds = np.where(is_bad, kind.bad_slower, 1.0) * seconds * pace
                 side.add(clients.group[chosen], buckets_of(seconds), draw.random(len(chosen)) < rate)
             window = Window(candidate=sides[0].evidence(), stable=sides[1].evidence())
             yield (*ended, window)

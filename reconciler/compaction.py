@@ -62,6 +62,8 @@ FRESH = timedelta(seconds=20)
 
 OLD_LOOK = Wait(state="Blind", message="the cluster was not looked at for a while")
 
+CHANGED = Wait(state="Waiting", message="the cluster changed while the plan was made")
+
 ANSWER_WITHIN = timedelta(seconds=8)
 """Clients give up after ten. On a machine that is too busy to plan in time they get the plan before."""
 
@@ -165,7 +167,8 @@ class Compactor:
             log.warning("compaction waits", reason=error.reason)
             wait = Wait(state="Waiting", message=error.reason)
         self.status = self._status(self._look, wait.state, wait.message)
-        return bool(self._memory.drains)
+        # What changes without end, a sick replica that Serve starts again and again, must not cost a rest each time.
+        return bool(self._memory.drains) or wait is CHANGED
 
     def _is_fresh(self, world: World) -> bool:
         """Return whether the loop's last look is recent enough to act on."""
@@ -203,7 +206,7 @@ class Compactor:
             now = preferred(now, look.heard, asks(_settings(look.world)))
         if now.problem == look.situation.problem and asks(settings) == asks(_settings(look.world)):
             return obstacle(world, settings, self._memory)
-        return Wait(state="Waiting", message="the cluster changed while the plan was made")
+        return CHANGED
 
     async def _planned(self, world: World, settings: CompactionSettings) -> Look:
         holdings = await self._ports.drains.holdings()

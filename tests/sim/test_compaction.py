@@ -63,6 +63,28 @@ async def test_an_empty_node_that_ray_keeps_is_told_again_and_holds_nothing_up()
     assert work.kinds().count("NodeFreed") == 2
 
 
+async def test_a_plan_for_another_moment_is_made_again_without_a_rest() -> None:
+    work = Compacting(4, 4, 4, settings=ONCE)
+    await work.start(spec(size=3))
+    await work.run(30)
+    assert work.compactor is not None
+    plan = work.planner.plan
+
+    async def planned_while_a_node_comes(problem: Problem) -> Answer:
+        if len(work.sim.nodes.nodes) == 3:
+            work.sim.nodes.add(make_node(9, "a", cpus=4))
+            await work.sim.step()
+        return await plan(problem)
+
+    work.planner.plan = planned_while_a_node_comes  # type: ignore[method-assign]
+    await work.compactor.order("ada")
+    assert await work.compactor.turn()
+    assert work.compactor.status.message == "the cluster changed while the plan was made"
+    assert work.drains.asked == []
+    await work.compactor.turn()
+    assert len(work.drains.asked) == 1
+
+
 async def test_so_many_nodes_at_once_as_the_policy_says() -> None:
     work = Compacting(4, 4, 4, 4, 4, 4, settings=replace(SETTINGS, max_nodes_at_once=2))
     await work.start(spec(size=6))

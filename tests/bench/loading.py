@@ -276,6 +276,11 @@ measurement a fresh process with the imports done, medians, every byte read, kep
 ## Gates
 {gates}
 
+Four more gates are held by tests, which fail beyond them: origin bytes for four processes of a node, at most 1.05 of
+the file (`tests/loading/test_cache_processes.py`); bytes of a partial load, at most 1.05 of what is wanted
+(`test_load.py`, `test_plan.py`); three Ray nodes with a shaped origin, at most 1.15 of the file from the origin and 1.5
+times the time of one node (`tests/e2e/test_weights.py`); peak memory (`test_load.py`).
+
 ## A local file
 {local}
 

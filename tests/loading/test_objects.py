@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import obstore
 import pytest
 from obstore.store import from_url
 
-from loaders.safetensors.errors import LoadTimedOut, SourceChanged, SourceMissing, SourceUnreachable
+from loaders.safetensors.errors import LoadTimedOut, SourceChanged, SourceFailed, SourceMissing, SourceUnreachable
 from loaders.safetensors.sources import objects
 from loaders.safetensors.torch import load_file, stream
 from tests.loading import files
@@ -21,6 +22,7 @@ from tests.loading.needs_torch import torch
 from tests.loading.reference import assert_same, reference
 from tests.loading.servers import RangeServer, S3Server, s3_server
 from tests.loading.shape import Shape
+from tests.loading.tls import issue, tls_before
 
 
 @pytest.fixture(scope="module")
@@ -112,19 +114,58 @@ def test_a_time_out_ends_an_open_that_hangs(store: S3Server, monkeypatch: pytest
             assert not thread.is_alive()
 
 
-def test_google_cloud_storage_is_read_in_ranges_and_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its XML API is plain GETs and HEADs of paths, which the range server answers."""
+def google(server: RangeServer) -> dict[str, str]:
+    account = {"gcs_base_url": f"http://127.0.0.1:{server.port}", "disable_oauth": True}
+    key = {**account, "client_email": "", "private_key": "", "private_key_id": ""}
+    return {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(key), "GOOGLE_ALLOW_HTTP": "true"}
+
+
+def azure(server: RangeServer) -> dict[str, str]:
+    return {
+        "AZURE_STORAGE_ACCOUNT_NAME": "me",
+        "AZURE_STORAGE_ACCOUNT_KEY": base64.b64encode(b"key").decode(),
+        "AZURE_STORAGE_ENDPOINT": f"http://127.0.0.1:{server.port}",
+        "AZURE_ALLOW_HTTP": "true",
+    }
+
+
+@pytest.mark.parametrize(("scheme", "environment"), [("gs", google), ("az", azure)])
+def test_other_clouds_are_read_in_ranges_and_pinned(
+    scheme: str,
+    environment: Callable[[RangeServer], dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is used of their APIs is plain GETs and HEADs of paths, which the range server answers."""
     path = tmp_path / "models" / "a b" / "w.safetensors"
     files.write_file(path, {**files.many_dtypes(), **files.big(20 << 20)})
     with RangeServer(tmp_path) as server:
-        account = {"gcs_base_url": f"http://127.0.0.1:{server.port}", "disable_oauth": True}
-        key = {**account, "client_email": "", "private_key": "", "private_key_id": ""}
-        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(key))
-        monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
-        assert_same(load_file("gs://models/a b/w.safetensors", cache=None), reference(path))
-        assert len(server.counters().ranges) > 2
-        with pytest.raises(SourceMissing, match="no such object"):
-            load_file("gs://models/none.safetensors", cache=None)
-        server.shape(Shape(change_etag_after=2))
-        with pytest.raises(SourceChanged):
-            load_file("gs://models/a b/w.safetensors", cache=None)
+        for name, value in environment(server).items():
+            monkeypatch.setenv(name, value)
+        read_and_pinned(f"{scheme}://models/", path, server)
+
+
+def test_a_server_with_tls_is_read_in_ranges_and_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "models" / "a b" / "w.safetensors"
+    files.write_file(path, {**files.many_dtypes(), **files.big(20 << 20)})
+    authority = issue(tmp_path)
+    with RangeServer(tmp_path) as server, tls_before(server, tmp_path / "server.pem") as port:
+        monkeypatch.setattr(objects, "MOST_TRIES", 1)
+        with pytest.raises(SourceUnreachable):
+            load_file(f"https://127.0.0.1:{port}/models/a%20b/w.safetensors", cache=None)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        read_and_pinned(f"https://127.0.0.1:{port}/models/", path, server)
+        with pytest.raises(SourceFailed, match="query"):
+            load_file(f"https://127.0.0.1:{port}/models/w.safetensors?sig=x", cache=None)
+
+
+def read_and_pinned(root: str, path: Path, server: RangeServer) -> None:
+    """Load the file at `a b/w.safetensors` of a root; see that it is read in parts, and never as a mixture of two."""
+    name = "a%20b/w.safetensors" if root.startswith("https") else "a b/w.safetensors"
+    assert_same(load_file(root + name, cache=None), reference(path))
+    assert len(server.counters().ranges) > 2
+    with pytest.raises(SourceMissing, match="no such object"):
+        load_file(f"{root}none.safetensors", cache=None)
+    server.shape(Shape(change_etag_after=2))
+    with pytest.raises(SourceChanged):
+        load_file(root + name, cache=None)

@@ -229,6 +229,33 @@ def test_a_peer_that_takes_nothing_holds_no_thread(
         assert sent(machines[0]) < SIZE
 
 
+@pytest.mark.parametrize(
+    ("piece", "pause"),
+    [
+        pytest.param(64 * 1024, 0.05, id="slow"),
+        # It is given up after ten seconds of silence.
+        pytest.param(1024, 3600.0, id="silent", marks=pytest.mark.slow),
+    ],
+)
+def test_a_peer_that_sends_slowly_or_nothing_more_does_not_hold_up_a_load(
+    machines: list[Machine], server: RangeServer, monkeypatch: pytest.MonkeyPatch, piece: int, pause: float
+) -> None:
+    server.shape(Shape())
+    assert machines[0].load(server.url("w")) == BYTES
+    over, real = threading.Event(), chunk_server.os.sendfile
+
+    def dragging(out: int, source: int, offset: int, count: int) -> int:
+        sent = real(out, source, offset, min(count, piece))
+        over.wait(pause)
+        return sent
+
+    monkeypatch.setattr(chunk_server.os, "sendfile", dragging)
+    try:
+        assert timed(machines[1], server.url("w")) < 45
+    finally:
+        over.set()
+
+
 def waited_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not condition():

@@ -76,6 +76,8 @@ def watched(ask: Ask) -> Iterator[Interrupt]:
     if ask.timeout is None and ask.cancel is None:
         yield interrupt
         return
+    if ask.cancel is not None and ask.cancel.is_set():
+        raise _cancelled(ask)  # a small file would be there before the first look
     watch = threading.Thread(target=_watch, args=(ask, interrupt, over), name="weights-watch", daemon=True)
     watch.start()
     try:
@@ -83,6 +85,10 @@ def watched(ask: Ask) -> Iterator[Interrupt]:
     finally:
         over.set()
         watch.join()
+
+
+def _cancelled(ask: Ask) -> LoadCancelled:
+    return LoadCancelled("cancelled by the caller", uri=ask.uri)
 
 
 def _watch(ask: Ask, interrupt: Interrupt, over: threading.Event) -> None:
@@ -95,7 +101,7 @@ def _watch(ask: Ask, interrupt: Interrupt, over: threading.Event) -> None:
         if over.wait(None if pause is None else max(0.0, pause)):
             return None
         if ask.cancel is not None and ask.cancel.is_set():
-            return interrupt.fire(LoadCancelled("cancelled by the caller", uri=ask.uri))
+            return interrupt.fire(_cancelled(ask))
         if until is not None and time.monotonic() >= until:
             return interrupt.fire(LoadTimedOut(f"not done after {limit} s", uri=ask.uri))
 

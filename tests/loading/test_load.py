@@ -261,6 +261,17 @@ def test_a_cancelled_load_ends_soon_and_leaves_no_thread(server: RangeServer) ->
     assert threading.active_count() <= before
 
 
+def test_a_load_that_was_cancelled_before_reads_nothing(folder: Path, server: RangeServer) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    for uri in (str(folder / "small.safetensors"), server.url("small.safetensors")):
+        with pytest.raises(LoadCancelled):
+            load_file(uri, cache=None, cancel=cancel)
+        with pytest.raises(LoadCancelled):
+            next(stream(uri, cache=None, cancel=cancel))
+    assert asked_of(server) == 0
+
+
 def test_a_load_that_cannot_fit_reads_nothing(folder: Path, server: RangeServer) -> None:
     with pytest.raises(NotEnoughMemory, match="memory_limit"):
         load_file(server.url("big.safetensors"), cache=None, memory_limit=30 * MiB)

@@ -6,7 +6,7 @@ markets. A zone that has both in use has two cells, and each of them needs a rep
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from specs.placement import Market
@@ -46,6 +46,14 @@ class Plot:
             return self.least(name)
         return max(self.least(name), min(self.total[name], self._cap(Market.ON_DEMAND, name)))
 
+    def excess(self, part: Counts) -> int:
+        """Return how many replicas have no room where they would be if `part` of them were on demand."""
+        return sum(
+            max(0, count - self._cap(Market.ON_DEMAND, name))
+            + max(0, self.total[name] - count - self._cap(Market.SPOT, name))
+            for name, count in part.items()
+        )
+
     def _cap(self, market: Market, name: str) -> int:
         return self.caps.get(market, {}).get(name, self.total[name])
 
@@ -70,7 +78,7 @@ def on_demand(plots: Sequence[Plot], base: Counts, cells: int) -> Mapping[str, C
         for count in range(len(way) + 1)
     ]
     least = {name: min(base[name], sum(plot.most(name) for plot in both)) for name in base}
-    best = min(ways, key=lambda way: _badness(way, wanted, least), default={})
+    best = min(ways, key=lambda way: (_excess(both, way), _badness(way, wanted, least)))
     return fixed | best
 
 
@@ -85,8 +93,12 @@ def _evened(plots: Sequence[Plot], base: Counts) -> Iterator[tuple[str, int]]:
         yield name, -(-number * totals[name] // of)
 
 
+def _excess(plots: Iterable[Plot], way: Mapping[str, Counts]) -> int:
+    return sum(plot.excess(way[plot.name]) for plot in plots)
+
+
 def _badness(way: Mapping[str, Counts], wanted: Counts, least: Counts) -> tuple[int, int, int]:
-    """Order ways: nothing of the base missing, as exact as can be, over as many zones as can be."""
+    """Order ways that have as much room: nothing of the base missing, as exact as can be, over the most zones."""
     got = {name: sum(counts[name] for counts in way.values()) for name in wanted}
     missing = sum(max(0, min(least[name], wanted[name]) - got[name]) for name in wanted)
     wrong = sum(abs(got[name] - wanted[name]) for name in wanted)
@@ -112,10 +124,16 @@ def _over(chosen: Sequence[Plot], others: Sequence[Plot], wanted: Counts, splits
 
 
 def _whole_cells(plot: Plot, part: Counts, *, may_split: bool) -> dict[str, int]:
-    """Return a zone's part with every cell whole: each one has a replica of every deployment, or is not there."""
+    """Return a zone's part with every cell whole: each one has a replica of every deployment, or is not there.
+
+    A zone that is not divided is all in one market: on demand, unless that has no room for it and spot nodes have.
+    Where dividing it is what there is room for, less than the base is on demand.
+    """
     if not any(part.values()):
         return dict(part)
+    divided = {name: max(1, min(count, plot.total[name] - 1)) for name, count in part.items()}
     is_filled = any(part[name] == count for name, count in plot.total.items())
-    if is_filled or not (may_split and plot.is_divisible):
-        return dict(plot.total)
-    return {name: max(1, count) for name, count in part.items()}
+    whole = [plot.total, dict.fromkeys(plot.total, 0)]
+    if may_split and plot.is_divisible:
+        whole.insert(1 if is_filled else 0, divided)
+    return dict(min(whole, key=plot.excess))

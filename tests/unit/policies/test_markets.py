@@ -65,6 +65,59 @@ def test_spot_nodes_without_room_leave_the_rest_to_those_that_stay_and_the_other
     assert divided([full], 3) == [1]
 
 
+@pytest.mark.parametrize(
+    ("total", "caps", "base", "cells", "expected"),
+    [
+        # The base is all of Echo, and there is no room for all of Backend: what is left of it needs an Echo, too.
+        ({"Echo": 3, "Backend": 2}, {STAYS: {"Echo": 3, "Backend": 1}}, 3, 8, {"Echo": 2, "Backend": 1}),
+        # One Backend has one cell, and only spot nodes have room for all of it.
+        ({"Echo": 2, "Backend": 1}, {STAYS: {"Echo": 1, "Backend": 1}}, 1, 8, {"Echo": 0, "Backend": 0}),
+        # The same where no more cells are allowed.
+        ({"Echo": 4}, {STAYS: {"Echo": 2}}, 1, 1, {"Echo": 0}),
+        ({"Echo": 4}, {SPOT: {"Echo": 2}}, 1, 1, {"Echo": 4}),
+        # Nobody has room: it waits where the base is.
+        ({"Echo": 2, "Backend": 1}, {STAYS: {"Echo": 1}, SPOT: {"Echo": 1}}, 1, 8, {"Echo": 2, "Backend": 1}),
+    ],
+)
+def test_a_market_without_room_is_asked_for_no_more_than_it_has_though_cells_are_whole(
+    total: dict[str, int],
+    caps: Mapping[Market, Mapping[str, int]],
+    base: int,
+    cells: int,
+    expected: dict[str, int],
+) -> None:
+    zone = Plot(name="z", total=total, markets=BOTH, caps=caps)
+    assert on_demand([zone], {name: min(base, count) for name, count in total.items()}, cells) == {"z": expected}
+
+
+rooms = st.one_of(st.just(9), st.integers(1, 4))
+
+
+@given(
+    zones=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 4), rooms, rooms, rooms, rooms), min_size=1, max_size=4),
+    parts=st.tuples(st.integers(0, 16), st.integers(0, 16)),
+)
+def test_where_there_is_a_way_for_every_zone_no_market_is_asked_for_more_than_it_has(
+    zones: list[tuple[int, ...]], parts: tuple[int, int]
+) -> None:
+    found = []
+    for number, (a, b, *room) in enumerate(zones):
+        total = {"A": a, "B": b}
+        caps = {STAYS: {"A": room[0], "B": room[1]}, SPOT: {"A": room[2], "B": room[3]}}
+        plot = Plot(name=f"z{number}", total=total, markets=BOTH, caps=caps)
+        splits = [{"A": one, "B": two} for one in range(1, a) for two in range(1, b)]
+        if any(_fits(plot, way) for way in ({"A": 0, "B": 0}, total, *splits)):
+            found.append(plot)
+    totals = {name: sum(plot.total[name] for plot in found) for name in "AB"}
+    laid = on_demand(found, {name: min(part, totals[name]) for name, part in zip("AB", parts, strict=True)}, 99)
+    assert all(_fits(plot, laid[plot.name]) for plot in found), laid
+
+
+def _fits(plot: Plot, part: Mapping[str, int]) -> bool:
+    rest = {name: plot.total[name] - part[name] for name in part}
+    return all(counts[name] <= plot.caps[at][name] for at, counts in ((STAYS, part), (SPOT, rest)) for name in counts)
+
+
 def test_too_few_cells_for_both_markets_keep_the_base() -> None:
     assert divided(plots(6), 1, cells=1) == [6]
     assert divided(plots(6), 0, cells=1) == [0]

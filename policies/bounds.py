@@ -93,7 +93,9 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGo
     part = _parts(view, sites)
     if _is_free(view, cell, deployment, scale) and not (is_moving and count != seen.target) and site in sites:
         low, high = (part.of(bound, site, deployment) for bound in (scale.min_replicas, scale.max_replicas))
-        low = min(low, seen.target + _room_for(view, cell, deployment, goal, part)) if low > seen.target else low
+        # Never to 0, which a cell has that somebody else stopped: Serve would be free to leave it so, and no request
+        # wakes it again, for the gateway sends to replicas only.
+        low = max(1, min(low, seen.target + _room_for(view, cell, deployment, goal, part)))
         # An upper bound below the present count is a shrink: it waits until the others carry what goes.
         return Bounds(min_replicas=low, max_replicas=max(low, high, min(count, seen.target)))
     lower = min(current.min_replicas if current else scale.min_replicas, max(1, count))

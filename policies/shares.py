@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
 
@@ -59,13 +60,17 @@ def departures(view: ServiceView, layout: Layout, weights: Mapping[str, int]) ->
     Those that began to drain go on, unless they are wanted again. Serving replicas stay at N - maxUnavailable over all
     revisions, and the other cells of the revision carry what it has. `weights` are the basis points per revision about
     to be routed: what loses its requests in the same look cannot stand in for a cell that leaves.
+
+    Cells go as a whole. Where deployments do not divide evenly over them, each cell may be needed for one of its
+    deployments while another one holds the room that the candidate waits for, and waits for the candidate. Then one
+    cell goes, and for as long as its replicas take to be replaced the others carry more than their share.
     """
     going: set[str] = set()
     for revision in view.revisions:
         for cell in sorted(view.cells_of(revision), key=lambda cell: (not cell.is_draining, cell.name)):
             if layout.is_leaving(cell) and _is_dispensable(view, cell, going, weights):
                 going.add(cell.name)
-    return frozenset(going)
+    return frozenset(going or _way_out(view, layout, weights))
 
 
 def _is_dispensable(view: ServiceView, cell: CellView, going: set[str], weights: Mapping[str, int]) -> bool:
@@ -74,8 +79,44 @@ def _is_dispensable(view: ServiceView, cell: CellView, going: set[str], weights:
     gone, line = {*going, cell.name}, cell.revision
     if view.carried(line, but=gone) * FULL < max(view.weights.get(line, 0), weights.get(line, 0)) - ROUNDING:
         return False
+    return _is_enough_without(view, cell, gone, weights)
+
+
+def _is_enough_without(view: ServiceView, cell: CellView, gone: Collection[str], weights: Mapping[str, int]) -> bool:
     staying = [revision for revision in view.revisions if weights.get(revision, 0) > 0]
     return all(_serving_without(view, name, gone, staying) >= _owed(view, name) for name in cell.deployments)
+
+
+def _way_out(view: ServiceView, layout: Layout, weights: Mapping[str, int]) -> set[str]:
+    """Return the cell that goes so that a rollout which would never move again does; none while anything moves."""
+    if not _is_locked(view, layout) or any(view.weights.get(line, 0) != share for line, share in weights.items()):
+        return set()
+    cells = (cell for line in view.revisions for cell in view.cells_of(line))
+    leaving = (cell.name for cell in cells if layout.is_leaving(cell) and _others_do(view, cell, weights))
+    return set(sorted(leaving)[:1])
+
+
+def _others_do(view: ServiceView, cell: CellView, weights: Mapping[str, int]) -> bool:
+    """Return whether another cell of the same line answers, and no service is short of replicas without this one."""
+    others = (other for other in view.cells_of(cell.line) if other.name != cell.name)
+    return any(other.answers for other in others) and _is_enough_without(view, cell, {cell.name}, weights)
+
+
+def _is_locked(view: ServiceView, layout: Layout) -> bool:
+    """Return whether the candidate lacks replicas for which there is no room, and nothing is on its way."""
+    candidate = view.memory.candidate
+    wanted: Counter[str] = Counter()
+    for counts in layout.of(candidate).values():
+        wanted.update(counts)
+    waits = any(count > view.followed(candidate, name) and view.room(name) < 1 for name, count in wanted.items())
+    return waits and all(_is_still(cell) for cell in view.cells)
+
+
+def _is_still(cell: CellView) -> bool:
+    if cell.memory.is_retired or cell.seen is None or not cell.seen.deployments:
+        return False
+    names = [seen.name for seen in cell.seen.deployments]
+    return all(cell.live(name) == cell.running(name) == cell.followed(name) == cell.commanded(name) for name in names)
 
 
 def _owed(view: ServiceView, deployment: str) -> int:

@@ -416,3 +416,13 @@ async def test_whatever_happens_to_zones(size: Any, way: dict[str, Any], tolerat
         await life.tell(told)
     except AssertionError as broken:
         raise AssertionError(f"{broken}\n{size} {way} {tolerate} {told}\n{life.sim.describe()}") from broken
+
+
+@pytest.mark.parametrize("surge", [1, 2])
+async def test_cells_that_each_hold_room_which_another_waits_for_do_not_lock_a_rollout(surge: int) -> None:
+    """At 50% of two and three replicas each old cell is needed for a Backend, and its Echo is what the new one lacks.
+
+    With more surge a new cell is on its way then: what it has not got ready yet carries nothing.
+    """
+    life = Life({"Echo": 2, "Backend": 3}, {"surge": surge}, tolerate=False)
+    await life.tell([Turn(after=0, what="push", zone="a", number=0)])

@@ -76,23 +76,28 @@ class Truth:
     def ready_share(self, spec: DesiredService, revision: str) -> int:
         """Return the largest share that a revision's ready replicas can carry."""
         now, wait = self._sim.clock.now(), spec.rollout.min_ready
-        carried, apart, totals = Fraction(0), Fraction(0), Counter[str]()
+        carried, apart = Fraction(0), Fraction(0)
+        wanted, answering = Counter[str](), Counter[str]()
         needed: dict[str, int] = {}
         for cell, app in self._cells(spec.name, revision):
-            parts, wanted = [], []
+            parts, whole = [], []
             for dep in app.deployments.values():
                 ids = self.serving(cell, dep)
                 ready = sum(1 for i in ids if i in self.ready_since and now - self.ready_since[i] >= wait)
                 low, _ = self.target(spec, dep.name)
                 needed[dep.name] = max(1, low - min(low, spec.rollout.max_unavailable.round_down(low)))
                 parts.append(Fraction(ready, needed[dep.name]))
-                wanted.append(Fraction(dep.target, needed[dep.name]))
-                totals[dep.name] += dep.target
+                whole.append(Fraction(dep.target, needed[dep.name]))
+                wanted[dep.name] += dep.target
+                answering[dep.name] += ready
             carried += min(parts, default=Fraction(0))
-            apart += min(wanted, default=Fraction(0))
-        # What counts that do not divide over cells lose by themselves is forgiven.
-        whole = min((Fraction(count, needed[name]) for name, count in totals.items()), default=apart)
-        return min(FULL, int((carried * whole / apart if apart else carried) * FULL))
+            apart += min(whole, default=Fraction(0))
+        # What counts that do not divide over cells lose by themselves is forgiven: what is ready counts together.
+        most, together = (
+            min((Fraction(count, needed[name]) for name, count in counts.items()), default=Fraction(0))
+            for counts in (answering, wanted)
+        )
+        return min(FULL, int(min(carried * together / apart if apart else carried, most) * FULL))
 
     def target(self, spec: DesiredService, deployment: str) -> tuple[int, int]:
         """Return the least and the most that a deployment's N can be.

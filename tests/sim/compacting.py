@@ -24,6 +24,9 @@ from tests.sim.world import Simulation
 
 SETTINGS = CompactionSettings(enabled=True, settle=timedelta(seconds=10), stall_after=timedelta(seconds=60))
 
+NODE_START = 20
+"""Seconds for which replicas wait until a node is there for them, where nodes are started."""
+
 
 @dataclass(kw_only=True)
 class FakeDrains:
@@ -89,9 +92,15 @@ class InlinePlanner:
 
 
 class Compacting:
-    """A simulation with nodes of so many CPUs, and a compactor that takes a turn each second."""
+    """A simulation with nodes of so many CPUs, and a compactor that takes a turn each second.
 
-    def __init__(self, *cpus: float, settings: CompactionSettings = SETTINGS, seed: int = 0) -> None:
+    With `grows` a node is started for replicas that wait for room, as an autoscaler of nodes does; without it what
+    compaction gave back is gone.
+    """
+
+    def __init__(
+        self, *cpus: float, settings: CompactionSettings = SETTINGS, seed: int = 0, grows: bool = False
+    ) -> None:
         self.sim = Simulation(seed=seed)
         made = (make_node(number, "abc"[number % 3], cpus=each) for number, each in enumerate(cpus, start=1))
         self.sim.nodes.nodes = {node.id: node for node in made}
@@ -105,6 +114,8 @@ class Compacting:
         """The fewest replicas of each service that served at once since `watch_from_now`."""
         self.most_draining = 0
         self.crashes = 0
+        self.grows = grows
+        self._waited = 0
 
     async def start(self, *services: DesiredService) -> None:
         """Deploy services; they settle before compaction begins to look."""
@@ -149,6 +160,7 @@ class Compacting:
     async def step(self) -> None:
         await self.sim.step()
         self._end_empty_nodes()
+        self._start_nodes()
         for name in list(self.sim.store._services):
             serving = self.serving(name)
             self.least[name] = min(self.least.get(name, serving), serving)
@@ -175,6 +187,14 @@ class Compacting:
         for node in list(self.draining):
             if node not in taken and node not in self.drains.sticky:
                 self.sim.nodes.kill(node)
+
+    def _start_nodes(self) -> None:
+        waits = any(replica.state == "STARTING" and replica.node is None for replica in self.replicas())
+        self._waited = self._waited + 1 if waits and self.grows else 0
+        if self._waited >= NODE_START:
+            number = len(self.sim.nodes.nodes) + 1
+            self.sim.nodes.add(make_node(number, "abc"[number % 3], cpus=4))
+            self._waited = 0
 
     async def run(self, seconds: int) -> None:
         for _ in range(seconds):

@@ -270,10 +270,11 @@ async def test_a_kill_at_any_save_loses_nothing(side: str, save: int) -> None:
 async def a_busy_day(seed: int, *, brutal: bool = False, foe: Policy | None = None) -> Compacting:
     """Let commits, outages and crashes come at random; nobody may ever serve with fewer replicas than were wanted.
 
-    With a `foe` its wishes are asked for, too, and something that is not Heliostat's is on a node that it wants gone.
+    A commit may ask for more than the nodes that compaction left can hold: then others are started. With a `foe` its
+    wishes are asked for, too, and something that is not Heliostat's is on a node that it wants gone.
     """
     dice = Random(seed)
-    work = Compacting(*(dice.choice([2, 4, 4, 6]) for _ in range(dice.randint(4, 7))), seed=seed)
+    work = Compacting(*(dice.choice([2, 4, 4, 6]) for _ in range(dice.randint(4, 7))), seed=seed, grows=True)
     if foe is not None:
         work.settings = replace(SETTINGS, policy="foe")
         work.sim.advisers.policies["compaction.foe"] = foe
@@ -298,7 +299,9 @@ async def a_busy_day(seed: int, *, brutal: bool = False, foe: Policy | None = No
         if all(work.sim.is_settled(name) for name in sizes):
             floors = dict(sizes)
     work.sim.ray_mends()
-    await work.until(lambda: work.state in ("Compact", "Waiting") and not work.draining)
+    await work.until(
+        lambda: all(map(work.sim.is_settled, sizes)) and work.state in ("Compact", "Waiting") and not work.draining
+    )
     assert {name: work.serving(name) for name in sizes} == sizes
     return work
 

@@ -305,7 +305,7 @@ class Simulation:
         memory = self.known(name)
         if memory is None:
             return True
-        only = {cell.key.revision for cell in memory.cells} <= {memory.stable}
+        only = not any(cell.is_retired or cell.key.revision != memory.stable for cell in memory.cells)
         idle = not memory.is_moving and not memory.is_removed and only
         idle = idle and self.tick is not None and not self.tick.compiled.effects and self._is_still(name)
         return idle and self._is_in_place(name)

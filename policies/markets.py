@@ -133,7 +133,8 @@ def _whole_cells(plot: Plot, part: Counts, *, may_split: bool) -> dict[str, int]
         return dict(part)
     divided = {name: max(1, min(count, plot.total[name] - 1)) for name, count in part.items()}
     is_filled = any(part[name] == count for name, count in plot.total.items())
-    whole = [plot.total, dict.fromkeys(plot.total, 0)]
+    whole: list[Counts] = [plot.total, dict.fromkeys(plot.total, 0)]
     if may_split and plot.is_divisible:
         whole.insert(1 if is_filled else 0, divided)
-    return dict(min(whole, key=plot.excess))
+    best = min(whole, key=plot.excess)
+    return dict(best)

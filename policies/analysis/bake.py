@@ -79,7 +79,7 @@ def _errors(before: Evidence, now: Evidence, settings: AnalysisSettings, alpha: 
     short = _short(verdict, settings)
     if short is not None:
         return short
-    usual, effect = _effect(before, settings, failures), _effect(now, settings, failures)
+    usual, effect = _effect(before, settings, failures, now), _effect(now, settings, failures)
     limit = min(OTHER_HOUR * highest_rate(before.errors / usual, before.judged / usual, alpha / 2), 1 - 1e-9)
     log_e = mixture(now.errors / effect, ((now.judged / effect, limit),))
     if log_e < -math.log(alpha / 2):
@@ -106,7 +106,7 @@ def _latency(before: Evidence, now: Evidence, settings: AnalysisSettings, alpha:
     ratio = value / usual
     said = f"{name} since 100% is {seconds(value)}, {beside(ratio)} the {seconds(usual)} of the revision before"
     verdict = replace(verdict, message=said, effect=ratio, candidate=value, stable=usual)
-    bound = _slowest(before, rare, settings, alpha / 2)
+    bound = _slowest(before, now, rare, settings, alpha / 2)
     if bound is None:
         message = f"{said}, which had too few answers to say how slow it is at most"
         return replace(verdict, outcome=Outcome.INCONCLUSIVE, message=message)
@@ -121,14 +121,14 @@ def _latency(before: Evidence, now: Evidence, settings: AnalysisSettings, alpha:
     )
 
 
-def _slowest(before: Evidence, rare: float, settings: AnalysisSettings, alpha: float) -> int | None:
+def _slowest(before: Evidence, now: Evidence, rare: float, settings: AnalysisSettings, alpha: float) -> int | None:
     """Return the bucket that the quantile was surely not above; None when too few answers tell."""
     tail = tail_of(before.latency)
     for bucket, _ in before.latency.buckets:
         above = tail.above(bucket)
         # Groups are asked only where it would be rare enough without them.
         if highest_rate(above, tail.total, alpha) <= rare:
-            effect = _slow_effect(before, settings, bucket)
+            effect = _slow_effect(before, settings, bucket, now)
             if highest_rate(above / effect, tail.total / effect, alpha) <= rare:
                 return bucket
     return None
@@ -144,12 +144,12 @@ def _short(verdict: Verdict, settings: AnalysisSettings) -> Verdict | None:
     return replace(verdict, outcome=Outcome.INCONCLUSIVE, message=message, needed=needed)
 
 
-def _effect(evidence: Evidence, settings: AnalysisSettings, count: Counted) -> float:
-    return own_effect([evidence], count) if settings.unit is Unit.CLIENT else 1.0
+def _effect(evidence: Evidence, settings: AnalysisSettings, count: Counted, *others: Evidence) -> float:
+    return own_effect([evidence], count, others) if settings.unit is Unit.CLIENT else 1.0
 
 
-def _slow_effect(evidence: Evidence, settings: AnalysisSettings, bound: int) -> float:
-    return max(_effect(evidence, settings, Slow(near)) for near in exact_bounds(bound))
+def _slow_effect(evidence: Evidence, settings: AnalysisSettings, bound: int, *others: Evidence) -> float:
+    return max(_effect(evidence, settings, Slow(near), *others) for near in exact_bounds(bound))
 
 
 def _share(evidence: Evidence) -> float:

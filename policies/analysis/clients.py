@@ -53,15 +53,30 @@ def design_effect(windows: Iterable[Window], count: Counted) -> float:
     return variance.effect
 
 
-def own_effect(parts: Iterable[Evidence], count: Counted) -> float:
+def own_effect(parts: Sequence[Evidence], count: Counted, others: Sequence[Evidence] = ()) -> float:
     """Return the same for one revision's rate by itself, as where it is held against a limit.
 
-    There is no other revision: one more group of clients is taken to have seen no events.
+    There is no other revision: one more group of clients is taken to have seen no events. Where there are no events at
+    all nothing shows how they would lie over clients. Then it is as they lie at the `others`, whose clients are the
+    same people, for groups of this size: an effect grows with them as 1 + (m - 1) * rho (Kish 1965).
     """
     variance = _Variance()
     for part in parts:
         variance.add(0, _alone(part, count))
-    return variance.effect
+    if variance.is_known or not others:
+        return variance.effect
+    theirs = _size(others, count)
+    alike = (own_effect(others, count) - 1) / (theirs - 1) if theirs > 1 else 0.0
+    return 1 + max(0.0, _size(parts, count) - 1) * min(1.0, alike)
+
+
+def _size(parts: Sequence[Evidence], count: Counted) -> float:
+    """Return how many trials a group has, as whoever is in one meets it; 1 without any."""
+    sums = [0.0] * CLIENT_GROUPS
+    for part in parts:
+        for number, group in enumerate(part.clients):
+            sums[number] += count(group)[1]
+    return sum([trials * trials for trials in sums]) / sum(sums) if any(sums) else 1.0
 
 
 def failures(evidence: Evidence) -> tuple[float, float]:
@@ -178,6 +193,11 @@ class _Variance:
         sums, more = self._groups[revision], part.deviations
         self._groups[revision] = [*map(add, sums, more), *sums[len(more) :]]
         self._independent += part.independent
+
+    @property
+    def is_known(self) -> bool:
+        """Return whether there were events at all, and others that were none."""
+        return self._independent > 0
 
     @property
     def effect(self) -> float:

@@ -91,11 +91,12 @@ class _Side:
 
 def _sides(windows: Sequence[Window], total: Window, settings: AnalysisSettings) -> tuple[_Side, _Side]:
     mine, theirs = [window.candidate for window in windows], [window.stable for window in windows]
-    return _side(mine, total.candidate, settings), _side(theirs, total.stable, settings)
+    effects = own_effect(mine, failures, theirs), own_effect(theirs, failures, mine)
+    return _side(total.candidate, settings, effects[0]), _side(total.stable, settings, effects[1])
 
 
-def _side(parts: Sequence[Evidence], total: Evidence, settings: AnalysisSettings) -> _Side:
-    effect = own_effect(parts, failures) if settings.unit is Unit.CLIENT else 1.0
+def _side(total: Evidence, settings: AnalysisSettings, by_client: float) -> _Side:
+    effect = by_client if settings.unit is Unit.CLIENT else 1.0
     return _Side(errors=total.errors / effect, judged=total.judged / effect)
 
 

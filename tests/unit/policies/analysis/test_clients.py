@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from policies.analysis import judge
+from policies.analysis.bake import judge_bake
 from policies.analysis.clients import design_effect, own_effect
 from specs.analysis import AnalysisSettings, Outcome, SuccessRate, Unit
 from specs.evidence import CLIENT_GROUPS, COARSE, Evidence, LatencyCounts, Window
@@ -111,3 +112,40 @@ def test_slow_answers_that_no_group_has_seen_may_all_be_one_client_s() -> None:
     window = Window(candidate=mine, stable=theirs)
     assert judge((window,), replace(ONLY_LATENCY, unit=Unit.REQUEST)).outcome is Outcome.FAILING
     assert judge((window,), ONLY_LATENCY).outcome is not Outcome.FAILING
+
+
+@pytest.mark.parametrize("measure", ["errors", "latency"])
+@pytest.mark.parametrize("number", [20, 40])
+def test_clients_that_the_revision_before_had_none_of_are_hardly_ever_the_new_one_s_fault(
+    number: int, measure: str
+) -> None:
+    """Each client was on the candidate from the first step (50%) on, or came with the last one; four have trouble."""
+    draw = np.random.default_rng(number)
+    has_trouble = np.arange(number) < 4
+    taken_back = 0
+    for _ in range(200):
+        stayed = draw.random(number) < 0.5
+        if measure == "errors":
+            groups, asks = draw.integers(CLIENT_GROUPS, size=number), 200 + draw.integers(200, size=number)
+            sides = [(groups[who], asks[who], (asks * has_trouble)[who]) for who in (stayed, stayed | True)]
+            before, now = (traffic(*side) for side in sides)
+        else:
+            seconds = draw.integers(280, 287, size=(number, 100)) + 40 * has_trouble[:, None]
+            before, now = (timed(draw, len(each), each) for each in (seconds[stayed], seconds))
+        asked = ONLY_ERRORS if measure == "errors" else ONLY_LATENCY
+        taken_back += judge_bake(before, now, asked).outcome is Outcome.FAILING
+    assert taken_back <= 3
+
+
+def test_without_any_failure_a_group_tells_as_much_as_its_clients_do_elsewhere() -> None:
+    none = clients(*[0] * 9)
+    assert own_effect([none], failures) == 1
+    assert 100 <= own_effect([none], failures, [clients(300, 0, 0, 0)]) <= 600
+    assert own_effect([none], failures, [none]) == 1
+
+
+def test_errors_of_all_clients_alike_are_found_after_a_revision_that_had_none() -> None:
+    draw = np.random.default_rng(1)
+    groups, asks = draw.integers(CLIENT_GROUPS, size=200), draw.integers(50, 150, size=200)
+    now = traffic(groups, asks, draw.binomial(asks, 0.03))
+    assert judge_bake(traffic(groups, asks, 0 * asks), now, ONLY_ERRORS).outcome is Outcome.FAILING

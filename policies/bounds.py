@@ -99,7 +99,8 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGo
         # An upper bound below the present count is a shrink: it waits until the others carry what goes.
         return Bounds(min_replicas=low, max_replicas=max(low, high, min(count, seen.target)))
     lower = min(current.min_replicas if current else scale.min_replicas, max(1, count))
-    highest = part.of(share_of(goal.share, scale.max_replicas), site, deployment) if site in sites else count
+    may_scale = site in sites and not cell.memory.is_baseline
+    highest = part.of(share_of(goal.share, scale.max_replicas), site, deployment) if may_scale else count
     upper = max(count, 1) if counts.is_tight else max(count, highest, 1)
     if count < seen.target:
         return Bounds(min_replicas=min(lower, max(1, count)), max_replicas=max(1, count))

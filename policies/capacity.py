@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from policies.baseline import fresh_line, fresh_share, is_pending
 from policies.counsel import aim
 from policies.layout import Layout
-from policies.shares import departures
+from policies.shares import departures, is_locked
 from policies.traffic import heir
 from policies.view import Budget, CellView, ServiceView
 from policies.zones import apportion
@@ -59,6 +60,8 @@ class _Post:
     is_leaving: bool
     crowd: int
     """Replicas of all revisions in the same place."""
+    is_scarce: bool
+    """Whether the cell could carry more with more of these."""
     turn: int = 0
     """Of a revision that leaves everywhere the cell with the highest goes first, with all of its deployments."""
 
@@ -144,7 +147,7 @@ def next_counts(
         most = min(target[revision] - _sum(mine), room + unheard)
         if revision == view.memory.candidate and fresh in posts and target[fresh] > _sum(posts[fresh]):
             most = min(most, max(0, room - room // 2) + unheard)  # Its baseline grows beside it.
-        growth = _grow(mine, most)
+        growth = _grow(mine, most) or _grow_beyond(view, mine, most, layout)
         room += unheard - growth
         wants -= growth
     unmet = max(0, wants + _pending_start(view, deployment) - max(0, room))
@@ -185,6 +188,7 @@ def _posts(view: ServiceView, revision: str, deployment: str, target: int, layou
             least=1 if layout.is_leaving(cell) and cell.answers else 0,
             is_leaving=layout.is_leaving(cell),
             crowd=sum(o.projected(deployment) for o in view.cells if o.memory.key.site == cell.memory.key.site),
+            is_scarce=Fraction(view.ready_in(cell, deployment), view.budget(deployment).needed) == view.capacity(cell),
             turn=last.index(cell) if not plan else 0,
         )
         for cell in cells
@@ -205,6 +209,19 @@ def _grow(posts: list[_Post], most: int) -> int:
         post.now += 1
         grown += 1
     return grown
+
+
+def _grow_beyond(view: ServiceView, posts: list[_Post], most: int, layout: Layout) -> int:
+    """Let a candidate that is locked have where it is what it is to have where it has no cell yet; return 0 or 1.
+
+    Else the serving replicas that a cell of the old revision waits for before it goes would never come.
+    """
+    candidate = view.memory.candidate
+    able = [post for post in posts if post.cell.line == candidate and post.is_scarce]
+    if most < 1 or not able or not layout.missing(view, candidate) or not is_locked(view, layout):
+        return 0
+    min(able, key=lambda post: (post.now, post.cell.name)).now += 1
+    return 1
 
 
 def _shrink(posts: list[_Post], excess: int, spare: int) -> int:

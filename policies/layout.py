@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from policies.baseline import fresh_line
 from policies.markets import Plot, on_demand
 from policies.placing import avoided, zone_weights
 from policies.placing import on_demand as least_on_demand
 from policies.registry import PLACEMENT
 from policies.sites import open_sites
 from policies.view import CellView, ServiceView
-from policies.zones import Ground, weighed
+from policies.zones import Ground, apportion, weighed
 from specs.desired import AutoScale, FixedScale
 from specs.placement import ANYWHERE, MOST_SITES, Market, Site, SiteState
 
@@ -71,7 +72,32 @@ def make_layout(view: ServiceView, goals: Mapping[str, Mapping[str, int]]) -> La
         else:
             continue
         laid.add(sites[revision])
+        line = fresh_line(view) if revision == view.memory.candidate else None
+        beside = _beside(view, line, sites[revision], goals) if line is not None else {}
+        if line is not None and beside:
+            sites[line] = beside
+            laid.add(beside)
     return Layout(sites=sites)
+
+
+def _beside(
+    view: ServiceView, line: str, candidate: Mapping[Site, Counts], goals: Mapping[str, Mapping[str, int]]
+) -> Mapping[Site, Counts]:
+    """Return a baseline's replicas per site: where the candidate's are, as many of those as it has replicas for.
+
+    Places differ (in hardware, in their distance to what a replica calls), and that is no difference of revisions.
+    """
+    wanted = {name: goals[name].get(line, 0) for name in sorted(view.deployments_of(line)) if name in goals}
+    if not wanted or min(wanted.values()) < 1:
+        return {}
+    own = {cell.memory.key.site for cell in view.cells_of(line)}
+    order = sorted(candidate, key=lambda site: (site not in own, -sum(candidate[site].values()), str(site)))
+    chosen = sorted(order[: most_sites(view, view.memory.stable or "", wanted)], key=str)
+    parts = {
+        name: apportion(count - len(chosen), {site: max(0, candidate[site].get(name, 1) - 1) for site in chosen})
+        for name, count in wanted.items()
+    }
+    return {site: {name: 1 + parts[name][site] for name in wanted} for site in chosen}
 
 
 @dataclass(kw_only=True)

@@ -76,7 +76,7 @@ def departures(view: ServiceView, layout: Layout, weights: Mapping[str, int]) ->
 def _is_dispensable(view: ServiceView, cell: CellView, going: set[str], weights: Mapping[str, int]) -> bool:
     if cell.is_draining or not cell.answers:
         return True
-    gone, line = {*going, cell.name}, cell.revision
+    gone, line = {*going, cell.name}, cell.line
     if view.carried(line, but=gone) * FULL < max(view.weights.get(line, 0), weights.get(line, 0)) - ROUNDING:
         return False
     return _is_enough_without(view, cell, gone, weights)
@@ -89,7 +89,7 @@ def _is_enough_without(view: ServiceView, cell: CellView, gone: Collection[str],
 
 def _way_out(view: ServiceView, layout: Layout, weights: Mapping[str, int]) -> set[str]:
     """Return the cell that goes so that a rollout which would never move again does; none while anything moves."""
-    if not _is_locked(view, layout) or any(view.weights.get(line, 0) != share for line, share in weights.items()):
+    if not is_locked(view, layout) or any(view.weights.get(line, 0) != share for line, share in weights.items()):
         return set()
     cells = (cell for line in view.revisions for cell in view.cells_of(line))
     leaving = (cell.name for cell in cells if layout.is_leaving(cell) and _others_do(view, cell, weights))
@@ -102,7 +102,7 @@ def _others_do(view: ServiceView, cell: CellView, weights: Mapping[str, int]) ->
     return any(other.answers for other in others) and _is_enough_without(view, cell, {cell.name}, weights)
 
 
-def _is_locked(view: ServiceView, layout: Layout) -> bool:
+def is_locked(view: ServiceView, layout: Layout) -> bool:
     """Return whether the candidate lacks replicas for which there is no room, and nothing is on its way."""
     candidate = view.memory.candidate
     wanted: Counter[str] = Counter()

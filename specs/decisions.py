@@ -40,13 +40,17 @@ class StartRollout:
 
 @dataclass(frozen=True, kw_only=True)
 class StartRevision:
-    """Create one cell of a revision with these counts and bounds per listed deployment."""
+    """Create one cell of a revision with these counts and bounds per listed deployment.
+
+    `joins` is the generation of the baseline that a further cell belongs to.
+    """
 
     service: str
     cell: CellKey
     counts: Mapping[str, int]
     bounds: Mapping[str, Bounds]
     is_baseline: bool = False
+    joins: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,11 +103,14 @@ class CellMemory:
     """What others changed lately, field by field."""
     is_baseline: bool = False
     """It runs the stable revision beside a candidate of the same age, for the candidate to be compared with."""
+    joins: int | None = None
+    """The generation of its baseline's first cell, where it came later to another place. None: it is the first."""
 
     @property
     def line(self) -> str:
         """Return what it takes requests together with: its revision, or its baseline."""
-        return f"{self.key.revision}{BASELINE}{self.key.generation}" if self.is_baseline else self.key.revision
+        first = self.key.generation if self.joins is None else self.joins
+        return f"{self.key.revision}{BASELINE}{first}" if self.is_baseline else self.key.revision
 
     @property
     def is_externally_scaled(self) -> bool:
@@ -291,6 +294,13 @@ class ServiceMemory:
         """Return whether there is more than the stable revision: a candidate, what leaves, or a baseline."""
         return self.candidate is not None or bool(self.outgoing) or any(cell.is_baseline for cell in self.cells)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Return whether all of its cells serve and stay, and nothing is watched or argued about."""
+        stays = (cell.was_ready and cell.drain_since is None and not cell.is_retired for cell in self.cells)
+        is_argued = any(cell.drifts or cell.restores for cell in self.cells)
+        return not (self.is_moving or self.is_removed or self.baking is not None or is_argued) and all(stays)
+
     def quarantined(self, revision_id: str) -> Quarantined | None:
         """Return the quarantine of a revision, or None."""
         return next((entry for entry in self.quarantine if entry.revision == revision_id), None)
@@ -305,6 +315,12 @@ class Memory:
     """As loaded at the start; compaction itself keeps it up to date."""
     preemption: PreemptionMemory = field(default_factory=PreemptionMemory)
     """As loaded at the start, too."""
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Return whether nothing is on its way of which some deadline tells when it is over."""
+        is_told = self.preemption.notices or self.compaction.drains or self.compaction.given_up
+        return not is_told and all(service.is_at_rest for service in self.services.values())
 
 
 class Outcome(StrEnum):

@@ -214,6 +214,7 @@ def _start_revision(memory: ServiceMemory, decision: StartRevision, moment: Mome
         created_at=moment.now,
         building_since=moment.now,
         is_baseline=decision.is_baseline,
+        joins=decision.joins,
     )
     used = memory.generations.get(decision.cell.revision, 0)
     return replace(

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import policies.layout
 import policies.window
 from specs.analysis import Baseline
 from specs.placement import SiteState
 from tests.builders import steps
-from tests.sim.test_baseline import baselines, weight_of
-from tests.sim.test_zones import deployed, give_back, lose, over_zones, per_zone, spec
+from tests.sim.test_baseline import baselines, live_in, weight_of
+from tests.sim.test_properties import lives
+from tests.sim.test_zones import Life, Turn, deployed, give_back, lose, over_zones, per_zone, spec, turns
 from tests.sim.world import Simulation
 
 ASKED = {"min_requests": 50, "baseline": Baseline.FRESH}
@@ -36,12 +40,16 @@ def zones_of(cells: Any) -> list[str]:
 
 
 async def check_alike() -> None:
-    """The baseline is in no zone without a candidate, and carries as much."""
+    """The baseline is in every zone with the candidate, as large there, and carries as much."""
     sim = await begun(steps=steps(34, ""))
     await sim.run(60)
     candidate, fresh = sim.memory().cells_of("v2"), baselines(sim)
     assert zones_of(candidate) == ["a", "b", "c"], sim.describe()
-    assert set(zones_of(fresh)) <= set(zones_of(candidate)), sim.describe()
+    assert zones_of(fresh) == zones_of(candidate), sim.describe()
+    assert len({cell.line for cell in fresh}) == 1, fresh
+    sizes = [sorted(live_in(sim, cell) for cell in cells) for cells in (candidate, fresh)]
+    assert sum(sizes[1]) == 3, sim.describe()
+    assert all(one - other in (0, 1) for one, other in zip(*sizes, strict=True)), sizes
     assert sum(weight_of(sim, cell) for cell in candidate) == 3400, sim.describe()
     assert sum(weight_of(sim, cell) for cell in fresh) == 3300, sim.describe()
 
@@ -106,7 +114,27 @@ async def test_a_daemon_that_is_killed_goes_on_with_the_baseline_of_every_zone()
     assert zones_of(baselines(sim)) == sorted({cell.key.zone or "" for cell in baselines(sim)}), "two in one zone"
 
 
+async def test_a_baseline_that_stays_where_it_began_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies.layout, "_beside", lambda *_: {})
+    with pytest.raises(AssertionError):
+        await check_alike()
+
+
 async def test_comparing_with_the_old_replicas_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies.window, "fresh_line", lambda view: None)
     with pytest.raises(AssertionError):
         await check_compared()
+
+
+several = st.one_of(st.integers(4, 9), st.fixed_dictionaries({"Echo": st.integers(3, 6), "Backend": st.integers(2, 4)}))
+
+
+@lives
+@given(size=several, surge=st.sampled_from([2, 3, "100%"]), told=st.lists(turns, min_size=1, max_size=6))
+async def test_whatever_happens_to_zones_no_baseline_stays_behind(size: Any, surge: Any, told: list[Turn]) -> None:
+    life = Life(size, {"surge": surge, "analysis": ASKED}, tolerate=False)
+    try:
+        await life.tell(told)
+        assert not baselines(life.sim), "B: a baseline stays behind"
+    except AssertionError as broken:
+        raise AssertionError(f"{broken}\n{size} {surge} {told}\n{life.sim.describe()}") from broken

@@ -24,7 +24,7 @@ SLEW = 0.05
 made up in 20 hours. More would shorten deadlines noticeably, less would show wrong times for days."""
 
 NEVER_SET = timedelta(days=1)
-"""A difference that a daemon which starts does not make up slowly: such a clock had not been set at all."""
+"""A difference that is not made up slowly, as soon as no deadline hangs on it: such a clock had not been set at all."""
 
 WORTH_TELLING = timedelta(seconds=5)
 WORTH_KEEPING = timedelta(seconds=1)
@@ -43,9 +43,19 @@ class SteadyTime:
         self._wall = wall
         self._counter = counter
         self._at = counter()
-        now = wall()
-        earlier = now if offset is None else self._at + offset
-        self._time = earlier if abs(now - earlier) < NEVER_SET.total_seconds() else now
+        self._time = wall() if offset is None else self._at + offset
+
+    def catch_up(self) -> float:
+        """Take the wall clock's time where that is too far away to be met; return by how many seconds that jumps.
+
+        Only for when nothing is on its way: every time that was remembered is that much older or younger then.
+        """
+        self.read()
+        behind = self.behind
+        if abs(behind) < NEVER_SET.total_seconds():
+            return 0.0
+        self._time += behind
+        return behind
 
     def read(self) -> float:
         """Return the time."""
@@ -87,6 +97,12 @@ class SystemClock:
         self._tell()
         self._keep()
         return datetime.fromtimestamp(seconds, tz=UTC)
+
+    def catch_up(self) -> None:
+        """Take the wall clock's time where that is too far away to be met; only for when nothing is on its way."""
+        by = self._time.catch_up()
+        if by:
+            log.warning("the machine's clock was set while nothing was moving: its time holds from now on", by=by)
 
     def wall(self) -> datetime:
         """Return what the machine's wall clock shows, in UTC."""

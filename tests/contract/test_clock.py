@@ -131,11 +131,25 @@ def test_the_next_daemon_goes_on_where_time_was(jump: float) -> None:
     assert machine.steady(time.offset).read() == pytest.approx(before + 5)
 
 
-def test_a_clock_that_had_not_been_set_at_all_is_not_made_up_slowly() -> None:
+@pytest.mark.parametrize("jump", [50 * 365 * 24 * HOUR, -50 * 365 * 24 * HOUR])
+def test_a_clock_that_had_not_been_set_at_all_is_taken_over_when_nothing_hangs_on_it(jump: float) -> None:
     machine = Machine()
     time = machine.steady()
-    machine.wall += 50 * 365 * 24 * HOUR
-    assert machine.steady(time.offset).read() == machine.wall
+    machine.wall += jump
+    before = time.read()
+    again = machine.steady(time.offset)
+    assert again.read() == pytest.approx(before), "a daemon that is started anew knows no more of it"
+    assert again.catch_up() == pytest.approx(jump)
+    assert again.read() == machine.wall
+
+
+def test_a_clock_that_is_an_hour_off_is_met_slowly_even_when_nothing_hangs_on_it() -> None:
+    machine = Machine()
+    time = machine.steady()
+    machine.wall += HOUR
+    before = time.read()
+    assert time.catch_up() == 0
+    assert time.read() == before
 
 
 def test_what_one_daemon_keeps_the_next_one_reads(tmp_path: Path) -> None:

@@ -91,6 +91,10 @@ class DaemonClock:
         """Return the time as the daemon knows it."""
         return datetime.fromtimestamp(self._time.read(), tz=UTC)
 
+    def catch_up(self) -> None:
+        """Do what a daemon's clock does when it starts and nothing is on its way."""
+        self._time.catch_up()
+
     def wall(self) -> datetime:
         """Return what the machine's clock shows."""
         return self._clock.now() + self._skew()

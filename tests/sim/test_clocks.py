@@ -12,6 +12,7 @@ from tests.sim.courses import COURSES, ROLLOUT, Course, Meddle, ending, tell, un
 from tests.sim.world import Simulation
 
 HOUR = timedelta(hours=1)
+YEARS = timedelta(days=4 * 365)
 EVERY = 20
 """Seconds between the jumps of one story; each story's first one comes a little later."""
 
@@ -35,7 +36,7 @@ def seconds_told(sim: Simulation) -> float:
 
 
 @pytest.mark.parametrize("restarts", [False, True], ids=["", "and-the-daemon-restarts"])
-@pytest.mark.parametrize("by", [HOUR, -HOUR], ids=["forward", "back"])
+@pytest.mark.parametrize("by", [HOUR, -HOUR, YEARS, -YEARS], ids=["forward", "back", "years-forward", "years-back"])
 @pytest.mark.parametrize("first", [1, 7, 13])
 @pytest.mark.parametrize("course", COURSES, ids=lambda course: course.name)
 async def test_a_jump_changes_nothing_of_the_story(course: Course, first: int, by: timedelta, restarts: bool) -> None:
@@ -43,6 +44,25 @@ async def test_a_jump_changes_nothing_of_the_story(course: Course, first: int, b
     calm = await undisturbed(course)
     assert ending(sim) == ending(calm)
     assert seconds_told(sim) == pytest.approx(seconds_told(calm), rel=SLEW, abs=5)
+
+
+@pytest.mark.parametrize("by", [YEARS, -YEARS], ids=["forward", "back"])
+async def test_a_clock_years_off_is_followed_when_nothing_moves_and_left_when_it_is_put_right(by: timedelta) -> None:
+    sim = await tell(ROLLOUT)
+    for version in ("v3", "v4"):
+        sim.clock_jumps(by)
+        sim.kill()
+        await sim.run(30)
+        assert sim.tick is not None
+        assert abs(sim.tick.world.now - sim.clock.now() - sim.skew) < timedelta(seconds=5)
+        sim.push(ROLLOUT.spec(version))
+        await sim.until(lambda version=version: sim.weights().get(version, 0) >= 25, within=120)  # type: ignore[misc]
+        by = -by
+        sim.clock_jumps(by)
+        sim.kill()
+        await sim.settle()
+        assert (sim.memory().stable, sim.memory().quarantine) == (version, ())
+        sim.clock_jumps(-by)
 
 
 async def test_a_machine_that_comes_up_with_an_older_time_does_not_wait_for_the_old_one() -> None:

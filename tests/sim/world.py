@@ -91,6 +91,8 @@ class Simulation:
         """Start the daemon, as its supervisor does."""
         before = self._daemon_clock
         self._daemon_clock = DaemonClock(self.clock, lambda: self.skew, offset=before.offset if before else None)
+        if (await self.store.load()).is_at_rest:
+            self._daemon_clock.catch_up()
         ports = Ports(
             clock=self._daemon_clock,
             source=self.source,

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 
 from specs.memory import CellMemory, Memory
 from specs.observed import Endpoint, GatewaySeen, LaneSeen
+from specs.preemption import Preemption
 
 Endpoints = Mapping[str, tuple[Endpoint, ...]]
 """By cell."""
 
 Side = tuple[str, str, bool]
 """A service's revision, or the baseline of one: what shares are given to, and may not pass to another."""
+
+
+def left_at(notices: Iterable[Preemption], now: datetime) -> frozenset[str]:
+    """Return the nodes that nothing new is to be sent to any more."""
+    return frozenset(notice.node for notice in notices if now >= notice.left_at)
 
 
 def without_leaving(endpoints: Endpoints, left: frozenset[str], memory: Memory, gateway: GatewaySeen) -> Endpoints:

@@ -2,7 +2,8 @@
 
 Endpoints are facts and weights are decisions: it tells HAProxy each second where Ray's replicas are and starts a dead
 HAProxy again with the weights that were saved last. It never changes a weight, and knows no cell that the daemon
-did not know. A daemon that starts takes over without a gap, for HAProxy itself goes on all the time.
+did not know. A node of which the daemon had been told that it goes is left, as with the daemon. A daemon that starts
+takes over without a gap, for HAProxy itself goes on all the time.
 
 Until then it has imported nothing but the standard library and waits for a lock: no time, a few megabytes.
 """

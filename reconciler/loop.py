@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from policies.operator import Refusal, obey
-from policies.preemption import without_leaving
+from policies.preemption import left_at, without_leaving
 from policies.view import view_of
 from reconciler.anchors import Anchors
 from reconciler.apply import Results, apply
@@ -179,8 +179,7 @@ class Reconciler:
         a restart there was no turn yet. Raises Retry when it cannot be asked.
         """
         found = endpoints_of(seen, is_direct=self._is_direct)
-        now = self._ports.clock.now()
-        left = frozenset(node for node, notice in self.notices().items() if now >= notice.left_at)
+        left = left_at(self.notices().values(), self._ports.clock.now())
         if not left or not self._is_direct:
             return found
         return without_leaving(found, left, self._memory, await self._ports.gateway.observe())

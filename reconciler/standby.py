@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from policies.preemption import left_at, without_leaving
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.nodes import RayNodes
 from reconciler.adapters.ray_rest import RayRest
 from reconciler.adapters.serve import RayServe
+from reconciler.adapters.store import FILE, SqliteStore
 from reconciler.claim import end_keeper, start_keeper
 from reconciler.errors import PortError, Stalled
 from reconciler.gateway import GatewaySettings, HAProxyGateway
 from reconciler.observe import ENDPOINT_INTERVAL, endpoints_of
 from reconciler.ports import Clock, Gateway, Serve
+from specs.memory import Memory
 
 if TYPE_CHECKING:  # Not at run time: a keeper that has to stand in must not import what it does not use.
     from reconciler.settings import Settings
@@ -89,7 +92,9 @@ class Standby:
     def __init__(self, settings: dict[str, Any], is_claimed: Callable[[], bool]) -> None:
         """`settings` are those of `keeper_settings`."""
         self._ray, self._token = settings["ray"], settings["token"]
-        self._clock = SystemClock(Path(settings["state"]))
+        self._state = Path(settings["state"])
+        self._clock = SystemClock(self._state)
+        self._memory = Memory()
         self._is_claimed = is_claimed
         self._told_to_stop = asyncio.Event()
         pem = settings["tls_pem"]
@@ -108,6 +113,7 @@ class Standby:
         _log_lines()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._told_to_stop.set)
         log.info("the daemon is gone: the gateway's endpoints are kept by this process", ray=self._ray)
+        self._memory = await _remembered(self._state)
         async with RayRest(self._ray, token=self._token) as rest:
             serve = RayServe(rest, nodes=RayNodes(rest))
             while not self._is_over():
@@ -135,10 +141,13 @@ class Standby:
 
     async def _refresh(self, serve: Serve, gateway: Gateway) -> None:
         """Tell the gateway where replicas are, as the daemon does; what Ray does not say stays as it is."""
+        is_direct, memory = self._settings.is_direct, self._memory
         while True:
             try:
-                seen = await serve.read()
-                endpoints = endpoints_of(seen, is_direct=self._settings.is_direct)
+                endpoints = endpoints_of(await serve.read(), is_direct=is_direct)
+                left = left_at(memory.preemption.notices, self._clock.now())
+                if left and is_direct:
+                    endpoints = without_leaving(endpoints, left, memory, await gateway.observe())
                 await gateway.refresh(endpoints, complete=True)
             except PortError as error:
                 log.debug("endpoints not refreshed", reason=error.reason)
@@ -151,6 +160,24 @@ class Standby:
     def _is_over(self) -> bool:
         """Return whether a daemon is there, or the work is done: told to stop, or the folder removed."""
         return self._is_claimed() or self._told_to_stop.is_set() or not self._settings.folder.is_dir()
+
+
+async def _remembered(state: Path) -> Memory:
+    """Return what the daemon knew when it went, if there are nodes that are about to go: no other notice will come.
+
+    What cannot be read costs those nodes' last requests, and no endpoint.
+    """
+    if not (state / FILE).exists():
+        return Memory()
+    store = SqliteStore(state)
+    try:
+        memory = await store.load()
+    except PortError as error:
+        log.warning("notices of nodes that are about to go are not known", reason=error.reason)
+        return Memory()
+    finally:
+        await store.close()
+    return memory if memory.preemption.notices else Memory()
 
 
 def _log_lines() -> None:

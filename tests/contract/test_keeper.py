@@ -10,14 +10,19 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from reconciler.adapters.clock import SystemClock
+from reconciler.adapters.store import SqliteStore
 from reconciler.claim import Claim, end_keeper, keeper_of, start_keeper, start_of
 from reconciler.gateway import GatewaySettings, HAProxyGateway
+from specs.effects import SaveMemory
+from specs.preemption import Preemption, PreemptionMemory
+from tests.builders import cell, look, service
 from tests.contract.gateway_front import client, eventually
 from tests.contract.gateway_replicas import ReplicaDouble, free_port, replicas
 from tests.contract.test_gateway_life import load
@@ -29,7 +34,7 @@ WEIGHTS = {CHAT: 7000, NEXT: 3000}
 
 
 def details(doubles: Iterable[ReplicaDouble]) -> bytes:
-    """Return what Ray's dashboard says of these replicas."""
+    """Return what Ray's dashboard says of these replicas, each on a node that is called after it."""
     by_cell: dict[str, list[ReplicaDouble]] = {}
     for double in doubles:
         by_cell.setdefault(double.cell, []).append(double)
@@ -45,7 +50,10 @@ def details(doubles: Iterable[ReplicaDouble]) -> bytes:
                     "name": "Echo",
                     "status": "HEALTHY",
                     "target_num_replicas": len(mine),
-                    "replicas": [{"replica_id": one.replica, "state": "RUNNING", "node_id": "n1"} for one in mine],
+                    "replicas": [
+                        {"replica_id": one.replica, "state": "RUNNING", "node_id": f"node-{one.replica}"}
+                        for one in mine
+                    ],
                 }
             },
         }
@@ -384,3 +392,42 @@ async def test_a_state_folder_may_be_named_from_where_the_daemon_runs(
         await asyncio.to_thread(keeper.wait)
         claim.release()
     assert (folder / "keeper.log").read_text() == ""
+
+
+async def remember(state: Path, *leaving: str, seconds: float) -> None:
+    """Save what a daemon with the cell CHAT knows of nodes that go in so many seconds."""
+    now = SystemClock(state).now()
+    memory = look(service("chat", "aaaaaaaaaaaa", {"Echo": 2}), cell("aaaaaaaaaaaa"), stable="aaaaaaaaaaaa").memory
+    notices = tuple(
+        Preemption(node=node, ip="127.0.0.1", noticed_at=now, deadline=now + timedelta(seconds=seconds), by="ada")
+        for node in leaving
+    )
+    store = SqliteStore(state)
+    await store.save(SaveMemory(services=(memory,), preemption=PreemptionMemory(notices=notices)))
+    await store.close()
+
+
+async def test_a_node_that_is_about_to_go_is_left_though_no_daemon_runs(machine: Machine) -> None:
+    async with replicas((CHAT, "one"), (CHAT, "two")) as (one, two):
+        machine.says(one, two)
+        await machine.start({CHAT: 10000})
+        await remember(machine.state, "node-one", seconds=8)
+        await machine.kill()
+        await machine.stands_in()
+        assert set(await machine.asked(50)) == {"one", "two"}, "there is time yet"
+
+        async def is_left() -> bool:
+            return set(await machine.asked(20)) == {"two"}
+
+        await eventually(is_left, 60)
+        assert set(await machine.asked(100)) == {"two"}
+
+
+async def test_the_only_replica_stays_though_its_node_is_about_to_go(machine: Machine) -> None:
+    async with replicas((CHAT, "one"), (CHAT, "two")) as (one, two):
+        machine.says(one, two)
+        await machine.start({CHAT: 10000})
+        await remember(machine.state, "node-one", "node-two", seconds=0)
+        await machine.kill()
+        await machine.stands_in()
+        assert set(await machine.asked(100)) == {"one", "two"}

@@ -108,8 +108,28 @@ def _is_last(view: ServiceView) -> bool:
 
 
 def move(view: ServiceView) -> tuple[Decision, ...]:
-    """Return the moves of weights and replicas that the current goal asks for now."""
+    """Return the moves of weights and replicas that the current goal asks for now.
+
+    A candidate may wait for room that the stable revision takes on its way to other places: with replicas in both.
+    That way is gone to its end then; on the way to the candidate's share as well neither of them would arrive.
+    """
+    alone = _without_candidate(view)
+    if _waits_for_room(view) and any(layout_now(alone).is_leaving(cell) for cell in view.cells_of(view.memory.stable)):
+        return _towards(alone, goal_weights(alone))
     return _towards(view, goal_weights(view))
+
+
+def _waits_for_room(view: ServiceView) -> bool:
+    """Return whether the candidate has no cell yet, and not all of its first replicas have room."""
+    record = view.memory.revision(view.memory.candidate or "")
+    if record is None or view.memory.stable is None or view.cells_of(view.memory.candidate):
+        return False
+    return any(view.room(one.name) < 1 for one in record.deployments if one.scale is not None)
+
+
+def _without_candidate(view: ServiceView) -> ServiceView:
+    """Return the view as if there were no rollout."""
+    return replace(view, memory=replace(view.memory, candidate=None, rollout=None))
 
 
 def keep(view: ServiceView) -> tuple[Decision, ...]:
@@ -120,7 +140,7 @@ def keep(view: ServiceView) -> tuple[Decision, ...]:
     """
     memory = view.memory
     if not view.cells_of(memory.candidate):
-        return move(replace(view, memory=replace(memory, candidate=None, rollout=None)))
+        return move(_without_candidate(view))
     if memory.stable is None or not view.is_serving(memory.stable):
         return move(view)
     routed = sum(view.weights.values()) or FULL

@@ -418,11 +418,33 @@ async def test_whatever_happens_to_zones(size: Any, way: dict[str, Any], tolerat
         raise AssertionError(f"{broken}\n{size} {way} {tolerate} {told}\n{life.sim.describe()}") from broken
 
 
-@pytest.mark.parametrize("surge", [1, 2])
-async def test_cells_that_each_hold_room_which_another_waits_for_do_not_lock_a_rollout(surge: int) -> None:
-    """At 50% of two and three replicas each old cell is needed for a Backend, and its Echo is what the new one lacks.
+def turn(after: int, what: str, zone: str, number: int = 0) -> Turn:
+    return Turn(after=after, what=what, zone=zone, number=number)
 
-    With more surge a new cell is on its way then: what it has not got ready yet carries nothing.
-    """
-    life = Life({"Echo": 2, "Backend": 3}, {"surge": surge}, tolerate=False)
-    await life.tell([Turn(after=0, what="push", zone="a", number=0)])
+
+LOCKS: tuple[tuple[dict[str, int], int, list[Turn]], ...] = (
+    # At 50% each old cell is needed for a Backend, and its Echo is what the new one lacks.
+    ({"Echo": 2, "Backend": 3}, 1, [turn(0, "push", "a")]),
+    # A new cell is on its way then: what it has not got ready yet carries nothing.
+    ({"Echo": 2, "Backend": 3}, 2, [turn(0, "push", "a")]),
+    # The room for another Echo is of no use to a new cell, which lacks a Backend.
+    (
+        {"Echo": 5, "Backend": 2},
+        1,
+        [
+            *(turn(0, "push", "a"), turn(0, "drain", "b"), turn(0, "push", "b"), turn(8, "choose", "b")),
+            *(turn(0, "drain", "c"), turn(8, "push", "a"), turn(20, "choose", "c"), turn(3, "push", "b")),
+        ],
+    ),
+    # A candidate waits for the Backend that the old revision has in two places on its way from one to the other.
+    ({"Echo": 6, "Backend": 1}, 1, [turn(0, "choose", "a"), turn(3, "lose", "c"), turn(8, "choose", "a")]),
+    ({"Echo": 4, "Backend": 2}, 1, [turn(8, "choose", "a"), turn(20, "abort", "a")]),
+)
+
+
+@pytest.mark.parametrize(("size", "surge", "told"), LOCKS)
+async def test_cells_that_each_hold_room_which_another_waits_for_do_not_lock_a_rollout(
+    size: dict[str, int], surge: int, told: list[Turn]
+) -> None:
+    life = Life(size, {"surge": surge}, tolerate=False)
+    await life.tell(told)

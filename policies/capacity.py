@@ -9,7 +9,7 @@ from fractions import Fraction
 from policies.baseline import fresh_line, fresh_share, is_pending
 from policies.counsel import aim
 from policies.layout import Layout
-from policies.shares import departures, is_locked
+from policies.shares import departures, is_stuck
 from policies.traffic import heir
 from policies.view import Budget, CellView, ServiceView
 from policies.zones import apportion
@@ -164,7 +164,7 @@ def next_counts(
         unmet = max(0, unmet - (before - _sum(mine)))
     for revision in () if is_tight else reversed(posts):
         if not _leaves_by_retirement(view, revision) and _may_move(view, posts[revision], deployment):
-            missing = len(layout.missing(view, revision))
+            missing = _makeable(view, revision, deployment, layout)
             room -= _move(posts[revision], missing, room)
             if room <= 0 and budget.surge == 0 and spare > 0:
                 spare -= _make_way(posts[revision], missing)
@@ -212,13 +212,13 @@ def _grow(posts: list[_Post], most: int) -> int:
 
 
 def _grow_beyond(view: ServiceView, posts: list[_Post], most: int, layout: Layout) -> int:
-    """Let a candidate that is locked have where it is what it is to have where it has no cell yet; return 0 or 1.
+    """Let a candidate that is stuck have where it is what it is to have where it has no cell yet; return 0 or 1.
 
     Else the serving replicas that a cell of the old revision waits for before it goes would never come.
     """
     candidate = view.memory.candidate
     able = [post for post in posts if post.cell.line == candidate and post.is_scarce]
-    if most < 1 or not able or not layout.missing(view, candidate) or not is_locked(view, layout):
+    if most < 1 or not able or not layout.missing(view, candidate) or not is_stuck(view, layout):
         return 0
     min(able, key=lambda post: (post.now, post.cell.name)).now += 1
     return 1
@@ -235,6 +235,17 @@ def _shrink(posts: list[_Post], excess: int, spare: int) -> int:
         lost += 0 if post.unstarted else 1
         post.give(1)
     return lost
+
+
+def _makeable(view: ServiceView, line: str, deployment: str, layout: Layout) -> int:
+    """Return how many cells are still to be created, and would be for some more room for this deployment.
+
+    While another one has none replicas are of more use where they are: what was let grow there is not taken back.
+    """
+    others = [name for name in view.deployments_of(line) if name != deployment]
+    if line == view.memory.candidate and any(view.room(name) < 1 and view.budget(name).surge for name in others):
+        return 0
+    return len(layout.missing(view, line))
 
 
 def _may_move(view: ServiceView, posts: list[_Post], deployment: str) -> bool:

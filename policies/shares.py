@@ -89,7 +89,7 @@ def _is_enough_without(view: ServiceView, cell: CellView, gone: Collection[str],
 
 def _way_out(view: ServiceView, layout: Layout, weights: Mapping[str, int]) -> set[str]:
     """Return the cell that goes so that a rollout which would never move again does; none while anything moves."""
-    if not is_locked(view, layout) or any(view.weights.get(line, 0) != share for line, share in weights.items()):
+    if not _is_locked(view, layout) or any(view.weights.get(line, 0) != share for line, share in weights.items()):
         return set()
     cells = (cell for line in view.revisions for cell in view.cells_of(line))
     leaving = (cell.name for cell in cells if layout.is_leaving(cell) and _others_do(view, cell, weights))
@@ -102,14 +102,24 @@ def _others_do(view: ServiceView, cell: CellView, weights: Mapping[str, int]) ->
     return any(other.answers for other in others) and _is_enough_without(view, cell, {cell.name}, weights)
 
 
-def is_locked(view: ServiceView, layout: Layout) -> bool:
+def _is_locked(view: ServiceView, layout: Layout) -> bool:
     """Return whether the candidate lacks replicas for which there is no room, and nothing is on its way."""
-    candidate = view.memory.candidate
+    return any(view.room(name) < 1 for name in _lacking(view, layout)) and all(map(_is_still, view.cells))
+
+
+def is_stuck(view: ServiceView, layout: Layout) -> bool:
+    """Return whether the candidate lacks replicas, there is no room for another cell, and nothing is on its way."""
+    names = view.deployments_of(view.memory.candidate)
+    is_full = any(view.room(name) < 1 for name in names)
+    return is_full and bool(_lacking(view, layout)) and all(map(_is_still, view.cells))
+
+
+def _lacking(view: ServiceView, layout: Layout) -> list[str]:
+    """Return the deployments of which the candidate is to have more."""
     wanted: Counter[str] = Counter()
-    for counts in layout.of(candidate).values():
+    for counts in layout.of(view.memory.candidate).values():
         wanted.update(counts)
-    waits = any(count > view.followed(candidate, name) and view.room(name) < 1 for name, count in wanted.items())
-    return waits and all(_is_still(cell) for cell in view.cells)
+    return [name for name, count in wanted.items() if count > view.followed(view.memory.candidate, name)]
 
 
 def _is_still(cell: CellView) -> bool:

@@ -436,6 +436,15 @@ LOCKS: tuple[tuple[dict[str, int], int, list[Turn]], ...] = (
             *(turn(0, "drain", "c"), turn(8, "push", "a"), turn(20, "choose", "c"), turn(3, "push", "b")),
         ],
     ),
+    # What is let grow so stays until the weights have followed, although it is more than the layout has there.
+    (
+        {"Echo": 4, "Backend": 3},
+        1,
+        [
+            *(turn(3, "node", "a", 2), turn(60, "drain", "b", 6), turn(0, "lose", "c")),
+            *(turn(60, "choose", "a", 1), turn(0, "lose", "c")),
+        ],
+    ),
     # A candidate waits for the Backend that the old revision has in two places on its way from one to the other.
     ({"Echo": 6, "Backend": 1}, 1, [turn(0, "choose", "a"), turn(3, "lose", "c"), turn(8, "choose", "a")]),
     ({"Echo": 4, "Backend": 2}, 1, [turn(8, "choose", "a"), turn(20, "abort", "a")]),

@@ -54,7 +54,8 @@ class _Post:
     unheard: int
     """Growth that was commanded, and is counted, though Serve does not work towards it yet."""
     unstarted: int
-    """Replicas that Serve stops first, and that nobody misses."""
+    """Replicas that nobody misses: Serve stops first what has not started, and a cell that lacks a deployment has no
+    requests."""
     least: int
     """What a cell that leaves keeps until it leaves as a whole; one that does not answer need not."""
     is_leaving: bool
@@ -184,7 +185,7 @@ def _posts(view: ServiceView, revision: str, deployment: str, target: int, layou
             now=cell.followed(deployment),
             aim=layout.aim(cell, deployment) if plan else even[cell.name],
             unheard=max(0, cell.commanded(deployment) - cell.followed(deployment)),
-            unstarted=max(0, cell.followed(deployment) - cell.running(deployment)),
+            unstarted=max(0, cell.followed(deployment) - (cell.running(deployment) if _is_whole(cell) else 0)),
             least=1 if layout.is_leaving(cell) and cell.answers else 0,
             is_leaving=layout.is_leaving(cell),
             crowd=sum(o.projected(deployment) for o in view.cells if o.memory.key.site == cell.memory.key.site),
@@ -193,6 +194,11 @@ def _posts(view: ServiceView, revision: str, deployment: str, target: int, layou
         )
         for cell in cells
     ]
+
+
+def _is_whole(cell: CellView) -> bool:
+    """Return whether each deployment runs: by Serve's word, for a gateway may be late."""
+    return all(cell.running(name) for name in cell.deployments)
 
 
 def _sum(posts: Iterable[_Post]) -> int:
@@ -212,13 +218,13 @@ def _grow(posts: list[_Post], most: int) -> int:
 
 
 def _grow_beyond(view: ServiceView, posts: list[_Post], most: int, layout: Layout) -> int:
-    """Let a candidate that is stuck have where it is what it is to have where it has no cell yet; return 0 or 1.
+    """Let a revision that is stuck have where it is what it is to have where it has no cell yet; return 0 or 1.
 
-    Else the serving replicas that a cell of the old revision waits for before it goes would never come.
+    Else the serving replicas that a cell of another revision waits for before it goes would never come.
     """
-    candidate = view.memory.candidate
-    able = [post for post in posts if post.cell.line == candidate and post.is_scarce]
-    if most < 1 or not able or not layout.missing(view, candidate) or not is_stuck(view, layout):
+    line = posts[0].cell.line if posts else None
+    able = [post for post in posts if post.is_scarce and post.cell.answers]
+    if most < 1 or not able or not layout.missing(view, line) or not is_stuck(view, layout, line):
         return 0
     min(able, key=lambda post: (post.now, post.cell.name)).now += 1
     return 1
@@ -243,7 +249,7 @@ def _makeable(view: ServiceView, line: str, deployment: str, layout: Layout) -> 
     While another one has none replicas are of more use where they are: what was let grow there is not taken back.
     """
     others = [name for name in view.deployments_of(line) if name != deployment]
-    if line == view.memory.candidate and any(view.room(name) < 1 and view.budget(name).surge for name in others):
+    if any(view.room(name) < 1 and view.budget(name).surge for name in others):
         return 0
     return len(layout.missing(view, line))
 

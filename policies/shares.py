@@ -104,22 +104,22 @@ def _others_do(view: ServiceView, cell: CellView, weights: Mapping[str, int]) ->
 
 def _is_locked(view: ServiceView, layout: Layout) -> bool:
     """Return whether the candidate lacks replicas for which there is no room, and nothing is on its way."""
-    return any(view.room(name) < 1 for name in _lacking(view, layout)) and all(map(_is_still, view.cells))
+    lacking = _lacking(view, layout, view.memory.candidate)
+    return any(view.room(name) < 1 for name in lacking) and all(map(_is_still, view.cells))
 
 
-def is_stuck(view: ServiceView, layout: Layout) -> bool:
-    """Return whether the candidate lacks replicas, there is no room for another cell, and nothing is on its way."""
-    names = view.deployments_of(view.memory.candidate)
-    is_full = any(view.room(name) < 1 for name in names)
-    return is_full and bool(_lacking(view, layout)) and all(map(_is_still, view.cells))
+def is_stuck(view: ServiceView, layout: Layout, line: str | None) -> bool:
+    """Return whether a revision lacks replicas, there is no room for another cell, and nothing is on its way."""
+    is_full = any(view.room(name) < 1 for name in view.deployments_of(line))
+    return is_full and bool(_lacking(view, layout, line)) and all(map(_is_still, view.cells))
 
 
-def _lacking(view: ServiceView, layout: Layout) -> list[str]:
-    """Return the deployments of which the candidate is to have more."""
+def _lacking(view: ServiceView, layout: Layout, line: str | None) -> list[str]:
+    """Return the deployments of which a revision is to have more."""
     wanted: Counter[str] = Counter()
-    for counts in layout.of(view.memory.candidate).values():
+    for counts in layout.of(line).values():
         wanted.update(counts)
-    return [name for name, count in wanted.items() if count > view.followed(view.memory.candidate, name)]
+    return [name for name, count in wanted.items() if count > view.followed(line, name)]
 
 
 def _is_still(cell: CellView) -> bool:

@@ -445,6 +445,10 @@ LOCKS: tuple[tuple[dict[str, int], int, list[Turn]], ...] = (
             *(turn(60, "choose", "a", 1), turn(0, "lose", "c")),
         ],
     ),
+    # The stable revision takes back what another candidate has, and finds no room for a new cell either.
+    ({"Echo": 5, "Backend": 3}, 1, [turn(8, "push", "a"), turn(60, "back", "a"), turn(8, "drain", "b")]),
+    # An old cell has an Echo and no Backend any more: the room that it holds is of no use to anybody.
+    ({"Echo": 6, "Backend": 4}, 1, [turn(3, "lose", "c")]),
     # A candidate waits for the Backend that the old revision has in two places on its way from one to the other.
     ({"Echo": 6, "Backend": 1}, 1, [turn(0, "choose", "a"), turn(3, "lose", "c"), turn(8, "choose", "a")]),
     ({"Echo": 4, "Backend": 2}, 1, [turn(8, "choose", "a"), turn(20, "abort", "a")]),

@@ -92,7 +92,8 @@ def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> 
     if stable is None:
         return counts | {candidate: budget.target}
     if budget.stops_before_start:
-        return counts | {candidate: budget.target}
+        # Who is to take the requests back while the candidate waits for other room is not to wait for it, too.
+        return counts | {heir(view) or candidate: budget.target}
     weight, line = goal.get(candidate, 0), fresh_line(view)
     if line is not None or is_pending(view):
         return counts | _with_baseline(budget, (stable, candidate, line), weight)

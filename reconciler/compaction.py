@@ -15,7 +15,15 @@ from typing import Any, assert_never
 
 import structlog
 
-from policies.compaction.situation import Settled, Situation, expected_use, settle, situation_of
+from policies.compaction.check import may_still_go
+from policies.compaction.situation import (
+    Settled,
+    Situation,
+    expected_use,
+    placed_by_serve,
+    settle,
+    situation_of,
+)
 from policies.compaction.steps import (
     BeginDrain,
     EndOrder,
@@ -167,7 +175,7 @@ class Compactor:
             log.warning("compaction waits", reason=error.reason)
             wait = Wait(state="Waiting", message=error.reason)
         self.status = self._status(self._look, wait.state, wait.message)
-        # What changes without end, a sick replica that Serve starts again and again, must not cost a rest each time.
+        # What changed while the plan was made is planned for at once.
         return bool(self._memory.drains) or wait is CHANGED
 
     def _is_fresh(self, world: World) -> bool:
@@ -189,7 +197,7 @@ class Compactor:
             found = COMPACTION[POLICY](world, settings, self._memory, look.situation, (look.answer, look.refused))
             if isinstance(found, Wait):
                 return found
-            if isinstance(found, BeginDrain) and (changed := self._changed_since(look)):
+            if isinstance(found, BeginDrain) and (changed := self._changed_since(look, found.drain.node)):
                 return changed
             begun = len(self._memory.drains)
             await self._take(found, world, look)
@@ -197,16 +205,20 @@ class Compactor:
                 return Wait(state="Waiting", message=self._last_word)
         return wait
 
-    def _changed_since(self, look: Look) -> Wait | None:
-        """Check again, by what the loop has seen while the plan was made: a plan for another moment is no plan."""
+    def _changed_since(self, look: Look, node: str) -> Wait | None:
+        """Check a node again, by what the loop has seen while the plan was made."""
         world = self._world() or look.world
         settings = _settings(world)
         now = situation_of(world, settings, self._memory, self._settled, look.holdings)
         if isinstance(look.heard, Prefer):
             now = preferred(now, look.heard, asks(_settings(look.world)))
-        if now.problem == look.situation.problem and asks(settings) == asks(_settings(look.world)):
-            return obstacle(world, settings, self._memory)
-        return CHANGED
+        is_wished = asks(settings) == asks(_settings(look.world))
+        may_go = may_still_go(now.problem, look.situation.problem, look.answer, node) and placed_by_serve(
+            now.problem, node
+        )
+        if now.swinging or not is_wished or not may_go:
+            return CHANGED
+        return obstacle(world, settings, self._memory)
 
     async def _planned(self, world: World, settings: CompactionSettings) -> Look:
         holdings = await self._ports.drains.holdings()

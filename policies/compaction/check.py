@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from policies.compaction.problem import Answer, Problem
 from specs.selectors import matches
@@ -22,6 +23,28 @@ def violations(problem: Problem, answer: Answer) -> tuple[str, ...]:
     wrong += _unreserved(problem, answer)
     wrong += _overfull(problem, answer, after)
     return tuple(wrong)
+
+
+def may_still_go(problem: Problem, before: Problem, answer: Answer, node: str) -> bool:
+    """Return whether one machine of the answer to `before` can go by a later problem, too.
+
+    What changed elsewhere does not matter: a sick replica that Serve starts anew on ever other nodes would make every
+    plan one for another moment.
+    """
+    machines, crowds = problem.machine.keys(), {crowd.name for crowd in problem.crowds}
+    moves = tuple(move for move in answer.moves if move.origin == node)
+    if node not in machines or any(move.target not in machines or move.crowd not in crowds for move in moves):
+        return False
+    reserves = {crowd.name: crowd.reserve for crowd in before.crowds}
+    if any(crowd.reserve > reserves.get(crowd.name, 0) for crowd in problem.crowds):
+        return False
+    spare = tuple(move for move in answer.spare if move.target in machines and move.crowd in crowds)
+    found: Counter[str] = Counter()
+    for move in spare:
+        found[move.crowd] += move.count
+    # A cluster without room for all that is to stay free has plans with the room that there is.
+    kept = tuple(replace(crowd, reserve=min(crowd.reserve, found[crowd.name])) for crowd in problem.crowds)
+    return not violations(replace(problem, crowds=kept), replace(answer, freed=(node,), moves=moves, spare=spare))
 
 
 def _places_after(problem: Problem, answer: Answer, wrong: list[str]) -> dict[str, Counter[str]]:

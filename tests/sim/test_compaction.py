@@ -68,19 +68,40 @@ async def test_a_plan_for_another_moment_is_made_again_without_a_rest() -> None:
     await work.start(spec(size=3))
     await work.run(30)
     assert work.compactor is not None
-    plan = work.planner.plan
+    plan, problems = work.planner.plan, list[Problem]()
 
-    async def planned_while_a_node_comes(problem: Problem) -> Answer:
-        if len(work.sim.nodes.nodes) == 3:
-            work.sim.nodes.add(make_node(9, "a", cpus=4))
+    async def planned_while_somebody_drains(problem: Problem) -> Answer:
+        problems.append(problem)
+        answer = await plan(problem)
+        if not any(node.is_draining for node in work.sim.nodes.nodes.values()):
+            work.sim.nodes.drain(answer.moves[0].target)
             await work.sim.step()
-        return await plan(problem)
+        return answer
 
-    work.planner.plan = planned_while_a_node_comes  # type: ignore[method-assign]
+    work.planner.plan = planned_while_somebody_drains  # type: ignore[method-assign]
     await work.compactor.order("ada")
     assert await work.compactor.turn()
     assert work.compactor.status.message == "the cluster changed while the plan was made"
     assert work.drains.asked == []
+    await work.compactor.turn()
+    assert len(problems) == 2
+    assert not all(machine.takes for machine in problems[1].machines)
+
+
+async def test_what_changes_elsewhere_while_the_plan_is_made_holds_no_node_up() -> None:
+    work = Compacting(4, 4, 4, settings=ONCE)
+    await work.start(spec(size=3))
+    await work.run(30)
+    assert work.compactor is not None
+    plan = work.planner.plan
+
+    async def planned_while_a_node_comes(problem: Problem) -> Answer:
+        work.sim.nodes.add(make_node(len(work.sim.nodes.nodes) + 6, "a", cpus=4))
+        await work.sim.step()
+        return await plan(problem)
+
+    work.planner.plan = planned_while_a_node_comes  # type: ignore[method-assign]
+    await work.compactor.order("ada")
     await work.compactor.turn()
     assert len(work.drains.asked) == 1
 

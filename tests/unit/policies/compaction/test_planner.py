@@ -10,7 +10,7 @@ import pytest
 
 from policies.compaction import planner
 from policies.compaction.bound import lower_bound
-from policies.compaction.check import violations
+from policies.compaction.check import may_still_go, violations
 from policies.compaction.exact import Found
 from policies.compaction.heuristic import Grid
 from policies.compaction.planner import plan, with_room_for_reserves
@@ -214,3 +214,41 @@ def test_random_clusters_break_no_rule_and_no_bound(seed: int) -> None:
     assert quick.bound <= best.cost + 1e-6
     assert lower_bound(problem) <= best.cost + 1e-6
     assert best.cost <= quick.cost + 1e-6
+
+
+def test_one_node_of_an_answer_goes_on_being_right_while_other_things_change() -> None:
+    problem = Problem(machines=tuple(four()), crowds=(crowd("x", {"a": 1, "b": 1, "c": 4}, reserve=1),))
+    answer = plan(problem)
+    node = answer.freed[0]
+    (move,) = (move for move in answer.moves if move.origin == node)
+    other = next(name for name in answer.freed if name != node)
+
+    def changed(**machines: Machine) -> Problem:
+        return replace(problem, machines=tuple(machines.get(one.id, one) for one in problem.machines))
+
+    def crowded(**options: object) -> Problem:
+        return replace(problem, crowds=(replace(problem.crowds[0], **options),))  # type: ignore[arg-type]
+
+    assert may_still_go(problem, problem, answer, node)
+    # A sick replica on another node that was to go, a machine that came: neither is this node's matter.
+    assert may_still_go(changed(**{other: machine(other, kept="a sick replica is on it")}), problem, answer, node)
+    assert may_still_go(replace(problem, machines=(*problem.machines, machine("e"))), problem, answer, node)
+    # One on this node; room that is gone where its replicas go; nobody to take them; more of them; more room asked for.
+    assert not may_still_go(changed(**{node: machine(node, kept="a sick replica is on it")}), problem, answer, node)
+    assert not may_still_go(changed(**{move.target: machine(move.target, cpus=1)}), problem, answer, node)
+    assert not may_still_go(changed(**{move.target: machine(move.target, takes=False)}), problem, answer, node)
+    gone = tuple(one for one in problem.machines if one.id != move.target)
+    assert not may_still_go(replace(problem, machines=gone), problem, answer, node)
+    more = {**problem.crowds[0].places, node: problem.crowds[0].places.get(node, 0) + 1}
+    assert not may_still_go(crowded(places=more), problem, answer, node)
+    assert not may_still_go(crowded(reserve=2), problem, answer, node)
+    assert not may_still_go(replace(problem, crowds=()), problem, answer, node)
+
+
+def test_a_node_may_still_go_where_there_never_was_room_for_all_that_is_to_stay_free() -> None:
+    machines = (machine("a", labels={ZONE: "q"}), machine("b"), machine("c"))
+    full = crowd("x", {"a": 4}, selector={ZONE: "q"}, reserve=1)
+    problem = Problem(machines=machines, crowds=(full, crowd("y", {"b": 1, "c": 1}, reserve=1)))
+    answer = plan(problem)
+    assert len(answer.freed) == 1
+    assert may_still_go(problem, problem, answer, answer.freed[0])

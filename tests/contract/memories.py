@@ -45,7 +45,7 @@ from specs.memory import (
     ServiceMemory,
 )
 from specs.metric_readings import Metric, MetricTally
-from specs.placement import Site, SiteMemory, SiteState
+from specs.placement import Placing, Site, SiteMemory, SiteState
 from specs.reasons import Reason
 from specs.routes import HeaderMatch, Sticky, StickyKind
 from specs.staging import Progress, Staged, StagingState
@@ -172,6 +172,7 @@ def rich_service(name: str = "chat") -> ServiceMemory:
         drain_since=AT,
         is_retired=True,
         is_baseline=True,
+        joins=1,
     )
     return ServiceMemory(
         name=name,
@@ -200,6 +201,14 @@ def rich_service(name: str = "chat") -> ServiceMemory:
         ),
         pause=OperatorPause(by="ann", why="lunch", at=AT),
         baking=Baking(revision="3f9a1c2eb771", back_to="000000000000", since=AT),
+        placing=Placing(
+            policy="thrifty",
+            since=AT,
+            zones={"us-east-1a": 3},
+            on_demand=20,
+            message="spot is cheap there",
+            silent_since=AT + timedelta(minutes=1),
+        ),
         acts=(Act(at=AT, text="pause by ann: lunch"),),
         pin=Pin(revision="3f9a1c2eb771", against="b7710de40a12"),
         outgoing=(Outgoing(revision="000000000000", since=AT, cause=OutgoingCause.SUPERSEDED),),

@@ -307,7 +307,7 @@ class Simulation:
         memory = self.known(name)
         if memory is None:
             return True
-        only = not any(cell.is_retired or cell.key.revision != memory.stable for cell in memory.cells)
+        only = {cell.key.revision for cell in memory.cells} <= {memory.stable}
         idle = not memory.is_moving and not memory.is_removed and only
         idle = idle and self.tick is not None and not self.tick.compiled.effects and self._is_still(name)
         return idle and self._is_in_place(name)
@@ -317,6 +317,11 @@ class Simulation:
         assert self.tick is not None
         view = view_of(self.tick.plan.world, name)
         return len(view.cells) == 1 or not unplaced(view, layout_now(view))
+
+    def _is_tidying(self, name: str) -> bool:
+        """Return whether cells that serve nobody any more are still to be forgotten, as soon as Serve shows none."""
+        memory = self.known(name)
+        return memory is not None and any(cell.is_retired for cell in memory.cells)
 
     def _is_still(self, name: str) -> bool:
         """Return whether nothing is being built, and every replica that is wanted runs."""
@@ -329,7 +334,11 @@ class Simulation:
         """Step until nothing moves, then see that nothing goes on moving (planning again yields only Holds)."""
         await self.run(3)  # A push is seen, and what follows from it begun.
         names = names or tuple(sorted(self.store._services))
-        await self.until(lambda: all(map(self.is_settled, names)), within=within, what=f"{names} settled")
+        await self.until(
+            lambda: all(self.is_settled(name) and not self._is_tidying(name) for name in names),
+            within=within,
+            what=f"{names} settled",
+        )
         await self.run(3)
         if self.daemon is None:  # It died of its last effect: what it does when it is back is no unrest.
             await self.until(lambda: self.daemon is not None, within=within, what="the daemon is back")

@@ -149,7 +149,7 @@ def next_counts(
         most = min(target[revision] - _sum(mine), room + unheard)
         if revision == view.memory.candidate and fresh in posts and target[fresh] > _sum(posts[fresh]):
             most = min(most, max(0, room - room // 2) + unheard)  # Its baseline grows beside it.
-        growth = _grow(mine, most) or _grow_beyond(view, mine, most, layout)
+        growth = _grow(mine, most) or _grow_beyond(view, mine, most if budget.surge else 0, layout)
         room += unheard - growth
         wants -= growth
     unmet = max(0, wants + _pending_start(view, deployment) - max(0, room))
@@ -221,7 +221,8 @@ def _grow(posts: list[_Post], most: int) -> int:
 def _grow_beyond(view: ServiceView, posts: list[_Post], most: int, layout: Layout) -> int:
     """Let a revision that is stuck have where it is what it is to have where it has no cell yet; return 0 or 1.
 
-    Else the serving replicas that a cell of another revision waits for before it goes would never come.
+    Else the serving replicas that a cell of another revision waits for before it goes would never come. Not without
+    any surge, where what is in the wrong place makes way at once: that would go to and fro.
     """
     line = posts[0].cell.line if posts else None
     able = [post for post in posts if post.is_scarce and post.cell.answers]

@@ -445,6 +445,15 @@ LOCKS: tuple[tuple[dict[str, int], int, list[Turn]], ...] = (
             *(turn(60, "choose", "a", 1), turn(0, "lose", "c")),
         ],
     ),
+    # Without any surge what was let grow would make way at once, to and fro.
+    (
+        {"Echo": 5, "Backend": 4},
+        0,
+        [
+            *(turn(0, "node", "a", 6), turn(3, "push", "a"), turn(8, "back", "b"), turn(0, "push", "a")),
+            *(turn(3, "drain", "a"), turn(20, "lose", "b")),
+        ],
+    ),
     # The stable revision takes back what another candidate has, and finds no room for a new cell either.
     ({"Echo": 5, "Backend": 3}, 1, [turn(8, "push", "a"), turn(60, "back", "a"), turn(8, "drain", "b")]),
     # An old cell has an Echo and no Backend any more: the room that it holds is of no use to anybody.
@@ -459,5 +468,5 @@ LOCKS: tuple[tuple[dict[str, int], int, list[Turn]], ...] = (
 async def test_cells_that_each_hold_room_which_another_waits_for_do_not_lock_a_rollout(
     size: dict[str, int], surge: int, told: list[Turn]
 ) -> None:
-    life = Life(size, {"surge": surge}, tolerate=False)
+    life = Life(size, {"surge": surge, "unavailable": 0 if surge else 1}, tolerate=False)
     await life.tell(told)

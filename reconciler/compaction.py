@@ -25,6 +25,7 @@ from policies.compaction.situation import (
     situation_of,
 )
 from policies.compaction.steps import (
+    RETRY_AFTER,
     BeginDrain,
     EndOrder,
     GiveUp,
@@ -280,10 +281,13 @@ class Compactor:
         if not world.observed.complete:
             return
         now = self._ports.clock.now()
-        for entry in self._memory.emptied:
-            if now - entry.told_at < END_AFTER:
-                continue
+        due = [entry for entry in self._memory.emptied if not timedelta(0) <= now - entry.told_at < _rest(entry)]
+        # What is in use tells nothing of an actor that asks for nothing, as most do once they run.
+        held = {holding.node: holding.what for holding in await self._ports.drains.holdings()} if due else {}
+        for entry in due:
             try:
+                if entry.node in held:
+                    raise Stalled(f"it holds {held[entry.node]}, which is not Heliostat's")
                 await self._ports.drains.end(entry.node)
             except PortError as error:
                 log.warning("Ray does not end on an empty node", node=entry.ip, reason=error.reason)
@@ -417,8 +421,15 @@ def _freed(memory: CompactionMemory, entry: Emptied) -> CompactionMemory:
     return replace(_without(memory, entry.node), freed=memory.freed + 1, emptied=(*memory.emptied, entry))
 
 
+def _rest(entry: Emptied) -> timedelta:
+    """Return how long a node is left alone: each attempt is a job, of which Ray keeps a record and a log."""
+    return min(RETRY_AFTER, END_AFTER * 2.0 ** min(entry.tries, 10))
+
+
 def _told(memory: CompactionMemory, node: str, now: datetime) -> CompactionMemory:
-    emptied = (replace(entry, told_at=now) if entry.node == node else entry for entry in memory.emptied)
+    emptied = (
+        replace(entry, told_at=now, tries=entry.tries + 1) if entry.node == node else entry for entry in memory.emptied
+    )
     return replace(memory, emptied=tuple(emptied))
 
 

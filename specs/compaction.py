@@ -96,6 +96,8 @@ class Emptied:
     node: str
     ip: str
     told_at: datetime
+    tries: int = 0
+    """How often Ray was made to end on it, in vain."""
 
 
 @dataclass(frozen=True, kw_only=True)

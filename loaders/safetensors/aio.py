@@ -111,6 +111,9 @@ async def _on(thread: ThreadPoolExecutor, cancel: threading.Event, work: Callabl
         return await asyncio.shield(doing)
     except asyncio.CancelledError:
         cancel.set()
-        with suppress(Exception):
-            await doing
+        # Cancelled again meanwhile, it must not leave: the pool would then hold the loop until the load has ended.
+        while not doing.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([doing])
+        doing.exception()  # Looked at, or the loop complains that nobody did.
         raise

@@ -86,15 +86,17 @@ class Checkout:
             for service in specs.desired.services
             for package in service.revision.packages
         }
+        odd = [{"path": one.path, "kind": one.kind.value, "isSpec": one.is_spec} for one in unread]
         return {
             "commit": specs.desired.commit.sha,
             "subject": specs.desired.commit.subject,
             "files": {path: content.decode(errors="replace") for path, content in sorted(files.items())},
             "bases": {path: text.decode(errors="replace") for path, text in sorted(bases.items()) if path not in files},
-            "unread": [{"path": one.path, "kind": one.kind.value, "isSpec": one.is_spec} for one in unread],
             "folders": [
                 {"path": path, "keepFolder": keep, "tree": tree} for (path, keep), tree in sorted(packages.items())
             ],
+            # Only where there is any: a daemon that is older than this command refuses words that it does not know.
+            **({"unread": odd} if odd else {}),
         }
 
     def _resolve(self, revision: str) -> str | None:

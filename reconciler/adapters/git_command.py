@@ -296,5 +296,9 @@ _HINTS = (
         Failure.UNREACHABLE,
         "",
     ),
-    (r"bad object|corrupt|unable to read|missing blob|missing tree|inflate|not a valid object", Failure.CORRUPT, ""),
+    (
+        r"bad object|corrupt|unable to read|missing blob|missing tree|inflate|not a valid object|not a tree object",
+        Failure.CORRUPT,
+        "",
+    ),
 )

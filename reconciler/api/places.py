@@ -61,10 +61,11 @@ class PlacesView:
 def places_view(cluster: ClusterStatus, nodes: tuple[Node, ...], seats: tuple[Seat, ...]) -> PlacesView:
     """Return the picture of nodes and the replicas on them.
 
-    A dead node has no box any more once a living one has its address.
+    A dead node has no box any more once a living one has its address and Serve lists nothing on it.
     """
     living = {node.ip for node in nodes if node.is_alive}
-    nodes = tuple(node for node in nodes if node.is_alive or node.ip not in living)
+    seated = {seat.node for seat in seats}
+    nodes = tuple(node for node in nodes if node.is_alive or node.ip not in living or node.id in seated)
     hues = _hues(seats)
     drawn = {seat: _seat(cluster, seat, hues.get(seat.service, 0)) for seat in seats}
     shown = sorted(nodes, key=lambda node: (node.zone or "", not node.is_head, node.ip))[:MOST_NODES]

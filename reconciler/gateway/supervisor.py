@@ -67,6 +67,8 @@ class HAProxyGateway:
         self._is_saved = True
         self._saved_at, self._saved_timed = clock.now(), 0
         self._untold: tuple[Lease, ...] = ()
+        self._is_kept = True
+        """Whether the table was saved: one that was not is for nobody but its next `route` to tell."""
 
     def _open(self, saved: Saved) -> None:
         self._former = saved.running
@@ -197,7 +199,7 @@ class HAProxyGateway:
             async with self._lock:
                 leases = self._book.pool.leases
                 pending = await self._upkeep.advance(verdicts, self._clock.now())
-                if self._settings.zone is not None and self._told != self._book.rows():
+                if self._settings.zone is not None and self._is_kept and self._told != self._book.rows():
                     await self._tell()  # What replicas take at once is another.
                 if leases != self._book.pool.leases or not self._is_saved or self._has_news():
                     self._note()
@@ -255,8 +257,10 @@ class HAProxyGateway:
     async def _route(self, table: RouteTable) -> None:
         now = self._clock.now()
         await self._grow(self._book.pool.shortage(cell.cell for service in table.services for cell in service.cells))
+        self._is_kept = False
         self._untold = (*self._untold, *self._book.lease(table, now))
         self._save()  # Before HAProxy knows: a lane that it serves must never be taken for a free one.
+        self._is_kept = True
         await self._tell()
         if self._book.release(now):
             self._note()

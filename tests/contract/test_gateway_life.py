@@ -207,8 +207,9 @@ def full_disk(folder: Path) -> Iterator[None]:
         obstacle.rmdir()
 
 
-async def test_a_full_disk_holds_routes_and_keeps_servers_fresh(tmp_path: Path) -> None:
-    given = settings(tmp_path)
+@pytest.mark.parametrize("zone", [None, "a"])
+async def test_a_full_disk_holds_routes_and_keeps_servers_fresh(tmp_path: Path, zone: str | None) -> None:
+    given = settings(tmp_path, zone=zone)
     async with front(given) as gate, replicas((CHAT, "one"), (CHAT, "two"), (NEXT, "new")) as (one, two, new):
         await gate.serve(table(service("chat", (CHAT, 10000))), one)
         with full_disk(given.folder):

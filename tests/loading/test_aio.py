@@ -7,6 +7,7 @@ import inspect
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 
@@ -101,6 +102,34 @@ async def test_a_cancelled_task_ends_its_load_first(server: RangeServer, how: st
     with pytest.raises(asyncio.CancelledError):
         await task
     assert time.monotonic() - began < 3
+    assert threads() == set()
+
+
+async def test_a_task_that_is_cancelled_twice_does_not_hold_the_loop() -> None:
+    cancel, begun = threading.Event(), threading.Event()
+
+    def load_that_notices_late() -> None:
+        begun.set()
+        cancel.wait()
+        time.sleep(0.5)
+
+    async def load() -> None:
+        with ThreadPoolExecutor(1, "weights") as thread:
+            await aio._on(thread, cancel, load_that_notices_late)
+
+    task = asyncio.create_task(load())
+    while not begun.is_set():
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.sleep(0.05)
+    task.cancel()
+    longest = 0.0
+    while not task.done():
+        before = time.monotonic()
+        await asyncio.sleep(0.01)
+        longest = max(longest, time.monotonic() - before)
+    assert task.cancelled()
+    assert longest < 0.4
     assert threads() == set()
 
 

@@ -41,6 +41,8 @@ class FakeDrains:
     """Nodes with something in their object store: their raylet does not end by itself, and no list shows that they
     drain once they are empty."""
     ended: list[str] = field(default_factory=list)
+    """Nodes on which Ray was made to end, in vain where it never does."""
+    never_ends: bool = False
 
     async def holdings(self) -> tuple[Holding, ...]:
         if self.problem is not None:
@@ -59,6 +61,8 @@ class FakeDrains:
         if self.problem is not None:
             raise self.problem
         self.ended.append(node)
+        if self.never_ends:
+            raise Stalled("something is in use on it")
         self.nodes.kill(node)
 
 

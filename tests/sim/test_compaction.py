@@ -63,6 +63,30 @@ async def test_an_empty_node_that_ray_keeps_is_told_again_and_holds_nothing_up()
     assert work.kinds().count("NodeFreed") == 2
 
 
+async def test_a_node_on_which_ray_cannot_be_ended_is_told_ever_more_rarely() -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=2))
+    work.drains.sticky = set(work.sim.nodes.nodes)
+    work.drains.never_ends = True
+    await work.until(lambda: work.kinds().count("NodeFreed") == 1)
+    await work.run(3600)
+    assert 3 < len(work.drains.ended) < 40
+
+
+async def test_ray_is_not_ended_under_what_came_in_the_last_moment() -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=2))
+    work.drains.sticky = set(work.sim.nodes.nodes)
+    await work.until(lambda: work.kinds().count("NodeFreed") == 1)
+    (freed,) = set(work.drains.asked)
+    # An actor asks for nothing once it runs, so what is in use does not show it.
+    work.drains.foreign = (Holding(node=freed, what="Tracker", resources={}),)
+    await work.run(60)
+    assert freed not in work.drains.ended
+    work.drains.foreign = ()
+    await work.until(lambda: freed in work.drains.ended)
+
+
 async def test_a_plan_for_another_moment_is_made_again_without_a_rest() -> None:
     work = Compacting(4, 4, 4, settings=ONCE)
     await work.start(spec(size=3))

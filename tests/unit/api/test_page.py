@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from reconciler.api.app import STATIC, make_app
-from reconciler.api.places import MOST_NODES
+from reconciler.api.places import MOST_NODES, places_view
 from reconciler.api.views import excerpt, page_view
 from reconciler.api.wording import ago, count, percent, seconds, short_commit, span
 from reconciler.cli.overview import service_text
@@ -245,6 +245,14 @@ def test_marks_on_the_page_can_be_told_apart_without_colours() -> None:
 )
 def test_numbers_read_as_people_write_them(said: str, expected: str) -> None:
     assert said == expected
+
+
+def test_replicas_on_a_dead_node_that_came_back_do_not_wait_for_a_node() -> None:
+    worker = sample_nodes()[1]
+    dead = replace(worker, id="d" * 56, is_alive=False)
+    seat = replace(sample_seats()[0], node=dead.id)
+    assert not places_view(cluster(), (worker, dead), (seat,)).waiting
+    assert places_view(cluster(), (worker,), (seat,)).waiting
 
 
 async def test_nodes_are_boxes_by_zone_with_their_replicas(backend: MemoryBackend, client: httpx.AsyncClient) -> None:

@@ -123,25 +123,26 @@ def keeps(view: ServiceView) -> Stand | None:
 
 def consulted(view: ServiceView) -> tuple[str, ...]:
     """Return the policies of other packages to ask now; on rollouts nobody is asked about what does not move."""
-    if not may_consult(view.memory):
+    asked = {policy_id(kind, name): kind for kind, name in others(view.spec).items()}
+    due = (policy for policy in consultable(view.memory) if policy in asked and _is_asked(view, asked[policy]))
+    return tuple(policy for policy in due if policy in view.world.observed.outward.policies)
+
+
+def consultable(memory: ServiceMemory) -> tuple[str, ...]:
+    """Return the policies of other packages that could be asked about a service; what others said is to be forgotten.
+
+    Else the next attempt of the same revision would go by what was said of the last one.
+    """
+    if memory.is_removed or memory.wanted.suspend:
         return ()
-    outward = view.world.observed.outward
-    due = (policy_id(kind, name) for kind, name in others(view.spec).items() if _is_asked(view, kind))
-    return tuple(policy for policy in due if policy in outward.policies)
-
-
-def may_consult(memory: ServiceMemory) -> bool:
-    """Return whether there is anything about a service that a policy of another package could be asked."""
     is_moving = memory.candidate is not None and memory.rollout is not None
-    is_placed = PolicyKind.PLACEMENT in others(memory.wanted)
-    return (is_moving or is_placed) and not memory.is_removed and not memory.wanted.suspend
+    named = others(memory.wanted).items()
+    return tuple(policy_id(kind, name) for kind, name in named if is_moving or kind is PolicyKind.PLACEMENT)
 
 
 def _is_asked(view: ServiceView, kind: PolicyKind) -> bool:
     if kind is PolicyKind.PLACEMENT:
         return True
-    if view.memory.candidate is None or view.memory.rollout is None:
-        return False
     match kind:
         case PolicyKind.ROLLOUT:
             return is_delegated(view)

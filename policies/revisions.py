@@ -5,6 +5,7 @@ from __future__ import annotations
 from policies.counsel import keeps, wants_back
 from policies.health import deadline_failure, find_failure, is_pausing
 from policies.registry import ROLLBACK
+from policies.retirement import is_due
 from policies.view import CellView, ServiceView
 from policies.way_back import skips_steps
 from specs.decisions import Decision, LatchFailure, RollBack, StartRollout
@@ -24,7 +25,7 @@ def choose(view: ServiceView) -> Decision | None:
         return None
     if wanted.id == memory.stable or memory.quarantined(wanted.id) is not None:
         return _give_up_candidate(view)
-    if _is_failed_and_routed(view):
+    if _is_failed_and_busy(view):
         return None
     return StartRollout(service=view.name, revision=wanted, is_fast=skips_steps(view, wanted.id))
 
@@ -43,13 +44,19 @@ def _give_up_candidate(view: ServiceView) -> Decision | None:
     )
 
 
-def _is_failed_and_routed(view: ServiceView) -> bool:
-    """Return whether cells that failed still give back requests of the wanted revision, asked for again.
+def _is_failed_and_busy(view: ServiceView) -> bool:
+    """Return whether cells that failed still have requests of the wanted revision, asked for again.
 
-    A new attempt takes their place at once: it waits until that costs no request.
+    A new attempt takes their place at once: it waits until that costs no request, also none that goes on for long.
     """
-    failed = any(cell.memory.failure is not None for cell in view.cells_of(view.wanted.id))
-    return failed and (view.weights.get(view.wanted.id, 0) > 0 or view.is_commanded(view.wanted.id))
+    failed = [cell for cell in view.cells_of(view.wanted.id) if cell.memory.failure is not None]
+    routed = view.weights.get(view.wanted.id, 0) > 0 or view.is_commanded(view.wanted.id)
+    return bool(failed) and (routed or any(_is_answering(view, cell) for cell in failed))
+
+
+def _is_answering(view: ServiceView, cell: CellView) -> bool:
+    in_flight = cell.lane.in_flight if cell.lane is not None else 0
+    return in_flight > 0 and not (cell.memory.drain_since is not None and is_due(view, cell))
 
 
 def judge(view: ServiceView) -> tuple[Decision, ...]:

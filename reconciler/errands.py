@@ -86,7 +86,7 @@ class Errands:
         """Forget the outcomes of everything else."""
         self._replies = {key: reply for key, reply in self._replies.items() if key in slots}
         self._readings = {slot: reading for slot, reading in self._readings.items() if slot in slots}
-        self._advice = {key: said for key, said in self._advice.items() if advice_slot(said.service) in slots}
+        self._advice = {key: said for key, said in self._advice.items() if advice_slot(*key) in slots}
         self._stagings.keep(slots)
 
     def _begin(self, slot: str, errand: Errand) -> None:

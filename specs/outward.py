@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from specs.gates import GateReply
 from specs.metric_readings import MetricReading
@@ -38,7 +40,12 @@ class Outward:
 
     def advice_of(self, policy: str, service: str) -> Advice | None:
         """Return what a policy said last of a service, or None."""
-        return next((said for said in self.advice if (said.policy, said.service) == (policy, service)), None)
+        return self._advice.get((policy, service))
+
+    # Every service of a turn asks: looking through all of them each time would cost its square.
+    @cached_property
+    def _advice(self) -> Mapping[tuple[str, str], Advice]:
+        return {(said.policy, said.service): said for said in reversed(self.advice)}
 
     def staging(self, job: str) -> StagingSeen | None:
         """Return how a staging is getting on, or None before it was looked at."""

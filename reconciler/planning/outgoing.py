@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from policies import metrics, staging
-from policies.counsel import asked_again, consulted, may_consult, subject
+from policies.counsel import asked_again, consultable, consulted, subject
 from policies.gates import is_due
 from policies.view import ServiceView, view_of
 from reconciler.planning.plan import Plan
@@ -142,11 +142,11 @@ def errand_slots(memory: Memory) -> frozenset[str]:
         if service.rollout is not None
         for metric in service.wanted.metrics
     }
-    advised = {advice_slot(service.name) for service in services if may_consult(service)}
+    advised = {advice_slot(policy, service.name) for service in services for policy in consultable(service)}
     staged = {job for service in services if (job := staging.job_of(service)) is not None}
     return frozenset(questions | measured | advised | staged)
 
 
-def advice_slot(service: str) -> str:
-    """Return what names the advice about a service."""
-    return f"advice {service}"
+def advice_slot(policy: str, service: str) -> str:
+    """Return what names the advice of a policy about a service."""
+    return f"advice {policy} {service}"

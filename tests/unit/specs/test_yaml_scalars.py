@@ -44,6 +44,7 @@ def test_a_plain_scalar_has_its_json_value(text: str, value: object) -> None:
         ("1_000", "write 1000,"),
         ("1_000.5", "write 1000.5,"),
         ("1e3", "write 1000.0,"),
+        ("-.5", "write -0.5,"),
         ("1e-5", "write 1.0e-05,"),
         ("1.5e22", "write 1.5e+22,"),
         ("12:30", 'quote it ("12:30")'),

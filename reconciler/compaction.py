@@ -115,7 +115,9 @@ class Compactor:
     def draining(self) -> frozenset[str]:
         """Return the nodes that take no new replicas because of us."""
         told = {drain.node for drain in self._memory.drains if drain.state is not DrainState.ASKED}
-        return frozenset(told | {entry.node for entry in self._memory.given_up if entry.is_draining})
+        told |= {entry.node for entry in self._memory.given_up if entry.is_draining}
+        # Ray does not tell of these either, and no replica is left there of which Serve would.
+        return frozenset(told | {entry.node for entry in self._memory.emptied})
 
     @property
     def freed(self) -> int:

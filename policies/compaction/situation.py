@@ -129,10 +129,10 @@ class _Draft:
         for node in self.nodes.values():
             if node.is_head:
                 self._stay(node.id, "it is the head")
-            elif node.id in drains or node.is_draining:
-                self._stay(node.id, "it is being drained")
             elif node.id in emptied:
                 self._stay(node.id, "it is empty, and Ray is to end on it")
+            elif node.id in drains or node.is_draining:
+                self._stay(node.id, "it is being drained")
             elif node.id in given_up:
                 entry = given_up[node.id]
                 self._stay(node.id, f"given up: {entry.why}; not tried again before {entry.until:%H:%M:%S} UTC")

@@ -73,6 +73,19 @@ async def test_a_node_on_which_ray_cannot_be_ended_is_told_ever_more_rarely() ->
     assert 3 < len(work.drains.ended) < 40
 
 
+async def test_an_empty_node_on_which_ray_goes_on_takes_nothing_new() -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=2))
+    work.drains.sticky = set(work.sim.nodes.nodes)
+    work.drains.never_ends = True
+    await work.until(lambda: work.kinds().count("NodeFreed") == 1)
+    await work.run(60)
+    assert work.compactor is not None
+    drained = {node.id for node in work.sim.nodes.nodes.values() if node.is_alive and node.is_draining}
+    assert drained
+    assert drained <= work.compactor.draining
+
+
 async def test_ray_is_not_ended_under_what_came_in_the_last_moment() -> None:
     work = Compacting(4, 4, 4)
     await work.start(spec(size=2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from policies.baseline import fresh_line, fresh_share, is_awaited
@@ -21,7 +21,7 @@ from policies.steps import weight_at
 from policies.traffic import heir, next_weights, ready_share
 from policies.verdicts import end_of_analysis
 from policies.view import CellView, ServiceView
-from specs.decisions import Decision, EnterStep, Promote, ReachStep, SetCapacity, SetWeights, StartRevision
+from specs.decisions import Decision, EnterStep, Promote, ReachStep, SetCapacity, SetWeights
 from specs.desired import Analysis, Delegated, Pause, SetHeaderRoute, SetWeight, Step
 from specs.routes import FULL
 
@@ -116,23 +116,7 @@ def move(view: ServiceView) -> tuple[Decision, ...]:
     alone = _without_candidate(view)
     if _waits_for_room(view) and any(layout_now(alone).is_leaving(cell) for cell in view.cells_of(view.memory.stable)):
         return _towards(alone, goal_weights(alone))
-    taken = _towards(view, goal_weights(view))
-    if _makes_room_scarcer(view, alone, taken):
-        return _towards(alone, goal_weights(alone))
-    return taken
-
-
-def _makes_room_scarcer(view: ServiceView, alone: ServiceView, taken: Iterable[Decision]) -> bool:
-    """Return whether the stable revision would get a cell beside a candidate that gets none for want of its room.
-
-    Where it is to have none without the candidate that cell would be taken back at the next look, and made again.
-    """
-    made = [one.cell for one in taken if isinstance(one, StartRevision)]
-    candidate, stable = view.memory.candidate, view.memory.stable
-    if stable is None or view.cells_of(candidate) or any(key.revision == candidate for key in made):
-        return False
-    mine = [key.site for key in made if key.revision == stable]
-    return bool(mine) and not layout_now(alone).of(stable).keys() >= set(mine)
+    return _towards(view, goal_weights(view))
 
 
 def _waits_for_room(view: ServiceView) -> bool:

@@ -107,10 +107,3 @@ async def test_whatever_happens_to_spot_nodes(size: Any, base: int, told: list[T
         await life.tell(told)
     except AssertionError as broken:
         raise AssertionError(f"{broken}\n{size} {base} {told}\n{life.sim.describe()}") from broken
-
-
-async def test_a_cell_that_takes_the_candidate_s_room_is_not_made_and_unmade_without_end() -> None:
-    life = Life({"Echo": 5, "Backend": 1}, 2)
-    wanted = [(0, "push", "a", 0), (0, "push", "a", 4), (0, "push", "a", 7), (0, "notice", "b", 2)]
-    wanted += [(60, "reclaim", "b", 2), (3, "push", "a", 6), (0, "push", "a", 5)]
-    await life.tell([Turn(after=after, what=what, zone=zone, number=number) for after, what, zone, number in wanted])

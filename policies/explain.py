@@ -26,6 +26,7 @@ from specs.memory import OutgoingCause
 from specs.observed import ReplicaState
 from specs.reasons import Reason
 from specs.routes import FULL
+from specs.wishes import with_message
 
 
 def explain(view: ServiceView) -> Hold:
@@ -145,7 +146,7 @@ def _aimed(view: ServiceView) -> str:
     aimed = aim(view)
     if aimed is None:
         return ""
-    return f", says policy {view.spec.rollout.policy}{': ' + aimed.message if aimed.message else ''}"
+    return with_message(f", says policy {view.spec.rollout.policy}", aimed.message)
 
 
 def _analysing(view: ServiceView, weight: int) -> Hold:

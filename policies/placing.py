@@ -17,7 +17,7 @@ from policies.view import ServiceView
 from specs.decisions import HeedWish
 from specs.desired import AutoScale
 from specs.placement import Placing, ZoneFailure
-from specs.wishes import Apportion, PolicyKind, Stand
+from specs.wishes import Apportion, PolicyKind, Stand, with_message
 
 TAKEN_UP_AFTER = timedelta(minutes=10)
 """Between two changes: replicas that are started for one wish are to serve before the next one moves them."""
@@ -91,8 +91,7 @@ def _taken_up(view: ServiceView, known: Placing | None, wish: Apportion) -> tupl
         on_demand=wish.on_demand,
         message=wish.message,
     )
-    said = f": {wish.message}" if wish.message else ""
-    text = f"policy {placing.policy} wishes {in_words(placing)}{said}"
+    text = with_message(f"policy {placing.policy} wishes {in_words(placing)}", wish.message)
     return (HeedWish(service=view.name, placing=placing, message=text),)
 
 
@@ -137,4 +136,4 @@ def avoided(view: ServiceView, zone: str) -> str:
     placing = followed(view)
     if placing is None or zone_weights(view).get(zone) != 0:
         return ""
-    return f"policy {placing.policy} avoids it{': ' + placing.message if placing.message else ''}"
+    return with_message(f"policy {placing.policy} avoids it", placing.message)

@@ -57,7 +57,7 @@ from specs.compaction import (
 )
 from specs.effects import SaveMemory
 from specs.memory import Event
-from specs.wishes import Advice, Prefer, read_advice
+from specs.wishes import Advice, Prefer, read_advice, with_message
 from specs.world import World
 
 log = structlog.get_logger("heliostat")
@@ -114,10 +114,9 @@ class Compactor:
     @property
     def draining(self) -> frozenset[str]:
         """Return the nodes that take no new replicas because of us."""
-        told = {drain.node for drain in self._memory.drains if drain.state is not DrainState.ASKED}
-        told |= {entry.node for entry in self._memory.given_up if entry.is_draining}
-        # Ray does not tell of these either, and no replica is left there of which Serve would.
-        return frozenset(told | {entry.node for entry in self._memory.emptied})
+        told = frozenset(drain.node for drain in self._memory.drains if drain.state is not DrainState.ASKED)
+        # Ray does not tell of these either, and where no replica is left Serve does not.
+        return told | self._memory.closed
 
     @property
     def freed(self) -> int:
@@ -213,13 +212,11 @@ class Compactor:
         world = self._world() or look.world
         settings = _settings(world)
         now = situation_of(world, settings, self._memory, self._settled, look.holdings)
+        asked = asks(_settings(look.world))
         if isinstance(look.heard, Prefer):
-            now = preferred(now, look.heard, asks(_settings(look.world)))
-        is_wished = asks(settings) == asks(_settings(look.world))
-        may_go = may_still_go(now.problem, look.situation.problem, look.answer, node) and placed_by_serve(
-            now.problem, node
-        )
-        if now.swinging or not is_wished or not may_go:
+            now = preferred(now, look.heard, asked)
+        may_go = may_still_go(now.problem, look.situation.problem, look.answer, node)
+        if now.swinging or asks(settings) != asked or not may_go or not placed_by_serve(now.problem, node):
             return CHANGED
         return obstacle(world, settings, self._memory)
 
@@ -393,8 +390,7 @@ def _wished(look: Look | None) -> str:
     """Return who had a say in a plan, and why."""
     if look is None or not isinstance(look.heard, Prefer):
         return ""
-    said = f": {look.heard.message}" if look.heard.message else ""
-    return f", with the wishes of policy {_settings(look.world).policy}{said}"
+    return with_message(f", with the wishes of policy {_settings(look.world).policy}", look.heard.message)
 
 
 def _with_drain(memory: CompactionMemory, drain: NodeDrain) -> CompactionMemory:

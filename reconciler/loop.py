@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 import structlog
 
 from policies.operator import Refusal, obey
-from policies.preemption import left_at, without_leaving
+from policies.preemption import left_at
 from policies.view import view_of
 from reconciler.anchors import Anchors
 from reconciler.apply import Results, apply
 from reconciler.errands import Errands
 from reconciler.errors import PortError
-from reconciler.observe import ENDPOINT_INTERVAL, BuildWatch, OwnWrites, endpoints_of, is_direct, observe
+from reconciler.observe import ENDPOINT_INTERVAL, BuildWatch, OwnWrites, endpoints_without, is_direct, observe
 from reconciler.patience import Patience
 from reconciler.planning.compile import Compiled, compile_effects
 from reconciler.planning.moment import Surroundings
@@ -175,14 +175,10 @@ class Reconciler:
     async def endpoints(self, seen: ServeSeen) -> Mapping[str, tuple[Endpoint, ...]]:
         """Return where each application's requests can be sent, those marked whose nodes are about to go.
 
-        The gateway is asked while there are such: what the last turn saw is too old to leave a server for, and after
-        a restart there was no turn yet. Raises Retry when it cannot be asked.
+        Raises Retry when the gateway cannot be asked.
         """
-        found = endpoints_of(seen, is_direct=self._is_direct)
         left = left_at(self.notices().values(), self._ports.clock.now())
-        if not left or not self._is_direct:
-            return found
-        return without_leaving(found, left, self._memory, await self._ports.gateway.observe())
+        return await endpoints_without(left, seen, self._memory, self._ports.gateway, is_direct=self._is_direct)
 
     def _doubt(self, seen: ServeSeen, since: datetime | None) -> datetime | None:
         """Return since when the cluster contradicts the mode we run in. Raises WrongMode when it lasts."""

@@ -8,8 +8,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from policies.preemption import without_leaving
 from reconciler.errors import PortError
-from reconciler.ports import Ports, Reading, ServeSeen
+from reconciler.ports import Gateway, Ports, Reading, ServeSeen
 from specs.effects import Effect, PutServeConfig, ScaleDeployment
 from specs.memory import Memory
 from specs.observed import CellSeen, Endpoint, Node, Observed, ReplicaState
@@ -112,6 +113,20 @@ def endpoints_of(seen: ServeSeen, *, is_direct: bool) -> Mapping[str, tuple[Endp
     if is_direct:
         return {cell.name: cell.endpoints for cell in seen.cells}
     return {cell.name: seen.proxies for cell in seen.cells if _has_started(cell)}
+
+
+async def endpoints_without(
+    left: frozenset[str], seen: ServeSeen, memory: Memory, gateway: Gateway, *, is_direct: bool
+) -> Mapping[str, tuple[Endpoint, ...]]:
+    """Return where requests can be sent, those marked that are on nodes in `left`.
+
+    The gateway is asked while there are such: what a turn saw is too old to leave a server for. Raises Retry when it
+    cannot be asked.
+    """
+    found = endpoints_of(seen, is_direct=is_direct)
+    if not left or not is_direct:
+        return found
+    return without_leaving(found, left, memory, await gateway.observe())
 
 
 def _has_started(cell: CellSeen) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from policies.preemption import left_at, without_leaving
+from policies.preemption import left_at
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.nodes import RayNodes
 from reconciler.adapters.ray_rest import RayRest
@@ -21,7 +21,7 @@ from reconciler.adapters.store import FILE, SqliteStore
 from reconciler.claim import end_keeper, start_keeper
 from reconciler.errors import PortError, Stalled
 from reconciler.gateway import GatewaySettings, HAProxyGateway
-from reconciler.observe import ENDPOINT_INTERVAL, endpoints_of
+from reconciler.observe import ENDPOINT_INTERVAL, endpoints_without
 from reconciler.ports import Clock, Gateway, Serve
 from specs.memory import Memory
 
@@ -144,10 +144,9 @@ class Standby:
         is_direct, memory = self._settings.is_direct, self._memory
         while True:
             try:
-                endpoints = endpoints_of(await serve.read(), is_direct=is_direct)
+                seen = await serve.read()
                 left = left_at(memory.preemption.notices, self._clock.now())
-                if left and is_direct:
-                    endpoints = without_leaving(endpoints, left, memory, await gateway.observe())
+                endpoints = await endpoints_without(left, seen, memory, gateway, is_direct=is_direct)
                 await gateway.refresh(endpoints, complete=True)
             except PortError as error:
                 log.debug("endpoints not refreshed", reason=error.reason)

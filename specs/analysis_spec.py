@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from specs.analysis import AnalysisSettings, Baseline, Latency, SuccessRate
 from specs.metric_readings import QUERY_NAME, QUERY_NAMES, Metric
-from specs.strict import CamelModel, Duration
+from specs.strict import SHORT_NAME, CamelModel, Duration
 
 PERCENT = r"^[0-9]{1,4}(\.[0-9]{1,4})?%$"
 
@@ -103,7 +103,7 @@ Bound = Annotated[float, BeforeValidator(_bound), WithJsonSchema({"type": "numbe
 class MetricSpec(CamelModel):
     """One number from the metrics server, measured again and again while the new revision gets requests."""
 
-    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", description="What it is called in verdicts.")
+    name: str = Field(pattern=SHORT_NAME, description="What it is called in verdicts.")
     query: Annotated[str, AfterValidator(_query)] = Field(
         description="PromQL that gives one number. $service, $revision (the new one) and $stable stand for names."
     )
@@ -133,7 +133,7 @@ class AnalysisSpec(CamelModel):
 
     policy: str = Field(
         default="sequential",
-        pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$",
+        pattern=SHORT_NAME,
         description="Who judges the requests: sequential, or a policy that the daemon's settings enable.",
     )
     baseline: Literal["stable", "fresh"] = Field(

@@ -119,6 +119,12 @@ class CompactionMemory:
     freed: int = 0
     """Nodes freed so far."""
 
+    @property
+    def closed(self) -> frozenset[str]:
+        """Return the nodes that take nothing new any more though nothing leaves them: given up halfway, or empty."""
+        halfway = (entry.node for entry in self.given_up if entry.is_draining)
+        return frozenset([*halfway, *(entry.node for entry in self.emptied)])
+
     def drain(self, node: str) -> NodeDrain | None:
         """Return the drain of a node, or None."""
         return next((drain for drain in self.drains if drain.node == node), None)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from specs.compaction import CompactionSettings, NodePrice
-from specs.strict import CamelModel, Duration
+from specs.strict import SHORT_NAME, CamelModel, Duration
 from specs.window_spec import WindowSpec
 
 MAX_PRICES = 200
@@ -78,7 +78,7 @@ class ClusterCompactionSpec(CamelModel):
     max_nodes_at_once: int = Field(default=1, ge=1, le=100, description="Nodes that are emptied at the same time.")
     policy: str = Field(
         default="nodes",
-        pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$",
+        pattern=SHORT_NAME,
         description="Who has a say in which node is emptied next: nodes, or a policy that is enabled.",
     )
     prices: PricesSpec = Field(default=PricesSpec(), description="What nodes cost. Default: 1 each.")

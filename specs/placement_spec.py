@@ -19,7 +19,7 @@ from specs.placement import (
     ZoneSettings,
 )
 from specs.problems import Problem
-from specs.strict import CamelModel, CountOrShare
+from specs.strict import SHORT_NAME, CamelModel, CountOrShare
 from specs.yaml_marks import Path
 
 MAX_ZONES = 50
@@ -116,7 +116,7 @@ class PlacementSpec(CamelModel):
     market: MarketSpec | None = Field(default=None, description="Divided over spot nodes and those that stay.")
     policy: str = Field(
         default="spread",
-        pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$",
+        pattern=SHORT_NAME,
         description="Who decides how replicas are divided over them: spread (evenly), or a policy that is enabled.",
     )
 

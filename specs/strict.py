@@ -11,6 +11,9 @@ from pydantic.alias_generators import to_camel
 from specs.amount import Amount
 from specs.durations import PATTERN, parse_duration
 
+SHORT_NAME = r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$"
+"""Of policies, and of what is told by its name in verdicts."""
+
 
 class StrictModel(BaseModel):
     """A mapping in a spec file."""

@@ -127,6 +127,16 @@ def kind_of(policy: str) -> PolicyKind:
     return PolicyKind(policy.partition(".")[0])
 
 
+def name_of(policy: str) -> str:
+    """Return what specs call a policy that is called as in `policy_id`."""
+    return policy.partition(".")[2]
+
+
+def with_message(text: str, message: str) -> str:
+    """Return a text about a wish, with what its policy says of it."""
+    return f"{text}: {message}" if message else text
+
+
 def write_wish(wish: object) -> dict[str, Any]:
     """Return a wish as a document. Raises TypeError for what is none."""
     match wish:

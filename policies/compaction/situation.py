@@ -123,6 +123,7 @@ class _Draft:
             cell.key.name: service for service in self.world.memory.services.values() for cell in service.cells
         }
         self._moving = moving(self.world.memory.services)
+        self._closed = self.memory.closed
         drains = {drain.node for drain in self.memory.drains}
         given_up = {entry.node: entry for entry in self.memory.given_up}
         emptied = {entry.node for entry in self.memory.emptied}
@@ -188,9 +189,8 @@ class _Draft:
 
     def _drains(self, node: str) -> bool:
         """Return whether replicas leave a node and none come to it."""
-        told = any(entry.node == node and entry.is_draining for entry in self.memory.given_up)
-        told = told or any(entry.node == node for entry in self.memory.emptied)
-        return told or self.nodes[node].is_draining or self.memory.drain(node) is not None
+        is_told = node in self._closed or self.memory.drain(node) is not None
+        return is_told or self.nodes[node].is_draining
 
     def _why(self, service: ServiceMemory) -> str:
         """Return why nothing of a service moves now; "" when it may."""

@@ -12,7 +12,7 @@ from policies.compaction.situation import Situation
 from policies.compaction.steps import Wait
 from policies.registry import COMPACTION, unknown_policy
 from specs.compaction import CompactionSettings
-from specs.wishes import Advice, PolicyKind, Prefer, Stand, policy_id
+from specs.wishes import Advice, PolicyKind, Prefer, Stand, name_of, policy_id, with_message
 
 
 def asks(settings: CompactionSettings) -> str:
@@ -33,7 +33,7 @@ def heard(advice: Advice) -> Prefer | Wait:
         case Prefer() as wish:
             return wish
         case Stand(message=message):
-            return Wait(state="Waiting", message=f"policy {_name(advice)}: {message or 'it gave no reason'}")
+            return Wait(state="Waiting", message=f"policy {name_of(advice.policy)}: {message or 'it gave no reason'}")
         case _:
             return _without(f"policy {advice.policy} fails: {advice.problem}")
 
@@ -45,8 +45,7 @@ def _without(why: str) -> Wait:
 def preferred(situation: Situation, wish: Prefer, policy: str) -> Situation:
     """Return the question with a wish in it: nodes that stay stay, whatever it says of them."""
     problem, keep = situation.problem, frozenset(wish.keep)
-    said = f": {wish.message}" if wish.message else ""
-    why = f"policy {policy.partition('.')[2]} keeps it{said}"
+    why = with_message(f"policy {name_of(policy)} keeps it", wish.message)
     machines = tuple(
         replace(
             machine,
@@ -63,9 +62,4 @@ def in_words(wish: Prefer) -> str:
     """Return a wish in a few words."""
     counts = (("keep", len(wish.keep)), ("empty first", len(wish.first)), ("count anew", len(wish.prices)))
     parts = [f"{verb} {number} node(s)" for verb, number in counts if number]
-    text = ", ".join(parts) or "no node in particular"
-    return f"{text}: {wish.message}" if wish.message else text
-
-
-def _name(advice: Advice) -> str:
-    return advice.policy.partition(".")[2]
+    return with_message(", ".join(parts) or "no node in particular", wish.message)

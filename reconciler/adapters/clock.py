@@ -50,12 +50,16 @@ class SteadyTime:
 
         Only for when nothing is on its way: every time that was remembered is that much older or younger then.
         """
-        self.read()
-        behind = self.behind
-        if abs(behind) < NEVER_SET.total_seconds():
+        if not self.is_astray():
             return 0.0
+        behind = self.behind
         self._time += behind
         return behind
+
+    def is_astray(self) -> bool:
+        """Return whether the wall clock's time is too far away to be met."""
+        self.read()
+        return abs(self.behind) >= NEVER_SET.total_seconds()
 
     def read(self) -> float:
         """Return the time."""
@@ -97,6 +101,10 @@ class SystemClock:
         self._tell()
         self._keep()
         return datetime.fromtimestamp(seconds, tz=UTC)
+
+    def is_astray(self) -> bool:
+        """Return whether the wall clock's time is too far away to be met."""
+        return self._time.is_astray()
 
     def catch_up(self) -> None:
         """Take the wall clock's time where that is too far away to be met; only for when nothing is on its way."""

@@ -181,13 +181,6 @@ def _sections(found: dict[str, list[Found]], ticks: dict[str, list[tuple[float, 
     wide = [[family, f"{share:.0%}", *_power(found[f"widened {family} {share}"], 10_000)] for family, share in WIDENED]
     rises = [[f"{rise:+.0%}", f"{requests:,}", _share(found[f"rise {rise} {requests}"])] for rise, requests in RISES]
     warm = [[name, _share(found[f"warm {name}"])] for name in SLOW_FIRST_MINUTE]
-    sticky = [
-        [kind, *(_share(found[f"sticky {worse} {unit} {kind}"]) for worse in (1, 8) for unit in Unit)] for kind in KINDS
-    ]
-    slower = [
-        [kind, *(_share(found[f"slower {rise} {kind}"]) for rise in SLOWER), _middle(found, kind)]
-        for kind in SLOWER_KINDS
-    ]
     looked = sum(one.looks for one in found["equal"])
     head = ["found", "median requests", "9 of 10 within"]
     return [
@@ -218,6 +211,27 @@ def _sections(found: dict[str, list[Found]], ticks: dict[str, list[tuple[float, 
         "An equal candidate three times as slow at its start, which wears off within a minute; 10 minutes at 20 "
         "requests/s to it. The fresh baseline is as many stable replicas, started with it.",
         report.table(["compared with", "rolled back"], warm),
+        *_sticky_sections(found),
+        "## One look at 200 services",
+        "A window for each division of the traffic so far; thirty looks. The bounds of each effect are reckoned when "
+        "somebody reads the status, not at each look. Other work on the machine makes the time that "
+        "passes longer than the processor's.",
+        report.table(
+            ["each with", "median ms", "longest ms", "median ms of processor time"],
+            [[name, *_times(took)] for name, took in ticks.items()],
+        ),
+    ]
+
+
+def _sticky_sections(found: dict[str, list[Found]]) -> list[str]:
+    sticky = [
+        [kind, *(_share(found[f"sticky {worse} {unit} {kind}"]) for worse in (1, 8) for unit in Unit)] for kind in KINDS
+    ]
+    slower = [
+        [kind, *(_share(found[f"slower {rise} {kind}"]) for rise in SLOWER), _middle(found, kind)]
+        for kind in SLOWER_KINDS
+    ]
+    return [
         "## Sticky traffic",
         "40,000 requests of clients who stay on their revision. 1% of them see 60% errors and the others 0.4%, and "
         "clients differ in latency and in how much they ask; where nothing else fails 0.5% see nothing but errors "
@@ -232,14 +246,6 @@ def _sections(found: dict[str, list[Found]], ticks: dict[str, list[tuple[float, 
         "The same traffic; all latencies of the candidate are longer by a factor, p99 with them, and `maxIncrease` is "
         "30%. Rolled back of 100 each, and the candidate's requests by which half of those twice as slow were:",
         report.table(["clients", *(f"{rise:g} times" for rise in SLOWER), "median requests, 2 times"], slower),
-        "## One look at 200 services",
-        "A window for each division of the traffic so far; thirty looks. The bounds of each effect are reckoned when "
-        "somebody reads the status, not at each look. Other work on the machine makes the time that "
-        "passes longer than the processor's.",
-        report.table(
-            ["each with", "median ms", "longest ms", "median ms of processor time"],
-            [[name, *_times(took)] for name, took in ticks.items()],
-        ),
     ]
 
 

@@ -15,7 +15,7 @@ import policies.layout
 import policies.shares
 import policies.sites
 import policies.view
-import reconciler.loop
+import reconciler.observe
 import reconciler.preemption
 from policies.view import ServiceView
 from specs.effects import SaveMemory
@@ -61,7 +61,7 @@ MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
         partial(markets.test_several_deployments_go_together, {"Echo": 5, "Backend": 3}),
     ),
     "never left in time": (
-        reconciler.loop,
+        reconciler.observe,
         "without_leaving",
         lambda endpoints, left, memory, gateway: endpoints,
         notices.test_a_node_is_left_in_time_even_when_nothing_can_take_its_place,

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from specs.library import SPENT, Library
+from specs.merging import EACH, changed, merge, text_of, without
 from specs.problems import describe, did_you_mean
 from specs.unread import LFS_MESSAGE, is_lfs_pointer
-from specs.yaml_marks import MAX_BYTES, Document, FiledMark, Mark, Node, read_yaml
+from specs.yaml_marks import MAX_BYTES, MAX_VALUES, Document, Mark, Node
 from specs.yaml_scalars import JsonScalar
 
 ReadFile = Callable[[str], bytes | None]
@@ -33,17 +35,12 @@ MAX_TAKEN = 50
 MOST_GUESSES = 20
 """Unknown variables of one document for which a known one is guessed: each guess looks at all that are known."""
 
-BY_NAME = frozenset(
-    {
-        ("spec", "application", "deployments"),
-        ("spec", "rollout", "gates"),
-        ("spec", "analysis", "metrics"),
-    }
-)
-"""Lists whose entries are merged by `name`; all others are replaced whole."""
-
 _REFERENCE = re.compile(r"\$\$\(|\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 _OWN = ("bases", "variables")
+
+_OWNERS = (("spec", "application"), ("spec", "application", "deployments", EACH, "ray_actor_options"))
+_FOLDERS = (("working_dir",), ("py_modules", EACH))
+"""Where folders of the repository are named: in the runtime environments of these owners."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +65,9 @@ def is_composed(root: Node) -> bool:
     return isinstance(root.content, dict) and any(key in root.content for key in _OWN)
 
 
-def compose(root: Node, file: str, read: ReadFile) -> Composed:
+def compose(root: Node, file: str, read: ReadFile, library: Library) -> Composed:
     """Return a document of `file` with its bases under it and its variables in it."""
-    composer = _Composer(read=read)
+    composer = _Composer(read=read, library=library)
     merged = composer.merged(root, file, (file,))
     if composer.variables_from and not composer.misfits:
         merged = composer.filled(merged, file)
@@ -80,16 +77,21 @@ def compose(root: Node, file: str, read: ReadFile) -> Composed:
 @dataclass(kw_only=True)
 class _Composer:
     read: ReadFile
+    library: Library
     misfits: list[Misfit] = field(default_factory=list)
     variables: dict[str, JsonScalar] = field(default_factory=dict)
     variables_from: list[str] = field(default_factory=list)
     taken: int = 0
+    values: int = 0
+    """What the documents stand for that were taken."""
+    is_full: bool = False
+    """Whether something was not taken because it would be too much; that is told once."""
     filled_in: int = 0
     """Characters that took the place of variables."""
 
     def merged(self, root: Node, file: str, above: tuple[str, ...]) -> Node:
         """Return a document over its bases, without the fields that name them."""
-        own = _without(root, _OWN)
+        own = without(root, _OWN)
         under: Node | None = None
         for place, name in self._names(root, "bases", file):
             base = self._base(name, place, file, above)
@@ -119,17 +121,14 @@ class _Composer:
         written, _, wanted = name.partition("#")
         path = self._found(written, place, file)
         self.taken += 1
-        if path is None or self.taken > MAX_TAKEN + 1:
-            return None
-        if self.taken > MAX_TAKEN:
-            self._wrong(file, place, f"a document is laid on more than {MAX_TAKEN} bases in all: take fewer")
+        if path is None or self._is_full(place, file):
             return None
         if path in above or len(above) > MAX_DEPTH:
             way = " -> ".join((*above, path))
             text = "bases go round in a circle" if path in above else f"bases are more than {MAX_DEPTH} deep"
             self._wrong(file, place, f"{text}: {way}")
             return None
-        documents = [one for one in self._documents(path) if _text(one.root, "kind") in ("Service", BASE)]
+        documents = [one for one in self._documents(path) if text_of(one.root, "kind") in ("Service", BASE)]
         if wanted:
             documents = [one for one in documents if _name(one.root) == wanted]
         if len(documents) != 1:
@@ -137,17 +136,34 @@ class _Composer:
             called = f' called "{wanted}"' if wanted else ""
             self._wrong(file, place, f"{path} has {which}{called}: write FILE#NAME for one of several")
             return None
-        root = _filed(documents[0].root, path)
-        merged = self.merged(root, path, (*above, path))
-        _rebase_folders(merged, path, file)
-        return _unnamed(merged)
+        self._count(documents[0].root)
+        merged = self.merged(documents[0].root, path, (*above, path))
+        return _unnamed(_rebased(merged, path, file))
+
+    def _is_full(self, place: Mark, file: str) -> bool:
+        """Return whether nothing more is taken; the first place at which that is so is told."""
+        told = ""
+        if self.library.is_spent:
+            told = SPENT
+        elif self.taken > MAX_TAKEN:
+            told = f"a document is laid on more than {MAX_TAKEN} bases in all: take fewer"
+        elif self.values > MAX_VALUES:
+            told = f"what a document takes stands for more than {MAX_VALUES:,} values: take fewer or smaller ones"
+        if told and not self.is_full:
+            self._wrong(file, place, told)
+        self.is_full = self.is_full or bool(told)
+        return self.is_full
+
+    def _count(self, taken: Node) -> None:
+        self.values += taken.values
+        self.library.spend(taken.values)
 
     def _documents(self, path: str) -> tuple[Document, ...]:
-        """Return a file's documents; what is no YAML in it is told at its own place."""
+        """Return the documents of a file that is taken; what is no YAML in it is told at its own place."""
         content = self.read(path) or b""
         if is_lfs_pointer(content):
             self._wrong(path, (1, 1), LFS_MESSAGE)
-        found = read_yaml(content)
+        found = self.library.take(path, content)
         for problem in (*found.problems, *(problem for one in found.documents for problem in one.problems)):
             self._wrong(path, (problem.line, problem.column), problem.message)
         return found.documents
@@ -164,13 +180,14 @@ class _Composer:
 
     def _take_variables(self, name: str, place: Mark, file: str) -> None:
         path = self._found(name, place, file)
-        if path is None:
+        if path is None or self._is_full(place, file):
             return
-        documents = [one.root for one in self._documents(path) if _text(one.root, "kind") == VARIABLES]
+        documents = [one.root for one in self._documents(path) if text_of(one.root, "kind") == VARIABLES]
         values = documents[0].child("values") if len(documents) == 1 else None
         if values is None or not isinstance(values.content, dict):
             self._wrong(file, place, f"{path} is not one document of kind: {VARIABLES} with values: {{NAME: value}}")
             return
+        self._count(values)
         self.variables_from.append(path)
         for key, node in values.content.items():
             if isinstance(node.content, dict | list):
@@ -194,7 +211,8 @@ class _Composer:
     def _filled_text(self, text: str, mark: Mark, file: str) -> JsonScalar:
         whole = _REFERENCE.fullmatch(text)
         if whole and whole.group(1):
-            return self._value(whole.group(1), mark, file)
+            alone = self._value(whole.group(1), mark, file)
+            return self._counted(alone, mark, file) if isinstance(alone, str) else alone
 
         def value(found: re.Match[str]) -> str:
             if found.group(1) is None:
@@ -225,117 +243,34 @@ class _Composer:
         self.misfits.append(Misfit(file=getattr(mark, "file", file), mark=mark, message=message))
 
 
-def merge(under: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
-    """Return `over` laid on `under`: mappings key by key, some lists by name, everything else replaced.
-
-    A null in `over` takes the field away.
-    """
-    if isinstance(under.content, dict) and isinstance(over.content, dict):
-        return _merged_mapping(under, over, path)
-    if path in BY_NAME and _are_named(under) and _are_named(over):
-        return _merged_by_name(under, over, path)
-    return over
-
-
-def _merged_mapping(under: Node, over: Node, path: tuple[str, ...]) -> Node:
-    below, above = under.content, over.content
-    assert isinstance(below, dict)
-    assert isinstance(above, dict)
-    content: dict[str, Node] = dict(below)
-    marks = dict(under.key_marks)
-    for key, node in above.items():
-        marks[key] = over.key_marks[key]
-        if node.content is None and key in below:
-            del content[key]
-        else:
-            content[key] = merge(below[key], node, (*path, key)) if key in below else node
-    return _node(over.mark, content, marks)
-
-
-def _merged_by_name(under: Node, over: Node, path: tuple[str, ...]) -> Node:
-    assert isinstance(under.content, list)
-    assert isinstance(over.content, list)
-    entries = {_text(node, "name"): node for node in under.content}
-    for node in over.content:
-        name = _text(node, "name")
-        if _text(node, "$patch") == "delete":
-            entries.pop(name, None)
-        else:
-            entries[name] = merge(entries[name], node, path) if name in entries else node
-    return _node(over.mark, list(entries.values()), {})
-
-
-def _node(mark: Mark, content: dict[str, Node] | list[Node], key_marks: dict[str, Mark]) -> Node:
-    children = list(content.values()) if isinstance(content, dict) else content
-    values = 1 + sum(child.values for child in children)
-    return Node(mark, content, key_marks, values, 1 + max((child.height for child in children), default=0))
-
-
-def _are_named(node: Node) -> bool:
-    """Return whether it is a list of mappings each with a name of its own: others are not merged."""
-    if not isinstance(node.content, list):
-        return False
-    names = [_text(entry, "name") for entry in node.content]
-    return all(names) and len(names) == len(set(names))
-
-
-def _text(node: Node, key: str) -> str:
-    child = node.child(key)
-    return child.content if child is not None and isinstance(child.content, str) else ""
-
-
 def _name(root: Node) -> str:
     metadata = root.child("metadata")
-    return _text(metadata, "name") if metadata is not None else ""
-
-
-def _without(root: Node, keys: tuple[str, ...]) -> Node:
-    if not isinstance(root.content, dict) or not any(key in root.content for key in keys):
-        return root
-    content = {key: node for key, node in root.content.items() if key not in keys}
-    return Node(root.mark, content, root.key_marks, root.values, root.height)
+    return text_of(metadata, "name") if metadata is not None else ""
 
 
 def _unnamed(root: Node) -> Node:
     """Return a base without what says that it is one: a name is never inherited."""
     metadata = root.child("metadata")
-    root = _without(root, ("kind", "apiVersion"))
+    root = without(root, ("kind", "apiVersion"))
     if metadata is None or not isinstance(root.content, dict):
         return root
-    content = {**root.content, "metadata": _without(metadata, ("name",))}
+    content = {**root.content, "metadata": without(metadata, ("name",))}
     return Node(root.mark, content, root.key_marks, root.values, root.height)
 
 
-def _filed(node: Node, file: str) -> Node:
-    """Return a value whose marks name the file that they are in."""
-    match node.content:
-        case dict() as entries:
-            content: Any = {key: _filed(child, file) for key, child in entries.items()}
-        case list() as children:
-            content = [_filed(child, file) for child in children]
-        case _:
-            content = node.content
-    marks: dict[str, Mark] = {key: FiledMark.of(mark, file) for key, mark in node.key_marks.items()}
-    return Node(FiledMark.of(node.mark, file), content, marks, node.values, node.height)
+def _rebased(root: Node, base: str, file: str) -> Node:
+    """Return a base with the folders of its runtime environments named from the document that takes it."""
 
+    def rename(folder: Node) -> Node:
+        if not isinstance(folder.content, str) or not _is_relative(folder.content):
+            return folder
+        path = _from(file, posixpath.join(posixpath.dirname(base), folder.content))
+        return Node(folder.mark, path, folder.key_marks, folder.values, folder.height)
 
-def _rebase_folders(root: Node, base: str, file: str) -> None:
-    """Rename the folders of a base's runtime environments, relative to the document that takes them."""
-    spec = root.child("spec")
-    application = spec.child("application") if spec is not None else None
-    if application is None:
-        return
-    deployments = application.child("deployments")
-    listed = deployments.content if deployments is not None and isinstance(deployments.content, list) else []
-    owners = [application, *(options for entry in listed if (options := entry.child("ray_actor_options")))]
-    for owner in owners:
-        env = owner.child("runtime_env")
-        folders = [env.child("working_dir")] if env is not None else []
-        modules = env.child("py_modules") if env is not None else None
-        folders += modules.content if modules is not None and isinstance(modules.content, list) else []
-        for folder in folders:
-            if folder is not None and isinstance(folder.content, str) and _is_relative(folder.content):
-                folder.content = _from(file, posixpath.join(posixpath.dirname(base), folder.content))
+    for owner in _OWNERS:
+        for folder in _FOLDERS:
+            root = changed(root, (*owner, "runtime_env", *folder), rename)
+    return root
 
 
 def _is_relative(folder: str) -> bool:

@@ -27,6 +27,7 @@ from specs.desired import (
     SpecError,
     Unread,
 )
+from specs.library import SPENT, Library
 from specs.overlays import BASE, VARIABLES, Misfit, ReadFile, compose, is_composed
 from specs.placement_spec import placement_problems
 from specs.problems import Problem, describe, did_you_mean, validate
@@ -130,6 +131,7 @@ class SpecReader:
         self._known: dict[str, _KnownFile] = {}
         self._parsed: dict[bytes, YamlFile] = {}
         self._is_spec: dict[bytes, bool] = {}
+        self._library = Library()
 
     def read(
         self,
@@ -147,10 +149,12 @@ class SpecReader:
         def any_file(path: str) -> bytes | None:
             return files[path] if path in files else elsewhere(path)
 
+        self._library = Library()
         self._known = {
             path: self._file(content, Folders(commit=commit.sha, file=path, index=packages, read=any_file))
             for path, content in sorted(files.items())
         }
+        self._library = Library()
         self._parsed.clear()
         self._is_spec.clear()
         beside = _Read(errors=tuple(error_of(place) for place in unread if place.is_spec))
@@ -172,19 +176,30 @@ class SpecReader:
         return file
 
     def _file(self, content: bytes, folders: Folders) -> _KnownFile:
-        known = self._known.get(folders.file)
-        if known is not None and known.content == content and known.still_holds(folders):
+        known, library = self._known.get(folders.file), self._library
+        if known is not None and known.content == content and known.still_holds(folders, library.left):
+            library.spend(known.values)
             return known.at(folders.commit)
         if is_lfs_pointer(content):
             return _KnownFile(content=content, read=_Read(errors=(_error(folders.file, (1, 1), LFS_MESSAGE),)))
         if GROUP.encode() not in content:
             return _KnownFile(content=content, read=_Read())
-        index = AskedIndex(folders)
+        if library.is_spent:
+            return _KnownFile(content=content, read=_Read(errors=(_error(folders.file, (1, 1), SPENT),)), is_cut=True)
+        index, left = AskedIndex(folders), library.left
         file = self._yaml(content)
         self._is_spec[content] = _is_spec(file, content)
         self._parsed.pop(content, None)  # Thousands of files as nodes are larger than what they say.
-        read = _read_file(file, content, replace(folders, index=index, read=index.read))
-        return _KnownFile(content=content, read=read, asked=index.asked, taken=index.taken)
+        library.spend(file.values)
+        read = _read_file(file, content, replace(folders, index=index, read=index.read), library)
+        return _KnownFile(
+            content=content,
+            read=read,
+            asked=index.asked,
+            taken=index.taken,
+            values=left - library.left,
+            is_cut=library.is_spent,
+        )
 
     def consulted(self) -> Mapping[str, bytes]:
         """Return the files that the specs of the last reading take something from, by their path."""
@@ -199,8 +214,15 @@ class _KnownFile:
     read: _Read
     asked: Mapping[tuple[str, bool], str | None] = field(default_factory=dict)
     taken: Mapping[str, bytes | None] = field(default_factory=dict)
+    values: int = 0
+    """What it and the files that it takes stand for, each time that they are taken."""
+    is_cut: bool = False
+    """Whether there may have been too much before it, or with it: then it depends on the other files as well."""
 
-    def still_holds(self, folders: Folders) -> bool:
+    def still_holds(self, folders: Folders, left: int) -> bool:
+        """Return whether it means the same in a commit of which `left` values more are read."""
+        if self.is_cut or self.values >= left:
+            return False
         index = folders.index
         return all(folders.read(path) == text for path, text in self.taken.items()) and all(
             index.package_id(path, keep_folder=keep) == answer for (path, keep), answer in self.asked.items()
@@ -272,11 +294,14 @@ def _is_ours(root: Node) -> bool:
     )
 
 
-def _read_file(file: YamlFile, content: bytes, folders: Folders) -> _Read:
+def _read_file(file: YamlFile, content: bytes, folders: Folders, library: Library) -> _Read:
     ours = [document for document in file.documents if _is_ours(document.root)]
     broken = file.problems if ours or _OUR_LINE.search(content) else ()
     read = _Read.joined(
-        [*(_read_document(document, folders) for document in ours), _Read(errors=_yaml_errors(broken, folders.file))]
+        [
+            *(_read_document(document, folders, library) for document in ours),
+            _Read(errors=_yaml_errors(broken, folders.file)),
+        ]
     )
     if read.errors:
         written = tuple(model for model in read.written if isinstance(model, ClusterPolicy))
@@ -296,11 +321,11 @@ def _error(path: str, mark: Mark, message: str) -> SpecError:
     return SpecError(path=path, line=mark[0], column=mark[1], message=shown)
 
 
-def _read_document(document: Document, folders: Folders) -> _Read:
+def _read_document(document: Document, folders: Folders, library: Library) -> _Read:
     root, misfits = document.root, tuple[Misfit, ...]()
     problems = list(_header_problems(root.plain()))
     if not problems and is_composed(root):
-        composed = compose(root, folders.file, folders.read)
+        composed = compose(root, folders.file, folders.read, library)
         root, misfits = composed.root, composed.misfits
     value = root.plain()
     read = _Read()

@@ -20,6 +20,9 @@ MAX_BYTES = 1024 * 1024
 MAX_VALUES = 100_000
 """Values of one file after its aliases are followed: ten lines of aliases can otherwise mean billions."""
 
+TEXT_OF_A_VALUE = 100
+"""Characters of a text that weigh as much as a value: a hundred thousand aliases of one long text are gigabytes too."""
+
 MAX_DEPTH = 50
 """Levels of nesting; deeper values would exhaust the stack of whoever walks them."""
 
@@ -83,7 +86,7 @@ class Node:
     content: JsonScalar | list[Node] | dict[str, Node]
     key_marks: dict[str, Mark] = field(default_factory=dict)
     values: int = 1
-    """How many values it stands for, aliases followed."""
+    """How many values it stands for, aliases followed; a long text stands for several."""
     height: int = 1
 
     def plain(self) -> Any:
@@ -132,6 +135,8 @@ class YamlFile:
 
     documents: tuple[Document, ...]
     problems: tuple[YamlProblem, ...]
+    values: int = 0
+    """How many values were read, aliases followed."""
 
 
 class _Stop(Exception):
@@ -161,7 +166,8 @@ def read_yaml(content: bytes) -> YamlFile:
         builder.problems.append(_syntax_problem(error, text))
     except yaml.YAMLError as error:
         builder.problem((1, 1), f"not valid YAML: {error}")
-    return YamlFile(documents=tuple(builder.documents), problems=tuple(sorted(set(builder.problems))))
+    problems = tuple(sorted(set(builder.problems)))
+    return YamlFile(documents=tuple(builder.documents), problems=problems, values=builder.values)
 
 
 def _decode(content: bytes, builder: _Builder) -> str:
@@ -248,7 +254,9 @@ class _Builder:
         if self._wants_key():
             self._key(event, mark, value)
         else:
-            self._place(Node(mark, value), event.anchor)
+            more = len(event.value) // TEXT_OF_A_VALUE
+            self.values += more
+            self._place(Node(mark, value, values=1 + more), event.anchor)
 
     def _key(self, event: yaml.ScalarEvent, mark: Mark, value: JsonScalar) -> None:
         top = self.open[-1]
@@ -315,6 +323,9 @@ class _Builder:
             top.node.content.append(node)
         elif isinstance(top.node.content, dict) and top.key is not None:
             key, mark = top.key
+            more = len(key) // TEXT_OF_A_VALUE
+            self.values += more
+            top.node.values += more
             top.node.content[key], top.node.key_marks[key], top.key = node, mark, None
 
     def _merge(self, node: Node) -> None:

@@ -194,6 +194,14 @@ def test_variables_do_not_fill_the_memory() -> None:
     assert "longer than 1 MiB" in found.errors[0].message
 
 
+def test_a_variable_that_is_a_whole_text_counts_as_well() -> None:
+    many = ", ".join(f"k{n}: $(LONG)" for n in range(30))
+    service = HEAD + "kind: Service\nmetadata: {name: a}\nvariables: [v.yaml]\n"
+    service += f'spec: {{application: {{import_path: "a:b", args: {{{many}}}}}}}\n'
+    variables = HEAD + f"kind: Variables\nvalues: {{LONG: {'l' * 50_000}}}\n"
+    assert "longer than 1 MiB" in specs({"a.yaml": service, "v.yaml": variables}).desired.errors[0].message
+
+
 def test_thousands_of_unknown_variables_are_told_without_guessing_for_each() -> None:
     names = range(6000)
     texts = {

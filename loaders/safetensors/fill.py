@@ -5,13 +5,14 @@ from __future__ import annotations
 import queue
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import xxhash
 
 from loaders.safetensors.cache_entry import Entry
 from loaders.safetensors.chunk_server import CHECKSUM, checksum_text
 from loaders.safetensors.errors import LoadError, SourceChanged
+from loaders.safetensors.races import MOST_LATE, Overtaken, Patience, Race, Runner
 from loaders.safetensors.sources import Source
 from loaders.safetensors.sources.http import Pool
 from loaders.safetensors.sources.interrupt import Interrupt
@@ -35,11 +36,21 @@ class Lost(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Landed:
-    """What became of one assignment."""
+    """What became of one request of a race."""
 
-    assignment: Assignment
+    race: Race
+    runner: Runner
     checksum: int | None = None
     error: Exception | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """What the tracker is told next."""
+
+    landed: list[tuple[int, int]] = field(default_factory=list)
+    failed: list[tuple[int, bool]] = field(default_factory=list)
+    let_go: list[tuple[int, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +72,36 @@ class Fill:
         self._pools: dict[str, Pool] = {}
         self._landed: queue.SimpleQueue[Landed] = queue.SimpleQueue()
         self._free = {True: ORIGIN_SLOTS, False: PEER_SLOTS}
+        self._races: dict[int, Race] = {}
+        self._patience = Patience(entry.content.size, entry.content.chunk_size)
         self._failures = 0
         self.from_origin = self.from_peers = 0
+
+    @property
+    def in_vain(self) -> int:
+        """Bytes that may have been received twice: of a request to the origin that was broken off, all count."""
+        return self._patience.in_vain
 
     def run(self, interrupt: Interrupt) -> None:
         """Return when the content is complete; raise when it cannot be, or when interrupted."""
         self._begin()
-        workers = ThreadPoolExecutor(ORIGIN_SLOTS + PEER_SLOTS, thread_name_prefix="weights-fill")
-        with interrupt.child() as inner, workers as pool:
-            try:
-                self._take_turns(pool, inner)
-            finally:
-                inner.fire(LoadError("the fill is over"))
-                for connections in list(self._pools.values()):
-                    connections.close()
+        workers = ThreadPoolExecutor(ORIGIN_SLOTS + PEER_SLOTS + MOST_LATE, thread_name_prefix="weights-fill")
+        try:
+            with interrupt.child() as inner, workers as pool:
+                try:
+                    self._take_turns(pool, inner)
+                finally:
+                    inner.fire(LoadError("the fill is over"))
+                    for connections in list(self._pools.values()):
+                        connections.close()
+        finally:
+            self._count_the_rest()
+
+    def _count_the_rest(self) -> None:
+        """Those that lost when all was there already are over by now, and count as well."""
+        while not self._landed.empty():
+            found = self._landed.get()
+            self._patience.in_vain += found.runner.received if isinstance(found.error, Overtaken) else 0
 
     def _take_turns(self, pool: ThreadPoolExecutor, interrupt: Interrupt) -> None:
         report, pause = Report(), NEXT_ASK
@@ -86,10 +113,11 @@ class Fill:
             if not turn.known:
                 self._begin()
             for assignment in turn.assignments:
-                self._free[assignment.source is None] -= 1
-                pool.submit(self._fetch, assignment, interrupt)
-            report = self._collect(pause)
-            pause = NEXT_ASK if report.landed or turn.assignments else min(IDLE_ASK, pause * 1.5)
+                self._start(assignment, pool, interrupt)
+            news = self._collect(pause)
+            late = self._late()
+            report = Report(landed=tuple(news.landed), failed=tuple(news.failed), late=late, let_go=tuple(news.let_go))
+            pause = NEXT_ASK if news.landed or late or turn.assignments else min(IDLE_ASK, pause * 1.5)
 
     def _begin(self) -> None:
         me = self._membership
@@ -100,77 +128,136 @@ class Fill:
         me = self._membership
         return me.tracker.turn(me.node, self._entry.content.key, report, (self._free[True], self._free[False]))
 
-    def _collect(self, pause: float) -> Report:
+    def _start(self, assignment: Assignment, pool: ThreadPoolExecutor, interrupt: Interrupt) -> None:
+        """Ask for a chunk: for the first time, or as a rival of a request that is late."""
+        race = self._races.setdefault(assignment.chunk, Race())
+        runner = Runner(assignment)
+        race.add(runner)
+        self._free[assignment.source is None] -= 1
+        pool.submit(self._fetch, race, runner, interrupt)
+
+    def _late(self) -> tuple[int, ...]:
+        """Return the chunks whose request has just become late; it goes on, and its slot is another one's."""
+        now, found = time.monotonic(), []
+        for chunk, race in self._races.items():
+            if self._patience.ends(race, now):
+                race.runners[-1].late = True
+                self._patience.late += 1
+                self._free[False] += 1
+                found.append(chunk)
+        return tuple(found)
+
+    def _collect(self, pause: float) -> News:
         """Wait for something to land, but not long, and take all that has."""
-        landed: list[tuple[int, int]] = []
-        failed: list[tuple[int, bool]] = []
+        news = News()
         until = time.monotonic() + pause
         while True:
             try:
-                found = self._landed.get(timeout=max(0.0, until - time.monotonic()) if not landed else 0.0)
+                wait = 0.0 if news.landed else max(0.0, until - time.monotonic())
+                self._settle(self._landed.get(timeout=wait), news)
             except queue.Empty:
-                return Report(landed=tuple(landed), failed=tuple(failed))
-            self._free[found.assignment.source is None] += 1
-            if found.checksum is not None:
-                landed.append((found.assignment.chunk, found.checksum))
-            else:
-                self._judge(found)
-                failed.append((found.assignment.chunk, isinstance(found.error, Lost)))
+                return news
 
-    def _judge(self, found: Landed) -> None:
-        """Give up on what trying elsewhere cannot mend."""
+    def _settle(self, found: Landed, news: News) -> None:
+        race, runner = found.race, found.runner
+        chunk, source = runner.assignment.chunk, runner.assignment.source
+        race.end(runner)
+        if not race.runners and self._races.get(chunk) is race:
+            del self._races[chunk]
+        if runner.late:
+            self._patience.late -= 1
+        else:
+            self._free[source is None] += 1
+        if found.checksum is not None:
+            self._patience.took(time.monotonic() - runner.began)
+            news.landed.append((chunk, found.checksum))
+            return
+        if runner.late:
+            news.let_go.append((chunk, str(source)))
+        if isinstance(found.error, Overtaken):
+            self._patience.in_vain += runner.received
+            return
+        self._judge(found, alone=not race.runners)
+        if not runner.late:
+            news.failed.append((chunk, isinstance(found.error, Lost)))
+
+    def _judge(self, found: Landed, *, alone: bool) -> None:
+        """Give up on what trying elsewhere cannot mend. While a rival is on its way, that is trying elsewhere."""
         error = found.error
         assert error is not None
-        if not isinstance(error, (LoadError, Broken, Lost)) or isinstance(error, SourceChanged):
+        if not isinstance(error, (LoadError, Broken, Lost)) or (alone and isinstance(error, SourceChanged)):
             raise error
-        if found.assignment.source is None:
+        if found.runner.assignment.source is None and alone:
             self._failures += 1
             if self._failures >= MOST_ORIGIN_FAILURES:
                 raise error
 
-    def _fetch(self, assignment: Assignment, interrupt: Interrupt) -> None:
-        try:
-            checksum = self._bring(assignment, interrupt)
-        except Exception as error:
-            self._landed.put(Landed(assignment=assignment, error=error))
-        else:
-            self._landed.put(Landed(assignment=assignment, checksum=checksum))
+    def _fetch(self, race: Race, runner: Runner, interrupt: Interrupt) -> None:
+        def pass_on() -> None:
+            if interrupt.error is not None:
+                runner.interrupt.fire(interrupt.error)
 
-    def _bring(self, assignment: Assignment, interrupt: Interrupt) -> int:
-        chunk, content = assignment.chunk, self._entry.content
+        try:
+            with interrupt.breaking(pass_on):
+                checksum = self._bring(race, runner)
+        except Exception as error:
+            # A request that was broken off fails in some way or other: what counts is why.
+            broken_off = runner.interrupt.error
+            why = broken_off if isinstance(broken_off, Overtaken) else error
+            self._landed.put(Landed(race=race, runner=runner, error=why))
+        else:
+            self._landed.put(Landed(race=race, runner=runner, checksum=checksum))
+
+    def _bring(self, race: Race, runner: Runner) -> int:
+        chunk, content = runner.assignment.chunk, self._entry.content
         there = self._entry.checksum(chunk)
         if there is not None:  # another process of this node was faster
+            race.wins(runner)
             return there
         buffer = memoryview(bytearray(content.length_of(chunk)))
-        offset = chunk * content.chunk_size
-        if assignment.source is None:
-            self._origin.read_into(offset, buffer, interrupt)
+        checksum = None
+        if runner.assignment.source is None:
+            runner.received = len(buffer)  # of a request that is broken off nobody knows how much had come
+            self._origin.read_into(chunk * content.chunk_size, buffer, runner.interrupt)
+        else:
+            checksum = self._checked(runner, chunk * content.chunk_size, buffer)
+        if not race.wins(runner):
+            raise Overtaken("another request was faster")
+        if runner.assignment.source is None:
             self.from_origin += len(buffer)
             self._failures = 0
-            return self._entry.write(chunk, buffer)
-        said = self._from_peer(assignment, offset, buffer, interrupt)
+        else:
+            self.from_peers += len(buffer)
+        return self._entry.write(chunk, buffer, checksum)
+
+    def _checked(self, runner: Runner, offset: int, buffer: memoryview) -> int:
+        """Receive a chunk from a peer and return its checksum; raise `Lost` if it is not what the origin gave."""
+        assignment = runner.assignment
+        said = self._from_peer(runner, offset, buffer)
         checksum = xxhash.xxh3_64_intdigest(buffer)
         # A tracker that was started anew knows no checksums; the peer's record goes back to the origin all the same.
         if assignment.checksum not in (None, checksum) or said != checksum_text(checksum):
-            raise Lost(f"chunk {chunk} from {assignment.source} is not what the origin gave")
-        self.from_peers += len(buffer)
-        return self._entry.write(chunk, buffer, checksum)
+            raise Lost(f"chunk {assignment.chunk} from {assignment.source} is not what the origin gave")
+        return checksum
 
-    def _from_peer(self, assignment: Assignment, offset: int, buffer: memoryview, interrupt: Interrupt) -> str:
+    def _from_peer(self, runner: Runner, offset: int, buffer: memoryview) -> str:
         """Receive a chunk; return the checksum that the peer has on record, empty if it does not say."""
+        assignment = runner.assignment
         assert assignment.endpoint is not None
         host, _, port = assignment.endpoint.rpartition(":")
         place = Place(host=host, port=int(port), target=f"/{self._entry.content.key}")
         connections = self._pools.setdefault(assignment.endpoint, Pool())
         span = f"bytes={offset}-{offset + len(buffer) - 1}"
         asked = {"Authorization": f"Bearer {self._membership.token}", "Range": span}
-        connection, fresh = connections.take(place, interrupt)
+        connection, fresh = connections.take(place, runner.interrupt)
         complete, status, said = False, 0, ""
         try:
-            answer = connection.ask(place, asked, interrupt)
+            answer = connection.ask(place, asked, runner.interrupt)
             status, said = answer.status, answer.headers.get(CHECKSUM.lower(), "")
-            fits = status == 206 and answer.length == len(buffer)
-            complete = fits and connection.receive(buffer, interrupt) == len(buffer)
+            runner.begun = True
+            if status == 206 and answer.length == len(buffer):
+                runner.received = connection.receive(buffer, runner.interrupt)
+                complete = runner.received == len(buffer)
         except Broken:
             if fresh:
                 raise
@@ -180,7 +267,7 @@ class Fill:
             else:
                 connection.close()
         if status == 0:  # it had idled until the peer closed it
-            return self._from_peer(assignment, offset, buffer, interrupt)
+            return self._from_peer(runner, offset, buffer)
         if status != 206:
             raise Lost(f"{assignment.endpoint} answered {status}")
         if not complete:

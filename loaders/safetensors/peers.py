@@ -186,6 +186,9 @@ class Filling:
         finally:
             self._ended = True
             self._lock.release()
+            if self.fill is not None and self.fill.in_vain:
+                uri = self._entry.content.public_uri
+                LOG.info("%s: %d bytes were asked for twice, for a peer was late", uri, self.fill.in_vain)
 
     def _moves(self) -> bool:
         """Tell whether chunks have landed lately."""

@@ -9,7 +9,8 @@ Sets of chunks are integers, one bit per chunk: with tens of thousands of chunks
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 SILENT = 15.0
@@ -51,11 +52,23 @@ class Member:
     seen: float
     have: int = 0
     fetching: dict[int, Fetch] = field(default_factory=dict)
+    late: dict[int, set[str]] = field(default_factory=dict)
+    """Chunks that these peers are still asked for, and do not bring in time."""
     avoid: dict[str | None, float] = field(default_factory=dict)
 
     def avoids(self, source: str | None, now: float) -> bool:
         """Tell whether this source failed the node a short while ago."""
         return self.avoid.get(source, now) > now
+
+    @property
+    def late_peers(self) -> set[str]:
+        """Peers that do not bring something in time: nothing more is asked of them until that is over."""
+        return set().union(*self.late.values())
+
+    @property
+    def late_chunks(self) -> int:
+        """Chunks that are to be had elsewhere."""
+        return sum(1 << chunk for chunk in self.late)
 
 
 def bits(chunks: int) -> Iterator[int]:
@@ -89,6 +102,7 @@ class Swarm:
         for chunk in bits(member.have & ~have):
             self._lose(node, chunk)
         member.fetching.clear()
+        member.late.clear()
         member.avoid.clear()
 
     def leave(self, node: str) -> None:
@@ -113,6 +127,7 @@ class Swarm:
     def landed(self, node: str, chunk: int, checksum: int) -> None:
         """A node has a chunk and can pass it on. The first one says what its bytes are."""
         self.members[node].fetching.pop(chunk, None)
+        self.members[node].late.pop(chunk, None)
         self.checksums.setdefault(chunk, checksum)
         self._gain(node, chunk)
 
@@ -126,6 +141,22 @@ class Swarm:
             self._lose(str(fetch.source), chunk)
         else:
             member.avoid[fetch.source] = now + AVOIDED
+
+    def late(self, node: str, chunk: int) -> None:
+        """A peer does not bring a chunk in time: another one, or else the origin, is asked for it as well."""
+        member = self.members[node]
+        fetch = member.fetching.get(chunk)
+        if fetch is not None and fetch.source is not None:
+            del member.fetching[chunk]
+            member.late.setdefault(chunk, set()).add(fetch.source)
+
+    def let_go(self, node: str, chunk: int, source: str, now: float) -> None:
+        """A late request ended without the chunk: somebody else was faster, or it failed."""
+        member = self.members[node]
+        member.avoid[source] = now + AVOIDED
+        member.late.get(chunk, set()).discard(source)
+        if not member.late.get(chunk, True):
+            del member.late[chunk]
 
     def assign(self, node: str, now: float, *, origin: int, peers: int) -> list[Assignment]:
         """Choose what a node fetches next, for so many free slots of each kind."""
@@ -144,14 +175,16 @@ class Swarm:
         return self.all & ~member.have & ~sum(1 << chunk for chunk in member.fetching)
 
     def _from_origin(self, node: str, now: float, slots: int) -> Iterator[Assignment]:
-        """Choose from what no peer has that answers this node."""
+        """Choose from what no peer has that answers this node. Who is late may still bring what it is not late with."""
         me = self.members[node]
         if me.avoids(None, now):
             return
         reachable = 0
         for name, member in self.members.items():
-            reachable |= 0 if me.avoids(name, now) else member.have
-        for chunk in _first(self._missing(node) & ~reachable & ~self._asked_of_origin(now), slots):
+            late = me.late_chunks if name in me.late_peers else 0
+            reachable |= 0 if me.avoids(name, now) else member.have & ~late
+        missing = self._missing(node) & ~reachable & ~self._asked_of_origin(now)
+        for chunk in _first([missing & me.late_chunks, missing & ~me.late_chunks], slots):
             yield self._begin(node, chunk, None, now)
 
     def _asked_of_origin(self, now: float) -> int:
@@ -165,11 +198,14 @@ class Swarm:
 
     def _from_peers(self, node: str, now: float, slots: int) -> Iterator[Assignment]:
         free = {name: UPLOADS - load for name, load in self._uploads().items() if load < UPLOADS}
-        usable = {name for name in free if name != node and not self.members[node].avoids(name, now)}
+        me = self.members[node]
+        usable = {name for name in free if name != node and not me.avoids(name, now)} - me.late_peers
         reachable = 0
         for name in usable:
             reachable |= self.members[name].have
-        for chunk in self._rarest(self._missing(node) & reachable):
+        missing = self._missing(node) & reachable
+        late = missing & me.late_chunks
+        for chunk in itertools.chain(bits(late), self._rarest(missing & ~late)):
             if not slots or not usable:
                 return
             holders = [name for name in usable if self.members[name].have >> chunk & 1]
@@ -192,6 +228,8 @@ class Swarm:
             for fetch in member.fetching.values():
                 if fetch.source in loads:
                     loads[str(fetch.source)] += 1
+            for source in (source for sources in member.late.values() for source in sources if source in loads):
+                loads[source] += 1
         return loads
 
     def _begin(self, node: str, chunk: int, source: str | None, now: float) -> Assignment:
@@ -218,6 +256,6 @@ class Swarm:
         self._held_by[count + step] |= 1 << chunk
 
 
-def _first(chunks: int, count: int) -> Iterator[int]:
-    for _, chunk in zip(range(count), bits(chunks), strict=False):
-        yield chunk
+def _first(sets: Sequence[int], count: int) -> Iterator[int]:
+    """The first so many chunks of several sets, one set after the other."""
+    yield from itertools.islice(itertools.chain.from_iterable(map(bits, sets)), count)

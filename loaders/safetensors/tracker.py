@@ -28,10 +28,16 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What became of assignments: chunks with their checksums; failed ones, and whether the source lacks them."""
+    """What became of assignments: chunks with their checksums; failed ones, and whether the source lacks them.
+
+    `late`: chunks that a peer does not bring in time and that may be asked for elsewhere as well. `let_go`: late
+    requests that ended without their chunk, and the peers they were made to.
+    """
 
     landed: tuple[tuple[int, int], ...] = ()
     failed: tuple[tuple[int, bool], ...] = ()
+    late: tuple[int, ...] = ()
+    let_go: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +102,10 @@ class Tracker:
             swarm.landed(node, chunk, checksum)
         for chunk, lost in report.failed:
             swarm.failed(node, chunk, now, lost=lost)
+        for chunk in report.late:
+            swarm.late(node, chunk)
+        for chunk, source in report.let_go:
+            swarm.let_go(node, chunk, source, now)
         origin, peers = slots
         chosen = swarm.assign(node, now, origin=origin, peers=peers)
         return Turn(known=True, done=swarm.done(node), assignments=tuple(chosen))

@@ -20,9 +20,12 @@ from loaders.safetensors.cache import Gone
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content
 from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.cache_store import Store
+from loaders.safetensors.chunk_server import ChunkServer
 from loaders.safetensors.errors import SourceFailed, SourceUnreachable
+from loaders.safetensors.fill import Fill
 from loaders.safetensors.peers import FileLock, Node
-from loaders.safetensors.sources.http import HttpFile
+from loaders.safetensors.races import MOST_LATE
+from loaders.safetensors.sources.http import FIRST_READ, HttpFile
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.swarm import SILENT
 from loaders.safetensors.tracker import Held, Tracker, TrackerLost
@@ -229,31 +232,104 @@ def test_a_peer_that_takes_nothing_holds_no_thread(
         assert sent(machines[0]) < SIZE
 
 
-@pytest.mark.parametrize(
-    ("piece", "pause"),
-    [
-        pytest.param(64 * 1024, 0.05, id="slow"),
-        # It is given up after ten seconds of silence.
-        pytest.param(1024, 3600.0, id="silent", marks=pytest.mark.slow),
-    ],
-)
-def test_a_peer_that_sends_slowly_or_nothing_more_does_not_hold_up_a_load(
-    machines: list[Machine], server: RangeServer, monkeypatch: pytest.MonkeyPatch, piece: int, pause: float
-) -> None:
-    server.shape(Shape())
-    assert machines[0].load(server.url("w")) == BYTES
-    over, real = threading.Event(), chunk_server.os.sendfile
+@pytest.fixture
+def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Machine, str], None]]:
+    """Let a node's server accept and say nothing, send a beginning and nothing more, or send a trickle."""
+    over, silent, dragging = threading.Event(), list[ChunkServer | None](), dict[int, tuple[int, float]]()
+    real_get, real_send = chunk_server.Handler.do_GET, chunk_server.os.sendfile
 
-    def dragging(out: int, source: int, offset: int, count: int) -> int:
-        sent = real(out, source, offset, min(count, piece))
+    def get(handler: chunk_server.Handler) -> None:
+        if handler.server in silent:
+            over.wait(60)
+        dragging.update({handler.connection.fileno(): kinds[handler.server]} if handler.server in kinds else {})
+        try:
+            real_get(handler)
+        finally:
+            dragging.pop(handler.connection.fileno(), None)
+
+    def send(out: int, source: int, offset: int, count: int) -> int:
+        piece, pause = dragging.get(out, (count, 0.0))
+        sent = real_send(out, source, offset, min(count, piece))
         over.wait(pause)
         return sent
 
-    monkeypatch.setattr(chunk_server.os, "sendfile", dragging)
-    try:
-        assert timed(machines[1], server.url("w")) < 45
-    finally:
-        over.set()
+    kinds: dict[ChunkServer | None, tuple[int, float]] = {}
+
+    def hold_up(machine: Machine, how: str) -> None:
+        if how == "silent":
+            silent.append(machine.node.server)
+        else:
+            kinds[machine.node.server] = {"silent in the middle": (1024, 60.0), "slow": (CHUNK // 20, 0.4)}[how]
+
+    monkeypatch.setattr(chunk_server.Handler, "do_GET", get)
+    monkeypatch.setattr(chunk_server.os, "sendfile", send)
+    yield hold_up
+    over.set()
+
+
+LATE = ["silent", "silent in the middle", "slow"]
+"""The slow one needs 8 seconds for each chunk, 32 for all of them, four at a time."""
+
+
+@pytest.mark.parametrize("how", LATE)
+def test_what_a_peer_does_not_bring_in_time_comes_from_the_origin_too(
+    machines: list[Machine], server: RangeServer, held_up: Callable[[Machine, str], None], how: str
+) -> None:
+    server.shape(Shape())
+    assert machines[0].load(server.url("w")) == BYTES
+    held_up(machines[0], how)
+    server.forget()
+    assert timed(machines[1], server.url("w")) < 6, "silence alone is seen after ten seconds"
+    assert server.counters().body <= SIZE + (MOST_LATE + 1) * CHUNK
+
+
+@pytest.mark.parametrize("how", LATE)
+def test_another_peer_is_asked_before_the_origin(
+    machines: list[Machine], server: RangeServer, held_up: Callable[[Machine, str], None], how: str
+) -> None:
+    server.shape(Shape())
+    for machine in machines[:2]:
+        assert machine.load(server.url("w")) == BYTES
+    held_up(machines[0], how)
+    server.forget()
+    assert timed(machines[2], server.url("w")) < 6
+    assert server.counters().body <= SIZE * 0.05 + FIRST_READ + 1
+
+
+@pytest.mark.parametrize("how", LATE)
+def test_a_late_peer_is_done_without_where_the_origin_is_gone(
+    machines: list[Machine], server: RangeServer, held_up: Callable[[Machine, str], None], how: str
+) -> None:
+    """Asking the origin in its place fails at once; that must not end the load while others have everything."""
+    server.shape(Shape())
+    for machine in machines[:2]:
+        assert machine.load(server.url("w")) == BYTES
+    content = machines[2].node.find(server.url("w"))
+    assert content is not None
+    held_up(machines[0], how)
+    began = time.monotonic()
+    gone = Gone(content.uri, content, SourceUnreachable("no connection", uri=content.uri))
+    assert machines[2].read(content, gone) == BYTES
+    assert time.monotonic() - began < 9
+
+
+def test_what_was_received_in_vain_is_counted_and_little(
+    machines: list[Machine], server: RangeServer, held_up: Callable[[Machine, str], None]
+) -> None:
+    server.shape(Shape())
+    assert machines[0].load(server.url("w")) == BYTES
+    held_up(machines[0], "slow")
+    machine = machines[1]
+    origin = HttpFile(server.url("w"), Interrupt())
+    entry = machine.store.open(Content(uri=origin.uri, etag=origin.version, size=origin.size), SIZE)
+    assert entry is not None
+    with entry:
+        fill = Fill(entry, origin, machine.node.membership())
+        fill.run(Interrupt())
+        assert entry.complete()
+    origin.close()
+    assert fill.from_origin + fill.from_peers == SIZE
+    assert 0 < fill.in_vain <= MOST_LATE * CHUNK
 
 
 def waited_for(condition: Callable[[], bool]) -> None:

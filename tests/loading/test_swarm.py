@@ -96,6 +96,48 @@ def test_a_stuck_fetch_does_not_hold_up_the_others() -> None:
     assert swarm.assign("b", STUCK + 1, origin=1, peers=0)[0].chunk == 0
 
 
+def test_what_a_peer_brings_late_is_asked_of_another_and_else_of_the_origin() -> None:
+    swarm = three(2)
+    for name in "ab":
+        swarm.landed(name, 0, 1)
+    [first] = swarm.assign("c", 0.0, origin=0, peers=1)
+    swarm.late("c", 0)
+    [second] = swarm.assign("c", 0.0, origin=0, peers=9)
+    assert {first.source, second.source} == {"a", "b"}
+    swarm.late("c", 0)
+    assert [each.chunk for each in swarm.assign("c", 0.0, origin=1, peers=9)] == [0], "before what is nobody's yet"
+
+
+def test_who_is_late_is_asked_for_nothing_more_but_not_given_up() -> None:
+    swarm = three(3)
+    swarm.join("a", "a:1", swarm.all, 0.0)
+    assert swarm.assign("c", 0.0, origin=9, peers=1)[0].source == "a"
+    swarm.late("c", 0)
+    assert [(each.chunk, each.source) for each in swarm.assign("c", 0.0, origin=9, peers=9)] == [(0, None)]
+    swarm.landed("c", 0, 1)
+    assert {each.source for each in swarm.assign("c", 0.0, origin=9, peers=9)} == {"a"}, "it brought it after all"
+
+
+def test_who_was_overtaken_is_avoided_for_a_while_and_then_asked_again() -> None:
+    swarm = three(2)
+    swarm.join("a", "a:1", swarm.all, 0.0)
+    swarm.assign("c", 0.0, origin=0, peers=1)
+    swarm.late("c", 0)
+    swarm.let_go("c", 0, "a", 0.0)
+    assert swarm.assign("c", 1.0, origin=0, peers=9) == []
+    assert {each.source for each in swarm.assign("c", AVOIDED + 1, origin=0, peers=9)} == {"a"}
+
+
+def test_late_requests_count_among_what_a_peer_sends() -> None:
+    swarm = three(9)
+    swarm.join("a", "a:1", swarm.all, 0.0)
+    for chunk in range(UPLOADS):
+        assert swarm.assign("b", 0.0, origin=0, peers=1)[0].chunk == chunk
+    for chunk in range(UPLOADS):
+        swarm.late("b", chunk)
+    assert swarm.assign("c", 0.0, origin=0, peers=9) == []
+
+
 def test_a_node_whose_cache_was_emptied_is_believed() -> None:
     swarm = three(3)
     swarm.join("a", "a:1", 0b111, 0.0)
@@ -130,6 +172,8 @@ class Simulation:
     chunks: int
     deaths: int = 0
     flaky: float = 0.0
+    slow: float = 0.0
+    """This share of what peers are asked for comes ten seconds late."""
     origin_rate: float = 40.0
     link: float = 80.0
     slots: int = 4
@@ -140,7 +184,8 @@ class Simulation:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.swarm = Swarm(self.chunks)
-        self.events: list[tuple[float, int, str, int, str | None]] = []
+        self.events: list[tuple[float, int, str, int, str | None, str]] = []
+        self.late: set[tuple[str, int, str | None]] = set()
         self.busy: Counter[str | None] = Counter()
         self.pending: dict[str, Counter[bool]] = {}
         self.have: dict[str, set[int]] = {}
@@ -177,20 +222,39 @@ class Simulation:
             self.busy[each.source] += 1
             rate = self.origin_rate if each.source is None else self.link
             took = self.busy[each.source] / rate * self.random.uniform(0.9, 1.1)
-            self.number += 1
-            heapq.heappush(self.events, (self.now + took, self.number, name, each.chunk, each.source))
+            if each.source is not None and self.random.random() < self.slow:
+                took += 10.0
+                self.expect(1.0, name, each.chunk, each.source, "late")
+            self.expect(took, name, each.chunk, each.source, "ended")
+
+    def expect(self, after: float, name: str, chunk: int, source: str | None, what: str) -> None:
+        self.number += 1
+        heapq.heappush(self.events, (self.now + after, self.number, name, chunk, source, what))
+
+    def is_late(self, name: str, chunk: int, source: str | None) -> None:
+        """As a node does it: the request goes on, its slot is free, and somebody else is asked too."""
+        if name in self.have and chunk not in self.have[name] and name in self.swarm.members:
+            self.late.add((name, chunk, source))
+            self.pending[name][True] -= 1
+            self.swarm.late(name, chunk)
 
     def step(self) -> None:
         if not self.events:
             self.now += 0.5
-            return
-        self.now, _, name, chunk, source = heapq.heappop(self.events)
+            return None
+        self.now, _, name, chunk, source, what = heapq.heappop(self.events)
+        if what == "late":
+            return self.is_late(name, chunk, source)
         self.busy[source] -= 1
         if source is None:
             self.from_origin += 1
         if name not in self.have:
-            return
+            return None
+        if (name, chunk, source) in self.late:
+            return self.ended_late(name, chunk, str(source))
         self.pending[name][source is not None] -= 1
+        if chunk in self.have[name]:
+            return None  # the late one was faster after all
         if source is not None and source not in self.have:
             self.swarm.failed(name, chunk, self.now)
         elif source is not None and chunk not in self.have[source]:
@@ -205,6 +269,17 @@ class Simulation:
             self.have[name].add(chunk)
             if name in self.swarm.members:
                 self.swarm.landed(name, chunk, 1)
+        return None
+
+    def ended_late(self, name: str, chunk: int, source: str) -> None:
+        self.late.discard((name, chunk, source))
+        if name not in self.swarm.members:
+            return
+        if chunk in self.have[name] or chunk not in self.have.get(source, ()):
+            self.swarm.let_go(name, chunk, source, self.now)
+        else:
+            self.have[name].add(chunk)
+            self.swarm.landed(name, chunk, 1)
 
 
 def single(chunks: int) -> float:
@@ -220,8 +295,8 @@ def healthy(seed: int, nodes: int, chunks: int) -> None:
     assert max(found.finished.values()) <= 1.5 * single(chunks)
 
 
-def survivors(seed: int, nodes: int, deaths: int, flaky: float) -> None:
-    found = Simulation(seed=seed, nodes=nodes, chunks=60, deaths=deaths, flaky=flaky)
+def survivors(seed: int, nodes: int, deaths: int, flaky: float, slow: float = 0.0) -> None:
+    found = Simulation(seed=seed, nodes=nodes, chunks=60, deaths=deaths, flaky=flaky, slow=slow)
     found.run()
     assert set(found.finished) == set(found.have)
     assert all(len(have) == 60 for have in found.have.values())
@@ -233,10 +308,16 @@ def test_healthy_swarms_ask_the_origin_once_and_are_as_fast_as_one_node(seed: in
     healthy(seed, nodes, chunks)
 
 
-@given(seed=st.integers(0, 10**6), nodes=st.integers(2, 8), deaths=st.integers(0, 3), flaky=st.floats(0, 0.1))
+@given(
+    seed=st.integers(0, 10**6),
+    nodes=st.integers(2, 8),
+    deaths=st.integers(0, 3),
+    flaky=st.floats(0, 0.1),
+    slow=st.floats(0, 0.3),
+)
 @settings(max_examples=40)
-def test_whoever_survives_gets_everything(seed: int, nodes: int, deaths: int, flaky: float) -> None:
-    survivors(seed, nodes, min(deaths, nodes - 1), flaky)
+def test_whoever_survives_gets_everything(seed: int, nodes: int, deaths: int, flaky: float, slow: float) -> None:
+    survivors(seed, nodes, min(deaths, nodes - 1), flaky, slow)
 
 
 @pytest.mark.parametrize(

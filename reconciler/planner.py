@@ -20,6 +20,7 @@ from specs.desired import Commit, Desired, DesiredService, PackageRef, Unread
 from specs.parse import SpecReader, Specs
 from specs.planned import PlannedChange, PlannedHold, PlannedService
 from specs.predicted import Ending, PredictedService, Prediction
+from specs.unread import with_lost
 from specs.world import World
 
 FRESH = 15.0
@@ -114,7 +115,7 @@ class Planner:
             if proposal is None and self._own is not None and begun < self._own[0]:
                 return self._own[1]
             base = await self.commits.specs_at(world.desired.commit.sha)
-            head = base if proposal is None else await self._specs(proposal)
+            head = base if proposal is None else _known_as(await self._specs(proposal), base.desired, world.desired)
             change = await asyncio.to_thread(changes, base, head, self._packaged(proposal))
             wanted = world.desired if proposal is None else _as_live(head.desired, base.desired, world)
             change = warn_of_unlisted(change, wanted, world.memory.services)
@@ -168,6 +169,12 @@ class Planner:
 
 def _no_files(_ref: PackageRef) -> Mapping[str, str]:
     return {}
+
+
+def _known_as(head: Specs, base: Desired, live: Desired) -> Specs:
+    """Return a proposal as the daemon would take it: what cannot be read in it is no removal, of the policy neither."""
+    desired = with_lost(head.desired, base.services, live.policy_path)
+    return replace(head, desired=desired if desired.is_policy_known else replace(desired, settings=live.settings))
 
 
 def _as_live(head: Desired, base: Desired, world: World) -> Desired:

@@ -294,6 +294,8 @@ class Desired:
     """What cannot be looked into, and may hold specs; what certainly is one is among `errors` too."""
     is_policy_known: bool = True
     """False when some file is wrong and no valid ClusterPolicy was read: `settings` are then the defaults."""
+    policy_path: str = ""
+    """The file with the ClusterPolicy that `settings` are from, "" when there is none."""
 
     def service(self, name: str) -> DesiredService | None:
         """Return the service called `name`, or None."""

@@ -266,6 +266,7 @@ def _assembled(commit: Commit, read: _Read, unread: tuple[Unread, ...]) -> Specs
         settings=settings or ClusterSettings(),
         unread=unread,
         is_policy_known=settings is not None or not errors,
+        policy_path=read.policies[0][0] if settings is not None else "",
     )
     written = {model.metadata.name: model for model in read.written if isinstance(model, Service)}
     policies = [model for model in read.written if isinstance(model, ClusterPolicy)]

@@ -44,16 +44,24 @@ def is_lfs_pointer(content: bytes) -> bool:
     return len(content) <= _LFS_POINTER_BYTES and content.startswith(_LFS_POINTER)
 
 
-def with_lost(desired: Desired, known: Iterable[DesiredService]) -> Desired:
-    """Return a commit with an error for each unreadable place in which a service was written that it lacks.
+def with_lost(desired: Desired, known: Iterable[DesiredService], policy_path: str = "") -> Desired:
+    """Return a commit with an error for each unreadable place in which something was written that it lacks.
 
-    `known` are the services as they were wanted last. A folder of code may well be a submodule; one that held the
-    specs of live services before may not.
+    `known` are the services as they were wanted last, `policy_path` is where the ClusterPolicy was ("" without one).
+    A folder of code may well be a submodule; one that held the specs of live services before may not.
     """
     if not desired.unread:
         return desired
     names = {service.name for service in desired.services}
     lost = {service.source.path for service in known if service.name not in names}
+    policy = policy_path if not desired.policy_path else ""
     told = (error_of(place) for place in desired.unread)
-    found = {error for error in told if any(error.is_about(path) for path in lost)}
-    return replace(desired, errors=tuple(sorted({*desired.errors, *found}))) if found else desired
+    found = {error for error in told if any(error.is_about(path) for path in (*lost, policy))}
+    if not found:
+        return desired
+    is_policy_lost = any(error.is_about(policy) for error in found)
+    return replace(
+        desired,
+        errors=tuple(sorted({*desired.errors, *found})),
+        is_policy_known=desired.is_policy_known and not is_policy_lost,
+    )

@@ -162,7 +162,8 @@ class GitSource:
         """
         found = await self.specs_at(commit)
         known = self._desired.services if self._desired is not None else ()
-        if errors := with_lost(found.desired, known).errors:
+        policy_path = self._desired.policy_path if self._desired is not None else ""
+        if errors := with_lost(found.desired, known, policy_path).errors:
             raise Stalled(f"commit {commit[:12]} has mistakes: {errors[0]}")
         async with self._lock:
             live = self._desired.commit.sha if self._desired is not None else commit
@@ -289,7 +290,12 @@ class GitSource:
             if error.failure is Failure.OTHER:
                 self._refused = (tip, error.text)
             raise
-        await in_thread(self._mirror.accept, tip)
+        await in_thread(self._accept, self._desired)
+
+    def _accept(self, desired: Desired) -> None:
+        self._mirror.accept(desired.commit.sha)
+        if desired.is_policy_known:
+            self._mirror.release_policy()
 
     async def _is_pinned_beside(self, tip: str) -> bool:
         """Return whether another commit than the branch's is followed; a branch that contains it ends that."""
@@ -363,20 +369,26 @@ class GitSource:
     def _with_policy(self, desired: Desired) -> Desired:
         """Return a commit whose ClusterPolicy cannot be read with the last one that could, restarts or not.
 
-        Without it windows would open and budgets grow because a file is wrong.
+        Without it windows would open and budgets grow because a file is wrong, or a folder is a submodule now.
         """
-        before = self._desired
+        before = self._desired if self._desired is not None else self._held(desired)
+        if before is None:
+            return desired
+        desired = with_lost(desired, (), before.policy_path)
         if desired.is_policy_known:
             return desired
-        if before is not None:
-            if before.is_policy_known:
-                self._mirror.hold_policy(before.commit.sha)
-            return replace(desired, settings=before.settings)
-        held = self._mirror.held_policy()
+        if before is self._desired and before.is_policy_known:
+            self._mirror.hold_policy(before.commit.sha)
+        return replace(desired, settings=before.settings, policy_path=before.policy_path)
+
+    def _held(self, desired: Desired) -> Desired | None:
+        """Return, after a start, the commit whose ClusterPolicy an earlier run kept in force, if that may matter."""
+        may_be_lost = not desired.is_policy_known or desired.unread
+        held = self._mirror.held_policy() if may_be_lost else None
         if held is None:
-            return desired
+            return None
         reader = CommitReader(self._mirror.objects, self._path, self._settings.max_package_bytes)
-        return replace(desired, settings=reader.read(held, self._settings.branch).desired.settings)
+        return reader.read(held, self._settings.branch).desired
 
     @property
     def _has_secrets(self) -> bool:

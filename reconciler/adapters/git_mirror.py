@@ -96,6 +96,11 @@ class Mirror:
         """Return the commit that was remembered for its ClusterPolicy last, or None."""
         return self._resolve(self._policy_ref)
 
+    def release_policy(self) -> None:
+        """Forget the commit that was remembered for its ClusterPolicy: a newer one says what holds."""
+        if self.held_policy() is not None:
+            self._write_ref("-d", self._policy_ref)
+
     def pin(self, sha: str) -> None:
         """Remember, over restarts, that this commit is followed instead of the branch."""
         self._write_ref(self._pinned_ref, sha)

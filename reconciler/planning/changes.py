@@ -41,7 +41,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def changes(base: Specs, head: Specs, packaged: Packaged) -> PlannedChange:
     """Return what merging `head` into `base` changes."""
-    head = replace(head, desired=with_lost(head.desired, base.desired.services))
+    head = replace(head, desired=with_lost(head.desired, base.desired.services, base.desired.policy_path))
     before = {service.name: service for service in base.desired.services}
     after = {service.name: service for service in head.desired.services}
     kept = _kept(base, head)

@@ -71,11 +71,13 @@ def make_plan(
 def limited(world: World, surroundings: Surroundings) -> World:
     """Return the world with the daemon's own limits on what its commit's ClusterPolicy allows.
 
-    What cannot be read where a known service was written is an error of its commit from here on.
+    What cannot be read where a known service was written is an error of its commit from here on; not for a service
+    that is on its way out, for a commit that could be read has said so.
     """
     if world.desired is None:
         return world
-    desired = with_lost(world.desired, (memory.wanted for memory in world.memory.services.values()))
+    staying = (memory.wanted for memory in world.memory.services.values() if not memory.is_removed)
+    desired = with_lost(world.desired, staying)
     prune = desired.settings.prune.within(surroundings.prune)
     return replace(world, desired=replace(desired, settings=replace(desired.settings, prune=prune)))
 

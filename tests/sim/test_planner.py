@@ -156,6 +156,25 @@ async def test_a_spec_that_cannot_be_read_is_no_removal() -> None:
     assert change.errors[0].path == "chat.yaml"
 
 
+async def test_a_plan_of_a_commit_whose_policy_cannot_be_read_reckons_with_the_one_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Question] = []
+    monkeypatch.setattr("reconciler.planner.predict", lambda question: asked.append(question) or predict(question))
+    sim = Simulation()
+    planner = await planner_of(sim)
+    policy = "apiVersion: heliostat.dev/v1alpha1\nkind: ClusterPolicy\nmetadata: {name: p}\n"
+    files = {"chat.yaml": SPEC.encode(), "rules/p.yaml": f"{policy}spec: {{budget: {{maxServicesMoving: 2}}}}".encode()}
+    planner.commits.add(sim.source.push_files(files), files)  # type: ignore[attr-defined]
+    await sim.run(5)
+    assert sim.tick is not None
+    planner.world = sim.tick.world
+    for unread, moving in (((), 5), ((Unread(path="rules", kind=Unreadable.SUBMODULE, is_spec=False),), 2)):
+        change = await planned(planner, SPEC.replace("version: v1", "version: v2"), unread=unread)
+        assert [error.path for error in change.errors] == [place.path for place in unread]
+        assert asked.pop().desired.settings.max_services_moving == moving
+
+
 async def test_a_quarantined_revision_is_told_as_on_hold() -> None:
     sim = Simulation()
     planner = await planner_of(sim)

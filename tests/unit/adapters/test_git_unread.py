@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from specs.unread import with_lost
 from specs.world import World
 from tests.builders import GATEWAY_URL, NOW
 from tests.origin import Origin, git
-from tests.watched import spec
+from tests.watched import Watched, spec
 
 POLICY = """apiVersion: heliostat.dev/v1alpha1
 kind: ClusterPolicy
@@ -108,6 +109,17 @@ def test_it_is_an_error_of_its_place_and_the_service_stays(repository: Repositor
     assert told in error.message
 
 
+def test_a_service_on_its_way_out_is_not_missed(repository: Repository) -> None:
+    after = repository.read(repository.submodule("team")).desired
+    before = world(repository.first.desired, after)
+    leaving = replace(before.memory.services["chat"], is_removed=True)
+    services = {**before.memory.services, "chat": leaving}
+    found = make_plan(replace(before, memory=Memory(services=services)), Surroundings(gateway_url=GATEWAY_URL))
+    assert found.world.desired is not None
+    assert found.world.desired.errors == ()
+    assert "chat" not in found.memory.services, "nothing is left of it in the cluster"
+
+
 def world(before: Desired, after: Desired) -> World:
     """Return the world of a daemon that runs what a commit wanted, at another commit."""
     services = {
@@ -148,13 +160,13 @@ def test_links_and_submodules_of_code_are_nobodys_error(repository: Repository) 
     git(repository.folder, "commit", "--quiet", "-m", "Vendor")
     after = repository.read(git(repository.folder, "rev-parse", "HEAD")).desired
     assert [place.path for place in after.unread] == ["team/library", "team/values.yaml", "vendor"]
-    assert with_lost(after, repository.first.desired.services).errors == ()
+    assert with_lost(after, repository.first.desired.services, "policy.yaml").errors == ()
 
 
 def test_a_service_that_moved_out_of_a_folder_is_not_lost(repository: Repository) -> None:
     repository.origin.commit(FILES | {"new/chat.yaml": spec("chat")})
     after = repository.read(repository.submodule("team")).desired
-    assert with_lost(after, repository.first.desired.services).errors == ()
+    assert with_lost(after, repository.first.desired.services, "policy.yaml").errors == ()
 
 
 def test_only_the_folder_with_the_specs_is_looked_at(repository: Repository) -> None:
@@ -171,3 +183,51 @@ def test_a_base_that_became_a_pointer_is_told_at_its_place(repository: Repositor
     sha = repository.origin.commit({"services/top.yaml": on_top, "lib/b.yaml": LFS})
     errors = [str(error) for error in repository.read(sha, "services").desired.errors]
     assert errors[0].startswith("lib/b.yaml:1:1: this is a Git LFS pointer")
+
+
+# -- a ClusterPolicy that cannot be read any more ----------------------------------------------------
+
+APART = {"chat.yaml": spec("chat"), "rules/policy.yaml": POLICY}
+
+
+async def test_a_policy_whose_folder_becomes_a_submodule_stays_in_force(tmp_path: Path) -> None:
+    repository, state = Repository(tmp_path), tmp_path / "state"
+
+    async def seen(sha: str) -> Desired:
+        desired = (await Watched(repository.folder, state).see(sha)).desired
+        assert desired is not None
+        return desired
+
+    assert (await seen(repository.origin.commit(APART))).settings.prune.enabled
+    lost = repository.submodule("rules")
+    for _ in range(2):  # the second one starts at the commit that has lost it
+        found = await seen(lost)
+        assert found.settings.prune.enabled
+        assert [(error.path, "submodule" in error.message) for error in found.errors] == [("rules", True)]
+    later = repository.origin.commit(message="Something else")
+    assert (await seen(later)).settings.prune.enabled
+    assert [error.path for error in (await seen(later)).errors] == ["rules"]
+    elsewhere = repository.origin.commit({"chat.yaml": spec("chat"), "p.yaml": POLICY.replace("true", "false")})
+    found = await seen(elsewhere)
+    assert (found.settings.prune.enabled, found.errors) == (False, ())
+
+
+async def test_a_policy_that_was_taken_out_is_not_missed_where_a_submodule_comes_later(tmp_path: Path) -> None:
+    repository, state = Repository(tmp_path), tmp_path / "state"
+    broken = APART | {"rules/policy.yaml": POLICY.replace("prune", "prunes")}
+    for files in (APART, broken, {"chat.yaml": spec("chat"), "rules/readme.md": "none"}):
+        await Watched(repository.folder, state).see(repository.origin.commit(files))
+    sha = repository.submodule("rules")
+    for _ in range(2):
+        desired = (await Watched(repository.folder, state).see(sha)).desired
+        assert desired is not None
+        assert (desired.settings.prune.enabled, desired.errors) == (False, ())
+
+
+def test_a_plan_does_not_call_a_policy_removed_that_cannot_be_read(repository: Repository) -> None:
+    before = repository.read(repository.origin.commit(APART))
+    change = changes(before, repository.read(repository.submodule("rules")), lambda _: {})
+    assert change.policy == ()
+    assert [error.path for error in change.errors] == ["rules"]
+    gone = repository.origin.commit({"chat.yaml": spec("chat")})
+    assert changes(before, repository.read(gone), lambda _: {}).policy

@@ -20,7 +20,7 @@ PYTEST_ARGS ?=
 # Where it is set, as in some containers, every process compiles every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo check lint unit test test-full lives programs bench bench-loading format fuzz lock clean
+.PHONY: help setup demo check lint style types unit test test-full lives programs bench bench-loading format fuzz lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -61,9 +61,13 @@ demo: $(STAMP)  ## the whole story: local Ray cluster, Git repository, rollout, 
 check: $(STAMP)  ## the gate before each commit: lint, types, import rules, unit tests
 	@$(MAKE) --jobs 2 --output-sync=target lint unit
 
-lint: $(STAMP)
+lint: style types
+
+style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
@@ -71,24 +75,27 @@ lint: $(STAMP)
 unit: $(STAMP)
 	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(BIN)/python -m pytest tests/unit -n 2 -q $(PYTEST_ARGS)
 
-# Tests in virtual time wait for no clock, so they take what the end-to-end tests leave of the processor, which is
-# about half of it: replicas start, drain and are waited for. What tells time by the clock runs before, on its own.
+# Tests in virtual time wait for no clock, and types are checked for most of a minute where mypy has no cache: they
+# take what the end-to-end tests leave of the processor, which is about half of it: replicas start, drain and are
+# waited for. What tells time by the clock runs before, on its own.
 WORKERS ?= 3
 VIRTUAL := $(wildcard tests/cases tests/sim)
 REAL := $(filter-out $(VIRTUAL),$(SUITES))
 IDLE := $(shell command -v chrt >/dev/null && echo chrt --idle 0) nice -n 19
-BESIDE := build/virtual-time.log
+BESIDE := build/types.log build/virtual-time.log
 
-test: lint programs  ## check, then cases, simulation, contracts and end-to-end tests on a real Ray cluster
+test: style programs  ## check, then cases, simulation, contracts and end-to-end tests on a real Ray cluster
 	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(BIN)/python -m pytest $(REAL) -m "not ray and not slow" \
 		-n $(WORKERS) --dist loadfile --durations=20 -q $(PYTEST_ARGS)
-	@mkdir -p $(dir $(BESIDE))
-	@echo "Tests in virtual time run beside the following ones; what they say comes after them ($(BESIDE))"
-	@HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(IDLE) $(BIN)/python -m pytest $(VIRTUAL) -m "not ray and not slow" \
-		-n 2 --dist worksteal --timeout 1500 --durations=20 -q $(PYTEST_ARGS) >$(BESIDE) 2>&1 & beside=$$!; \
-	trap 'kill $$beside 2>/dev/null || true' EXIT; failed=0; \
+	@mkdir -p build
+	@echo "Types are checked and tests in virtual time run beside the following ones; what they say comes after them"
+	@echo "($(BESIDE))"
+	@$(IDLE) $(MAKE) types >$(word 1,$(BESIDE)) 2>&1 & types=$$!; \
+	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(IDLE) $(BIN)/python -m pytest $(VIRTUAL) -m "not ray and not slow" \
+		-n 2 --dist worksteal --timeout 1500 --durations=20 -q $(PYTEST_ARGS) >$(word 2,$(BESIDE)) 2>&1 & virtual=$$!; \
+	trap 'kill $$types $$virtual 2>/dev/null || true' EXIT; failed=0; \
 	$(BIN)/python -m pytest $(REAL) -m "ray and not slow" --durations=20 $(PYTEST_ARGS) || failed=$$?; \
-	wait $$beside || failed=$$?; cat $(BESIDE); exit $$failed
+	wait $$types || failed=$$?; wait $$virtual || failed=$$?; cat $(BESIDE); exit $$failed
 
 test-full: lint programs  ## test, and what takes longer
 	HELIOSTAT_SEEDS=$${HELIOSTAT_SEEDS:-150} $(BIN)/python -m pytest $(SUITES) -m "not ray" -n $(WORKERS) --dist loadfile -q $(PYTEST_ARGS)

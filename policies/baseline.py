@@ -81,10 +81,16 @@ def is_awaited(view: ServiceView) -> bool:
     """Return whether the candidate waits for its baseline: both get their first requests at the same time.
 
     In one of its zones is enough. Until there are requests both need one replica only, and a cell that is to have none
-    meanwhile would be waited for in vain.
+    meanwhile would be waited for in vain. Once there are, a baseline whose replica is away for a while is not waited
+    for again.
     """
     line = fresh_line(view)
-    return line is not None and not any(cell.memory.was_ready for cell in view.cells_of(line))
+    if line is None:
+        return False
+    cells = view.cells_of(line)
+    if view.weights.get(view.memory.candidate or "", 0) == 0:
+        return not any(view.capacity(cell) for cell in cells)
+    return not any(cell.memory.was_ready for cell in cells)
 
 
 def given_up(view: ServiceView) -> tuple[LatchFailure, ...]:

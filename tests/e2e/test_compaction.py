@@ -87,6 +87,7 @@ def test_a_spread_out_service_is_packed_onto_one_node_without_a_failed_request(o
     stage = own(("a", "b", "c"), 2.0)
     stage.deploy(sized(stage, "chat", 3), cluster=policy(compaction={**SETTINGS, "enabled": False}))
     assert len(workers(stage)) == 3
+    wait_for(lambda: compaction(stage)["state"] == "Off", 30, "it was looked at", shows=lambda: told(stage))
     plan = compaction(stage)
     going = [node["ip"] for node in plan["nodes"] if node["goes"]]
     assert len(going) == 2, plan

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import policies.baseline
 import policies.retirement
 import policies.rollout
 import policies.window
+from policies.view import ServiceView
 from specs.analysis import Baseline
 from specs.memory import CellMemory
 from tests.builders import service, steps
@@ -29,6 +31,7 @@ ASKED = {"min_requests": 50, "baseline": Baseline.FRESH}
 
 def spec(version: str, code: str = "good", **changes: Any) -> Any:
     options: dict[str, Any] = {
+        "args": CODE[code],
         "sizes": 10,
         "surge": 3,
         "steps": steps(10, "analysis 10", 30, "analysis 10"),
@@ -36,7 +39,7 @@ def spec(version: str, code: str = "good", **changes: Any) -> Any:
         "scale_down": 5,
         **changes,
     }
-    return service(version=version, args=CODE[code], max_request=20, **options)
+    return service(version=version, max_request=20, **options)
 
 
 def baselines(sim: Simulation, name: str = "chat") -> list[CellMemory]:
@@ -79,6 +82,21 @@ async def check_alike() -> None:
         assert weight_of(sim, fresh) == weight_of(sim, candidate) == share * 100, sim.describe()
         assert live_in(sim, fresh) == live_in(sim, candidate) == count, sim.describe()
         await sim.order("promote", "chat")
+
+
+async def check_together() -> None:
+    """Nobody gets a request before the other, also when the baseline is ready some looks after the candidate."""
+    for later in (0, 1, 2, 3):
+        sim = Simulation()
+        await sim.start()
+        sim.push(spec("v1", min_ready=4))
+        await sim.settle()
+        sim.book.default = replace(sim.book.default, start_time=timedelta(seconds=2 + later))
+        sim.push(spec("v2", min_ready=4, args={"start_seconds": 2}))
+        await sim.until(lambda sim=sim: sim.weights().get("v2", 0) > 0, within=60, what="v2 has requests")
+        (fresh,) = baselines(sim)
+        (candidate,) = sim.memory().cells_of("v2")
+        assert weight_of(sim, fresh) == weight_of(sim, candidate) > 0, sim.describe()
 
 
 async def check_compared() -> None:
@@ -153,7 +171,16 @@ async def check_no_room() -> None:
     assert sim.memory().stable == "v2"
 
 
-CHECKS = (check_alike, check_compared, check_gone, check_restarts, check_takeover, check_never_starts, check_no_room)
+CHECKS = (
+    check_alike,
+    check_together,
+    check_compared,
+    check_gone,
+    check_restarts,
+    check_takeover,
+    check_never_starts,
+    check_no_room,
+)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -171,8 +198,14 @@ def always_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies.window, "fresh_line", lambda view: None)
 
 
+def once_ready(view: ServiceView) -> bool:
+    line = policies.baseline.fresh_line(view)
+    return line is not None and not any(cell.memory.was_ready for cell in view.cells_of(line))
+
+
 MUTATIONS: tuple[tuple[str, Change, Callable[[], Any]], ...] = (
     ("the baseline gets half", patch(policies.rollout, "fresh_share", lambda weight: weight // 2), check_alike),
+    ("who is ready first goes first", patch(policies.rollout, "is_awaited", once_ready), check_together),
     ("the old replicas are compared", always_none, check_compared),
     ("it stays", patch(policies.retirement, "left_over", lambda view: ()), check_gone),
     ("nobody waits", patch(policies.rollout, "is_awaited", lambda view: False), check_never_starts),

@@ -70,7 +70,7 @@ def through_cache(uri: str, open_origin: Callable[[], Source]) -> Source:
         LOG.warning("%s is loaded without keeping it: the node's cache has no room for it", content.public_uri)
         return origin
     node = this_node(store)
-    return ReadThrough(store, entry, origin, node.filling if node else None)
+    return ReadThrough(store, entry, origin, node)
 
 
 def _from_cache_alone(store: Store, uri: str, error: SourceUnreachable) -> Source:
@@ -109,6 +109,6 @@ def _from_peers_alone(store: Store, uri: str, error: SourceUnreachable) -> Sourc
     if node is None or content is None or entry is None:
         raise error
     LOG.warning("%s: loading the version that peers have: %s", content.public_uri, error.problem)
-    source = ReadThrough(store, entry, Gone(uri, content, error), node.filling)
-    source.expect([(0, content.size)])
+    source = ReadThrough(store, entry, Gone(uri, content, error), node)
+    source.expect_from_peers()
     return source

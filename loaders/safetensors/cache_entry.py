@@ -82,6 +82,16 @@ class Entry:
         except FileNotFoundError:
             return False
 
+    @property
+    def identity(self) -> int:
+        """Tells it from one of the same content that was here before and was evicted."""
+        with self._open():
+            return os.fstat(self._lease).st_ino
+
+    def trust(self, checked: set[int]) -> None:
+        """Take these chunks as checked, and add to them those that are checked from now on."""
+        self._checked = checked
+
     def checksum(self, chunk: int) -> int | None:
         """Return the recorded checksum of a chunk that is there, `None` for one that is not."""
         record = self._recorded(chunk, 1)

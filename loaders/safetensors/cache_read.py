@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from loaders.safetensors.cache_content import Content, Piece, pieces
@@ -36,7 +36,7 @@ SCRATCH_CHUNKS = 4
 
 
 class Filling(Protocol):
-    """Someone of this node who fetches all chunks."""
+    """Someone of this node who fetches all chunks, or those that were asked for."""
 
     def goes_on(self) -> bool:
         """Tell whether missing chunks will come without the reader's doing."""
@@ -49,13 +49,31 @@ class Filling(Protocol):
         """The reader needs no more."""
 
 
+class Neighbours(Protocol):
+    """Other nodes, as they are asked for parts of chunks."""
+
+    def read(self, chunk: int, start: int, into: memoryview, interrupt: Interrupt) -> bool:
+        """Fill `into` from a chunk that one of them has; False if none has it, or brings it in time."""
+
+    def close(self) -> None:
+        """The reader needs no more."""
+
+
+class Peers(Protocol):
+    """The others, as this node sees them."""
+
+    def filling(self, entry: Entry, origin: Source, want: int | None) -> Filling:
+        """Have chunks (a set of bits, `None` for all) fetched from peers and the origin together."""
+
+    def neighbours(self, content: Content) -> Neighbours:
+        """Return who can be asked for parts of chunks."""
+
+
 class ReadThrough:
     """A source that is asked through the cache. Itself a source."""
 
-    def __init__(
-        self, store: Store, entry: Entry, origin: Source, filler: Callable[[Entry, Source], Filling] | None = None
-    ) -> None:
-        """Takes over the opened content and the origin, and closes both. `filler` starts to fill it from peers."""
+    def __init__(self, store: Store, entry: Entry, origin: Source, peers: Peers | None = None) -> None:
+        """Takes over the opened content and the origin, and closes both."""
         self.uri, self.size, self.version = origin.uri, origin.size, origin.version
         self.streams = origin.streams
         self.content: Content = entry.content
@@ -65,8 +83,11 @@ class ReadThrough:
         self._reading: set[Piece] = set()
         self._reserved = store.has_room(entry.content)
         self._full = False
-        self._filler = filler
+        self._peers = peers
         self._filling: Filling | None = None
+        self._filled = 0
+        self._expects = False
+        self._neighbours: Neighbours | None = None
         self._lock = threading.Lock()
         self._scratch = threading.BoundedSemaphore(SCRATCH_CHUNKS)
 
@@ -81,11 +102,29 @@ class ReadThrough:
                 self._wanted[piece.chunk] = self._wanted.get(piece.chunk, 0) + piece.length
         if not self._reserved and not self._full:
             self._reserve()
-        wanted = sum(self._wanted.values())
-        if self._full or self._filler is None or self._filling is not None or wanted < NEARLY_ALL * self.size:
+        if self._peers is not None and not self._expects:
+            self._expects = True
+            self._ask_peers(self._peers)
+
+    def expect_from_peers(self) -> None:
+        """Say that the origin is gone: what is read before anything is expected, a header, is asked of peers too."""
+        if self._peers is not None:
+            self._neighbours = self._peers.neighbours(self.content)
+
+    def _ask_peers(self, peers: Peers) -> None:
+        """Have chunks that are wanted (nearly) whole brought here; parts of others are asked for when they are read."""
+        there = sum(1 << chunk for chunk in self._entry.present())
+        everything = (1 << self.content.chunks) - 1
+        if sum(self._wanted.values()) >= NEARLY_ALL * self.size:
+            if self.keeps and there != everything:
+                self._filling, self._filled = peers.filling(self._entry, self._origin, None), everything
             return
-        if not self._entry.complete():
-            self._filling = self._filler(self._entry, self._origin)
+        wanted = sum(1 << chunk for chunk in self._wanted)
+        whole = sum(1 << chunk for chunk in self._wanted if self._keeps_chunk(chunk)) if self.keeps else 0
+        if whole & ~there:
+            self._filling, self._filled = peers.filling(self._entry, self._origin, whole), whole
+        if wanted & ~whole & ~there and self._neighbours is None:
+            self._neighbours = peers.neighbours(self.content)
 
     @property
     def keeps(self) -> bool:
@@ -127,12 +166,13 @@ class ReadThrough:
     def _read(self, piece: Piece, into: memoryview, interrupt: Interrupt) -> None:
         waited, wait = 0.0, FIRST_WAIT
         while not self._entry.read(piece.chunk, piece.start, into):
-            if self._filling is not None and self._filling.goes_on():
+            if self._filling is not None and self._filled >> piece.chunk & 1 and self._filling.goes_on():
                 interrupt.wait(wait)
                 wait = min(LONGEST_WAIT, wait * 2)
                 continue
             if not self._keeps(piece) or waited > PATIENCE:
-                self._fetch(piece.chunk, piece.start, into, interrupt)
+                if self._neighbours is None or not self._from_neighbour(self._neighbours, piece, into, interrupt):
+                    self._fetch(piece.chunk, piece.start, into, interrupt)
                 return
             with self._entry.claim(piece.chunk) as claimed:
                 if claimed and self._fetch_and_keep(piece, into, interrupt):
@@ -144,8 +184,10 @@ class ReadThrough:
     def _keeps(self, piece: Piece) -> bool:
         if not self._reserved:
             return False
-        wanted = max(self._wanted.get(piece.chunk, 0), piece.length)
-        return wanted >= NEARLY_ALL * self.content.length_of(piece.chunk)
+        return self._keeps_chunk(piece.chunk, piece.length)
+
+    def _keeps_chunk(self, chunk: int, wanted: int = 0) -> bool:
+        return max(self._wanted.get(chunk, 0), wanted) >= NEARLY_ALL * self.content.length_of(chunk)
 
     def _fetch_and_keep(self, piece: Piece, into: memoryview, interrupt: Interrupt) -> bool:
         """Fetch a claimed chunk; False if it landed between the look and the claim."""
@@ -161,6 +203,13 @@ class ReadThrough:
             self._fetch(piece.chunk, 0, whole, interrupt)
             self._keep(piece.chunk, whole)
             into[:] = whole[piece.start : piece.start + piece.length]
+        return True
+
+    def _from_neighbour(self, neighbours: Neighbours, piece: Piece, into: memoryview, interrupt: Interrupt) -> bool:
+        if not neighbours.read(piece.chunk, piece.start, into, interrupt):
+            return False
+        with self._lock:
+            self.fetched += len(into)
         return True
 
     def _fetch(self, chunk: int, start: int, into: memoryview, interrupt: Interrupt) -> None:
@@ -200,8 +249,9 @@ class ReadThrough:
 
     def close(self) -> None:
         """Give the content back to the cache and close the origin."""
-        if self._filling is not None:
-            self._filling.close()
+        for peers in (self._filling, self._neighbours):
+            if peers is not None:
+                peers.close()
         unused = not self._reserved and not self._entry.present()
         self._entry.close()
         self._origin.close()

@@ -55,12 +55,13 @@ class News:
 
 @dataclass(frozen=True, kw_only=True)
 class Membership:
-    """What a node is in the swarm."""
+    """What a node is in the swarm, and which chunks it is there for: all of them, if that is `None`."""
 
     node: str
     endpoint: str
     token: str
     tracker: Tracking
+    want: int | None = None
 
 
 class Fill:
@@ -83,7 +84,7 @@ class Fill:
         return self._patience.in_vain
 
     def run(self, interrupt: Interrupt) -> None:
-        """Return when the content is complete; raise when it cannot be, or when interrupted."""
+        """Return when what is wanted of the content is there; raise when it cannot be, or when interrupted."""
         self._begin()
         workers = ThreadPoolExecutor(ORIGIN_SLOTS + PEER_SLOTS + MOST_LATE, thread_name_prefix="weights-fill")
         try:
@@ -122,7 +123,7 @@ class Fill:
     def _begin(self) -> None:
         me = self._membership
         have = sum(1 << chunk for chunk in self._entry.present())
-        me.tracker.begin(me.node, me.endpoint, Held(content=self._entry.content, have=have))
+        me.tracker.begin(me.node, me.endpoint, Held(content=self._entry.content, have=have, want=me.want))
 
     def _turn(self, report: Report) -> Turn:
         me = self._membership

@@ -140,8 +140,8 @@ def tell_caches(checkpoint: Checkpoint, chunks: tuple[Chunk, ...]) -> None:
     """Say what will be read, headers included: the cache keeps what is wanted whole, and fetches nothing else whole."""
     for number, (source, header) in enumerate(zip(checkpoint.sources, checkpoint.headers, strict=True)):
         if isinstance(source, ReadThrough):
-            source.expect([(0, header.data_start)])
-            source.expect((chunk.start, chunk.stop) for chunk in chunks if chunk.file == number)
+            ranges = [(chunk.start, chunk.stop) for chunk in chunks if chunk.file == number]
+            source.expect([(0, header.data_start), *ranges])
 
 
 def check_memory(ask: Ask, needed: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ from loaders.safetensors.cache_store import Store, write_whole
 from loaders.safetensors.chunk_server import ChunkServer
 from loaders.safetensors.errors import LoadError
 from loaders.safetensors.fill import Fill, Membership
+from loaders.safetensors.neighbours import Neighbours
 from loaders.safetensors.sources import Source
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.tracker import NAME, NAMESPACE, Held, Report, Tracker, TrackerLost, Tracking, Turn
@@ -115,10 +117,11 @@ class Node:
             except (TrackerLost, OSError) as error:
                 LOG.warning("peers: %s", error)
 
-    def membership(self) -> Membership:
-        """Return what a fill needs; whoever serves has written where."""
+    def membership(self, want: int | None = None) -> Membership:
+        """Return what a fill needs; whoever serves has written where. A part is wanted by a member of its own."""
+        name = self.name if want is None else f"{self.name}/{os.getpid()}-{next(_numbers)}"
         endpoint = (self.store.folder / "endpoint").read_text()
-        return Membership(node=self.name, endpoint=endpoint, token=self.tracker.token(), tracker=self.tracker)
+        return Membership(node=name, endpoint=endpoint, token=self.tracker.token(), tracker=self.tracker, want=want)
 
     def find(self, uri: str) -> Content | None:
         """Return a content of this URI that peers have in full."""
@@ -127,9 +130,13 @@ class Node:
         except TrackerLost:
             return None
 
-    def filling(self, entry: Entry, origin: Source) -> Filling:
-        """Have this content filled, by this process or another one of the node."""
-        return Filling(self, entry, origin)
+    def filling(self, entry: Entry, origin: Source, want: int | None = None) -> Filling:
+        """Have this content filled, by this process or another one of the node; or these chunks of it, by this one."""
+        return Filling(self, entry, origin, want)
+
+    def neighbours(self, content: Content) -> Neighbours:
+        """Return who can be asked for ranges of a content."""
+        return Neighbours(content, self.membership)
 
     def close(self) -> None:
         """Stop serving; another process may take over."""
@@ -145,11 +152,15 @@ class Node:
 
 
 class Filling:
-    """A reader's view of a fill: whether waiting for chunks is worth it. `goes_on` is called from many threads."""
+    """A reader's view of a fill: whether waiting for chunks is worth it. `goes_on` is called from many threads.
 
-    def __init__(self, node: Node, entry: Entry, origin: Source) -> None:
+    A whole content is filled by one process of the node at a time. A part is filled by whoever wants it: the tracker
+    sees to it that processes of one node do not fetch the same chunks.
+    """
+
+    def __init__(self, node: Node, entry: Entry, origin: Source, want: int | None) -> None:
         """Start to fill if no other process does."""
-        self._node, self._entry, self._origin = node, entry, origin
+        self._node, self._entry, self._origin, self._want = node, entry, origin, want
         self._lock = FileLock(entry.folder / "fill")
         self._guard = threading.Lock()
         self._interrupt = Interrupt()
@@ -165,7 +176,7 @@ class Filling:
             return False
         with self._guard:
             try:
-                if self._thread is None and self._lock.attempt():
+                if self._thread is None and (self._want is not None or self._lock.attempt()):
                     self._start()
             except OSError as error:
                 LOG.warning("%s is loaded without peers: %s", self._entry.content.public_uri, error)
@@ -178,7 +189,7 @@ class Filling:
 
     def _run(self) -> None:
         try:
-            self.fill = Fill(self._entry, self._origin, self._node.membership())
+            self.fill = Fill(self._entry, self._origin, self._node.membership(self._want))
             self.fill.run(self._interrupt)
         except Exception as error:
             if not self._interrupt.fired:
@@ -275,7 +286,12 @@ class RayTracker:
         assert answer is None or isinstance(answer, Content)
         return answer
 
+    def holders(self, node: str, key: str) -> dict[str, int]:
+        """Return what other nodes have of a content, by where they serve it."""
+        return dict(self._call("holders", node, key))
 
+
+_numbers = itertools.count()
 _nodes: dict[Path, Node] = {}
 _nodes_lock = threading.Lock()
 

@@ -51,6 +51,8 @@ class Member:
     endpoint: str
     seen: float
     have: int = 0
+    want: int = -1
+    """The chunks that it is to get; all of them, if nothing else was said."""
     fetching: dict[int, Fetch] = field(default_factory=dict)
     late: dict[int, set[str]] = field(default_factory=dict)
     """Chunks that these peers are still asked for, and do not bring in time."""
@@ -69,6 +71,11 @@ class Member:
     def late_chunks(self) -> int:
         """Chunks that are to be had elsewhere."""
         return sum(1 << chunk for chunk in self.late)
+
+
+def site(member: str) -> str:
+    """The node of a member. A partial load is one of its own, NODE/NUMBER: it wants less, and has the node's cache."""
+    return member.partition("/")[0]
 
 
 def bits(chunks: int) -> Iterator[int]:
@@ -96,9 +103,10 @@ class Swarm:
         for chunk in bits(have & self.all & ~member.have):
             self._gain(node, chunk)
 
-    def begin(self, node: str, have: int) -> None:
+    def begin(self, node: str, have: int, want: int | None = None) -> None:
         """A node fetches anew and has exactly this: what it had before may be evicted, what it fetched is free."""
         member = self.members[node]
+        member.want = self.all if want is None else want & self.all
         for chunk in bits(member.have & ~have):
             self._lose(node, chunk)
         member.fetching.clear()
@@ -163,16 +171,34 @@ class Swarm:
         return [*self._from_origin(node, now, origin), *self._from_peers(node, now, peers)]
 
     def done(self, node: str) -> bool:
-        """Tell whether a node has everything."""
-        return self.members[node].have == self.all
+        """Tell whether a node has everything that it wants."""
+        return not self.members[node].want & self.all & ~self._there(node)
 
     def whole(self) -> bool:
         """Tell whether the nodes have everything between them."""
         return not self._held_by[0]
 
     def _missing(self, node: str) -> int:
-        member = self.members[node]
-        return self.all & ~member.have & ~sum(1 << chunk for chunk in member.fetching)
+        """What a node wants, and neither has nor fetches, in any of its processes."""
+        asked = sum({1 << chunk for member in self._of_site(node) for chunk in member.fetching})
+        return self.members[node].want & self.all & ~self._there(node) & ~asked
+
+    def _of_site(self, node: str) -> list[Member]:
+        return [member for name, member in self.members.items() if site(name) == site(node)]
+
+    def _there(self, node: str) -> int:
+        there = 0
+        for member in self._of_site(node):
+            there |= member.have
+        return there
+
+    def holders(self, node: str) -> dict[str, int]:
+        """What other nodes have, by where they serve it."""
+        found: dict[str, int] = {}
+        for name, member in self.members.items():
+            if site(name) != site(node) and member.have:
+                found[member.endpoint] = found.get(member.endpoint, 0) | member.have
+        return found
 
     def _from_origin(self, node: str, now: float, slots: int) -> Iterator[Assignment]:
         """Choose from what no peer has that answers this node. Who is late may still bring what it is not late with."""
@@ -199,7 +225,8 @@ class Swarm:
     def _from_peers(self, node: str, now: float, slots: int) -> Iterator[Assignment]:
         free = {name: UPLOADS - load for name, load in self._uploads().items() if load < UPLOADS}
         me = self.members[node]
-        usable = {name for name in free if name != node and not me.avoids(name, now)} - me.late_peers
+        others = {name for name in self.members if site(name) in free and site(name) != site(node)}
+        usable = {name for name in others if not me.avoids(name, now)} - me.late_peers
         reachable = 0
         for name in usable:
             reachable |= self.members[name].have
@@ -211,25 +238,25 @@ class Swarm:
             holders = [name for name in usable if self.members[name].have >> chunk & 1]
             if not holders:
                 continue
-            source = max(holders, key=lambda name: (free[name], name))
+            source = max(holders, key=lambda name: (free[site(name)], name))
             yield self._begin(node, chunk, source, now)
             slots -= 1
-            free[source] -= 1
-            if not free[source]:
-                usable.discard(source)
+            free[site(source)] -= 1
+            if not free[site(source)]:
+                usable = {name for name in usable if site(name) != site(source)}
 
     def _rarest(self, wanted: int) -> Iterator[int]:
         for held in self._held_by[1:]:
             yield from bits(wanted & held)
 
     def _uploads(self) -> dict[str, int]:
-        loads = dict.fromkeys(self.members, 0)
+        """How many chunks each node is sending."""
+        loads = dict.fromkeys(map(site, self.members), 0)
         for member in self.members.values():
-            for fetch in member.fetching.values():
-                if fetch.source in loads:
-                    loads[str(fetch.source)] += 1
-            for source in (source for sources in member.late.values() for source in sources if source in loads):
-                loads[source] += 1
+            late = [source for sources in member.late.values() for source in sources]
+            for source in [*(fetch.source for fetch in member.fetching.values() if fetch.source), *late]:
+                if site(source) in loads:
+                    loads[site(source)] += 1
         return loads
 
     def _begin(self, node: str, chunk: int, source: str | None, now: float) -> Assignment:

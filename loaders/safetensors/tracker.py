@@ -20,10 +20,11 @@ class TrackerLost(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """A content of which a node has some chunks, as a set of bits."""
+    """A content of which a node has some chunks, and wants some (all, if that is `None`), as sets of bits."""
 
     content: Content
     have: int
+    want: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,9 @@ class Tracking(Protocol):
     def find(self, asked: Content) -> Content | None:
         """Return the version of an object that the swarm has in full, the one last heard of."""
 
+    def holders(self, node: str, key: str) -> dict[str, int]:
+        """Return what other nodes have of a content, by where they serve it."""
+
 
 class Tracker:
     """One instance, called by one thread at a time."""
@@ -91,7 +95,7 @@ class Tracker:
     def begin(self, node: str, endpoint: str, held: Held) -> None:
         """Join a content's swarm and start to fetch."""
         self.announce(node, endpoint, [held])
-        self._swarm(held.content).begin(node, held.have)
+        self._swarm(held.content).begin(node, held.have, held.want)
 
     def turn(self, node: str, key: str, report: Report, slots: tuple[int, int]) -> Turn:
         """Take the report and choose what the node fetches next."""
@@ -116,6 +120,14 @@ class Tracker:
             if content.same_object(asked) and self._swarms[key].whole():
                 return content
         return None
+
+    def holders(self, node: str, key: str) -> dict[str, int]:
+        """Return what other nodes have of a content, by where they serve it."""
+        swarm = self._swarms.get(key)
+        if swarm is None:
+            return {}
+        swarm.drop_silent(time.monotonic())
+        return swarm.holders(node)
 
     def _forget_silent(self, now: float) -> None:
         """Drop nodes of which nothing is heard, and contents that nobody has any more."""

@@ -138,6 +138,38 @@ def test_late_requests_count_among_what_a_peer_sends() -> None:
     assert swarm.assign("c", 0.0, origin=0, peers=9) == []
 
 
+def test_processes_of_a_node_get_what_each_wants_and_nothing_twice() -> None:
+    swarm = three(6)
+    swarm.join("a/1", "a:1", 0, 0.0)
+    swarm.join("a/2", "a:1", 0, 0.0)
+    swarm.begin("a/1", 0, 0b000111)
+    swarm.begin("a/2", 0, 0b001110)
+    assert [each.chunk for each in swarm.assign("a/1", 0.0, origin=9, peers=9)] == [0, 1, 2]
+    assert [each.chunk for each in swarm.assign("a/2", 0.0, origin=9, peers=9)] == [3]
+    for chunk in range(3):
+        swarm.landed("a/1", chunk, 1)
+    assert swarm.done("a/1")
+    assert not swarm.done("a/2")
+    swarm.landed("a/2", 3, 1)
+    assert swarm.done("a/2")
+    assert swarm.assign("a", 0.0, origin=0, peers=9) == [], "a node does not send to itself"
+    assert len(swarm.assign("b", 0.0, origin=0, peers=9)) == UPLOADS, "however many processes it has"
+    assert swarm.holders("a") == {}
+    assert swarm.holders("b") == {"a:1": 0b001111}
+
+
+def test_what_a_killed_process_fetched_is_another_ones_of_its_node() -> None:
+    swarm = three(1)
+    for name in ("a/1", "a/2"):
+        swarm.join(name, "a:1", 0, 0.0)
+        swarm.begin(name, 0, 1)
+    swarm.assign("a/1", 0.0, origin=1, peers=0)
+    assert swarm.heard("a/2", SILENT - 1)
+    assert swarm.assign("a/2", SILENT - 1, origin=1, peers=0) == []
+    assert swarm.heard("a/2", SILENT + 1)
+    assert [each.chunk for each in swarm.assign("a/2", SILENT + 1, origin=1, peers=0)] == [0]
+
+
 def test_a_node_whose_cache_was_emptied_is_believed() -> None:
     swarm = three(3)
     swarm.join("a", "a:1", 0b111, 0.0)

@@ -21,9 +21,9 @@ LOOK_EVERY = 0.05
 Address = tuple[int, int, int, Any]
 
 
-def connect(host: str, port: int, interrupt: Interrupt) -> socket.socket:
+def connect(host: str, port: int, interrupt: Interrupt, within: float | None = None) -> socket.socket:
     """Return a connected, blocking socket. Raise `OSError` if no address answers, or the interrupt's error."""
-    race = _Race(_addresses(host, port, interrupt), time.monotonic() + CONNECT_SECONDS)
+    race = _Race(_addresses(host, port, interrupt), time.monotonic() + (within or CONNECT_SECONDS))
     try:
         while True:
             interrupt.check()

@@ -13,7 +13,15 @@ from urllib.parse import urljoin
 from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed, SourceMissing, SourceUnreachable, shown
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams
-from loaders.safetensors.sources.wire import Answer, Broken, Connection, Place, is_number, place_of
+from loaders.safetensors.sources.wire import (
+    SILENCE_SECONDS,
+    Answer,
+    Broken,
+    Connection,
+    Place,
+    is_number,
+    place_of,
+)
 
 FIRST_READ = 128 * 1024
 """Asked for when the file is opened: most headers are shorter, and so come with the file's size in one round trip."""
@@ -32,10 +40,11 @@ CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 
 
 class Pool:
-    """Idle connections to one peer."""
+    """Idle connections to one peer, which may be silent for so many seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, silence: int = SILENCE_SECONDS) -> None:
         """Empty."""
+        self._silence = silence
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._closed = False
@@ -47,7 +56,7 @@ class Pool:
                 connection = self._idle.pop()
                 if connection.usable:
                     return connection, False
-        return Connection(place, interrupt), True
+        return Connection(place, interrupt, self._silence), True
 
     def give(self, connection: Connection) -> None:
         """Keep it for the next read."""

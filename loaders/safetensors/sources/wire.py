@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import os
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
@@ -89,15 +91,16 @@ class Broken(Exception):
 class Connection:
     """A keep-alive connection. One thread at a time; `cut` may come from any."""
 
-    def __init__(self, place: Place, interrupt: Interrupt) -> None:
+    def __init__(self, place: Place, interrupt: Interrupt, silence: int = SILENCE_SECONDS) -> None:
         """Connect; raise `Broken` when that fails, or the interrupt's error when it fires meanwhile."""
+        self._silence = silence
         try:
             # Blocking: Python's own time-outs would take the meaning from MSG_WAITALL.
-            self._socket = connect(place.host, place.port, interrupt)
+            self._socket = connect(place.host, place.port, interrupt, silence)
         except OSError as error:
             raise Broken(f"no connection to {place.authority}: {error}") from error
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE_SECONDS, 0))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SILENCE_SECONDS, 0))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", silence, 0))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", silence, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._head = bytearray(HEAD_READ)
         self._rest = memoryview(b"")
@@ -119,7 +122,7 @@ class Connection:
                 self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
                 return self._receive_head()
             except OSError as error:
-                raise Broken(_why(error)) from error
+                raise Broken(self._why(error)) from error
 
     def _receive_head(self) -> Answer:
         head = bytearray()
@@ -133,8 +136,11 @@ class Connection:
         self._rest = memoryview(bytes(head[end + 4 :]))
         return _parse_head(bytes(head[:end]))
 
-    def receive(self, buffer: memoryview, interrupt: Interrupt) -> int:
-        """Fill the buffer with body and return how much came: less only when the connection broke."""
+    def receive(self, buffer: memoryview, interrupt: Interrupt, until: float = math.inf) -> int:
+        """Fill the buffer with body and return how much came: less only when the connection broke, or time was up.
+
+        `until` is looked at whenever nothing came for as long as the connection may be silent.
+        """
         taken = min(len(self._rest), len(buffer))
         buffer[:taken] = self._rest[:taken]
         self._rest = self._rest[taken:]
@@ -144,10 +150,13 @@ class Connection:
                     count = self._socket.recv_into(buffer[taken:], 0, socket.MSG_WAITALL)
                 except OSError:
                     break
-                if count == 0:
-                    break
                 taken += count
+                if count == 0 or time.monotonic() > until:
+                    break
         return taken
+
+    def _why(self, error: OSError) -> str:
+        return f"nothing came for {self._silence} s" if isinstance(error, BlockingIOError) else str(error)
 
     def cut(self) -> None:
         """Make every read on it end now."""
@@ -157,12 +166,6 @@ class Connection:
     def close(self) -> None:
         """Close it; no read may be going on."""
         self._socket.close()
-
-
-def _why(error: OSError) -> str:
-    if isinstance(error, BlockingIOError):
-        return f"nothing came for {SILENCE_SECONDS} s"
-    return str(error)
 
 
 def _parse_head(head: bytes) -> Answer:

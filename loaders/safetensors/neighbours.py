@@ -1,0 +1,148 @@
+"""Parts of chunks from other nodes: what a partial load reads of chunks that it does not want whole.
+
+Whoever has the chunk checks it and says what the part must be. Nobody here waits long for a peer: one that does not
+bring a range at once is left alone for a while, and the origin is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import xxhash
+
+from loaders.safetensors.cache_content import Content
+from loaders.safetensors.chunk_server import RANGE_CHECKSUM, checksum_text
+from loaders.safetensors.fill import Membership
+from loaders.safetensors.sources.http import Pool
+from loaders.safetensors.sources.interrupt import Interrupt
+from loaders.safetensors.sources.wire import Broken, Place
+from loaders.safetensors.swarm import AVOIDED, UPLOADS
+from loaders.safetensors.tracker import TrackerLost
+
+LOG = logging.getLogger(__name__)
+
+LOOKS_EVERY = 3.0
+"""Seconds between two questions to the tracker who has what."""
+
+FIRST_LOOK = 1.0
+"""Seconds that the first read waits for the tracker's answer."""
+
+SILENCE = 1
+SLOWEST = 8 << 20
+"""A peer that is silent for so many seconds, or sends fewer bytes per second after the first one, is late."""
+
+
+class Neighbours:
+    """Who can be asked for ranges of one content. Used from many threads."""
+
+    def __init__(self, content: Content, membership: Callable[[], Membership]) -> None:
+        """Begin to ask the tracker."""
+        self._content = content
+        self._membership = membership
+        self._known = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._token = ""
+        self._holders: dict[str, int] = {}
+        self._pools: dict[str, Pool] = {}
+        self._asked: Counter[str] = Counter()
+        self._avoid: dict[str, float] = {}
+        self.in_vain = 0
+        threading.Thread(target=self._look, name="weights-neighbours", daemon=True).start()
+
+    def _look(self) -> None:
+        """Ask the tracker now and then, in a thread of its own: it may hang."""
+        try:
+            me = self._membership()
+            while not self._over.is_set():
+                found = me.tracker.holders(me.node, self._content.key)
+                with self._lock:
+                    self._token, self._holders = me.token, found
+                self._known.set()
+                self._over.wait(LOOKS_EVERY)
+        except (TrackerLost, OSError) as error:
+            LOG.warning("%s: parts of it come from the origin alone: %s", self._content.public_uri, error)
+        finally:
+            self._known.set()
+
+    def read(self, chunk: int, start: int, into: memoryview, interrupt: Interrupt) -> bool:
+        """Fill `into` from a chunk that one of them has; False if none has it, or brings it in time."""
+        with interrupt.breaking(self._known.set):
+            self._known.wait(FIRST_LOOK)
+        interrupt.check()
+        while (endpoint := self._choose(chunk)) is not None:
+            if self._brings(endpoint, chunk * self._content.chunk_size + start, into, interrupt):
+                return True
+        return False
+
+    def _brings(self, endpoint: str, offset: int, into: memoryview, interrupt: Interrupt) -> bool:
+        received = 0
+        try:
+            received = self._ask(endpoint, offset, into, interrupt)
+        except Broken:
+            interrupt.check()
+        finally:
+            with self._lock:
+                self._asked[endpoint] -= 1
+                if received != len(into):
+                    self._avoid[endpoint] = time.monotonic() + AVOIDED
+                    self.in_vain += received
+        return received == len(into)
+
+    def _choose(self, chunk: int) -> str | None:
+        """Return the one that is asked for least, if there is one who may be asked for more."""
+        now = time.monotonic()
+        with self._lock:
+            able = [
+                endpoint
+                for endpoint, have in self._holders.items()
+                if have >> chunk & 1 and self._avoid.get(endpoint, now) <= now and self._asked[endpoint] < UPLOADS
+            ]
+            if not able:
+                return None
+            endpoint = min(able, key=lambda each: (self._asked[each], each))
+            self._asked[endpoint] += 1
+            return endpoint
+
+    def _ask(self, endpoint: str, offset: int, into: memoryview, interrupt: Interrupt) -> int:
+        """Receive a range and return how many good bytes came; 0 where the peer has not got it, or it is wrong."""
+        host, _, port = endpoint.rpartition(":")
+        place = Place(host=host, port=int(port), target=f"/{self._content.key}")
+        with self._lock:
+            pool = self._pools.setdefault(endpoint, Pool(SILENCE))
+            span = f"bytes={offset}-{offset + len(into) - 1}"
+            asked = {"Authorization": f"Bearer {self._token}", "Range": span}
+        connection, fresh = pool.take(place, interrupt)
+        got = 0
+        try:
+            answer = connection.ask(place, asked, interrupt)
+            if answer.status == 206 and answer.length == len(into):
+                until = time.monotonic() + SILENCE + len(into) / SLOWEST
+                got = connection.receive(into, interrupt, until)
+        except Broken:
+            if fresh:
+                raise
+        else:
+            fresh = True
+        finally:
+            if got == len(into):
+                pool.give(connection)
+            else:
+                connection.close()
+        if not fresh:  # it had idled until the peer closed it
+            return self._ask(endpoint, offset, into, interrupt)
+        said = answer.headers.get(RANGE_CHECKSUM.lower(), "")
+        good = got < len(into) or said == checksum_text(xxhash.xxh3_64_intdigest(into))
+        return got if good else 0
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._over.set()
+        with self._lock:
+            pools = list(self._pools.values())
+        for pool in pools:
+            pool.close()

@@ -1,0 +1,144 @@
+"""Parts of files through the node's cache and from peers: ranges of what is needed, and nothing else."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import random
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from loaders.safetensors import cache
+from loaders.safetensors.cache import Gone
+from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content
+from loaders.safetensors.errors import SourceUnreachable
+from loaders.safetensors.sources.http import FIRST_READ
+from tests.loading.servers import RangeServer
+from tests.loading.shape import Shape
+from tests.loading.swarming import HoldUp, Locked, Machine
+
+CHUNK = SMALLEST_CHUNK_SIZE
+SIZE = 15 * CHUNK + 777
+BYTES = random.Random(6).randbytes(SIZE)
+OPENING = FIRST_READ + 1
+"""The first bytes, and one that tells how far the origin is."""
+
+WHOLE = [(2 * CHUNK, 4 * CHUNK)]
+EDGES = [(5 * CHUNK - 1000, 5 * CHUNK + 2000), (9 * CHUNK + 5, 9 * CHUNK + 50_005)]
+NEEDED = sum(stop - start for start, stop in WHOLE + EDGES)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RangeServer]:
+    folder = tmp_path_factory.mktemp("origin")
+    (folder / "w").write_bytes(BYTES)
+    with RangeServer(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def server(running: RangeServer) -> RangeServer:
+    running.shape(Shape())
+    running.forget()
+    return running
+
+
+def parts(machine: Machine, url: str, wanted: list[tuple[int, int]]) -> None:
+    assert machine.ranges(machine.open(url), wanted) == [BYTES[start:stop] for start, stop in wanted]
+
+
+def test_a_part_comes_from_a_peer_that_has_it_and_no_more_than_that(
+    machines: list[Machine], server: RangeServer
+) -> None:
+    machines[0].load(server.url("w"))
+    server.forget()
+    parts(machines[1], server.url("w"), WHOLE + EDGES)
+    assert server.counters().body <= OPENING
+    assert NEEDED <= machines[0].sent <= 1.05 * NEEDED
+    assert machines[1].store.kept()[0].present == 2 * CHUNK, "what was wanted whole is kept for the others"
+
+
+def test_nodes_that_want_the_same_part_cost_the_origin_one(machines: list[Machine], server: RangeServer) -> None:
+    wanted = [(CHUNK, 13 * CHUNK)]
+    server.shape(Shape(first_byte=0.01, total_bandwidth=SIZE / 0.8))
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda machine: parts(machine, server.url("w"), wanted), machines))
+    assert server.counters().body <= 1.15 * 12 * CHUNK + 3 * OPENING
+    assert sum(machine.sent for machine in machines) >= 1.7 * 12 * CHUNK
+    assert {machine.store.kept()[0].present for machine in machines} == {12 * CHUNK}
+
+
+def test_ranks_of_a_node_that_want_the_same_fetch_it_once(machines: list[Machine], server: RangeServer) -> None:
+    """What is not cut is each rank's; the rest is one rank's alone."""
+    server.shape(Shape(first_byte=0.01, total_bandwidth=SIZE / 0.8))
+    ranks = [[(CHUNK, 4 * CHUNK), (rank * 2 * CHUNK + 4 * CHUNK, rank * 2 * CHUNK + 6 * CHUNK)] for rank in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda wanted: parts(machines[0], server.url("w"), wanted), ranks))
+    assert server.counters().body <= 1.05 * 11 * CHUNK + 4 * OPENING
+
+
+@pytest.mark.parametrize("how", ["silent", "silent in the middle", "slow"])
+def test_a_late_peer_does_not_hold_up_a_part(
+    machines: list[Machine], server: RangeServer, held_up: HoldUp, how: str
+) -> None:
+    machines[0].load(server.url("w"))
+    held_up(machines[0], how)
+    began = time.monotonic()
+    parts(machines[1], server.url("w"), WHOLE + EDGES)
+    assert time.monotonic() - began < 6
+
+
+def test_a_part_of_a_chunk_that_is_not_what_the_origin_gave_is_not_sent(
+    machines: list[Machine], server: RangeServer
+) -> None:
+    machines[0].load(server.url("w"))
+    [kept] = machines[0].store.kept()
+    with (machines[0].store.folder / kept.content.key / "data").open("r+b") as data:
+        data.seek(9 * CHUNK + 17)
+        data.write(b"wrong")
+    parts(machines[1], server.url("w"), EDGES)
+    [kept] = machines[0].store.kept()
+    assert kept.present == SIZE - CHUNK, "and is fetched again when somebody wants it"
+
+
+def test_bytes_of_a_part_that_changed_on_the_way_are_not_taken(
+    machines: list[Machine], server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines[0].load(server.url("w"))
+    monkeypatch.setattr("loaders.safetensors.chunk_server.checksum_text", lambda _: "0" * 16)
+    server.forget()
+    parts(machines[1], server.url("w"), EDGES)
+    assert sum(stop - start for start, stop in EDGES) <= server.counters().body <= OPENING + 53_000
+
+
+def test_a_part_needs_no_origin_once_peers_have_it(
+    machines: list[Machine], server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines[0].load(server.url("w"))
+    monkeypatch.setattr(cache, "node_store", lambda: machines[1].store)
+    monkeypatch.setattr(cache, "this_node", lambda _: machines[1].node)
+
+    def unreachable() -> Gone:
+        raise SourceUnreachable("no connection", uri=server.url("w"))
+
+    before = machines[0].sent
+    source = cache.through_cache(server.url("w"), unreachable)
+    assert isinstance(source, cache.ReadThrough)
+    assert machines[1].ranges(source, WHOLE + EDGES) == [BYTES[start:stop] for start, stop in WHOLE + EDGES]
+    assert machines[0].sent - before <= 1.05 * NEEDED
+
+
+def test_without_a_tracker_a_part_comes_from_the_origin(
+    machines: list[Machine], server: RangeServer, tracker: Locked
+) -> None:
+    tracker.lost = True
+    parts(machines[0], server.url("w"), WHOLE + EDGES)
+    assert server.counters().body <= OPENING + 1.05 * NEEDED
+
+
+def test_a_part_of_what_was_evicted_comes_from_the_origin(machines: list[Machine], server: RangeServer) -> None:
+    machines[0].load(server.url("w"))
+    content: Content = machines[0].store.kept()[0].content
+    assert machines[0].store.remove(content.key)
+    parts(machines[1], server.url("w"), WHOLE + EDGES)

@@ -16,6 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from reconciler.api.door import MOST_CONNECTIONS, Door
 from reconciler.errors import Stalled
 from reconciler.settings import Address
 
@@ -23,8 +24,6 @@ log = structlog.get_logger("heliostat")
 
 CERTIFICATE_GLANCE = 30.0
 """Seconds between looks at the certificate's file."""
-MOST_REQUESTS = 1_000
-"""At once; more are answered 503 before they cost anything."""
 PATIENCE = 3
 """Seconds that open requests get at shutdown; streams and long polls end within one."""
 
@@ -52,7 +51,7 @@ class ApiServer:
             timeout_graceful_shutdown=PATIENCE,
             ws="none",
             http=Impatient,
-            limit_concurrency=MOST_REQUESTS,
+            limit_concurrency=MOST_CONNECTIONS,
         )
         config.load()
         if self._tls is not None:
@@ -151,7 +150,7 @@ class _QuietServer(uvicorn.Server):
 
 def _bind(address: Address) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening = Door(family)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address.host, address.port))

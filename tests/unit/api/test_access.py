@@ -10,9 +10,10 @@ import ssl
 import subprocess
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -247,6 +248,41 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         said = talk(served.url, head, b'{"why"')
     assert said.startswith(b"HTTP/1.1 408")
     assert b"did not come within 0.5 s" in said
+
+
+def is_let_in(connection: socket.socket) -> bool:
+    """Return whether a connection is still open after a moment: one that is turned away is closed at once."""
+    connection.settimeout(0.3)
+    try:
+        return connection.recv(1) != b""
+    except TimeoutError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+def test_connections_that_say_nothing_leave_the_daemon_its_files_and_others_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process may often have 1,024 files open: that many idle connections must not be let in."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (40, 40))
+    with serving(MemoryBackend()) as served, ExitStack() as held:
+        address = urlsplit(served.url)
+
+        def call(source: str) -> socket.socket:
+            target = (str(address.hostname), int(address.port or 0))
+            return held.enter_context(socket.create_connection(target, timeout=5, source_address=(source, 0)))
+
+        assert [is_let_in(call("127.0.0.1")) for _ in range(14)] == [True] * 10 + [False] * 4, "half of the room"
+        elsewhere = call("127.0.0.2")
+        elsewhere.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert elsewhere.recv(100).startswith(b"HTTP/1.1 200")
+        assert [is_let_in(call(f"127.0.0.{3 + last}")) for last in range(12)] == [True] * 9 + [False] * 3
+        held.close()
+        deadline = time.monotonic() + 5
+        while not is_let_in(call("127.0.0.1")) and time.monotonic() < deadline:
+            pass
+        assert is_let_in(call("127.0.0.1")), "who leaves makes room"
 
 
 # -- TLS ---------------------------------------------------------------------------------------------------------------

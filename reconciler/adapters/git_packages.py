@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -84,7 +84,7 @@ class Packer:
 
     def _list(self, listed: _Listed, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         ignored = self._ignored(listed, entries)
-        kept = [entry for entry in entries if not _is_within(entry.path, ignored)] if ignored else entries
+        kept = _outside(ignored, entries) if ignored else entries
         yaml = [
             entry
             for entry in kept
@@ -106,8 +106,11 @@ class Packer:
             for entry in entries
             if entry.is_file and posixpath.basename(entry.path) == ATTRIBUTES
         }
-        names = {entry.path for entry in entries} | {folder for entry in entries for folder in _folders_of(entry.path)}
-        found = self._objects.export_ignored(dict(listed.attributes) | inside, (prefix + name for name in names))
+        attributes = dict(listed.attributes) | inside
+        if not attributes:
+            return frozenset()
+        names = {entry.path for entry in entries}
+        found = self._objects.export_ignored(attributes, (prefix + name for name in names | _folders_above(names)))
         return frozenset(path.removeprefix(prefix) for path in found)
 
 
@@ -172,5 +175,31 @@ def _folders_of(path: str) -> list[str]:
     return ["/".join(parts[: count + 1]) + "/" for count in range(len(parts))]
 
 
-def _is_within(path: str, ignored: frozenset[str]) -> bool:
-    return path in ignored or any(folder in ignored for folder in _folders_of(path))
+def _folders_above(paths: Iterable[str]) -> set[str]:
+    """Return the folders that hold any of the paths. Each is named once: a commit may nest thousands of them."""
+    found = set[str]()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and f"{folder}/" not in found:
+            found.add(f"{folder}/")
+            folder = folder.rpartition("/")[0]
+    return found
+
+
+def _outside(ignored: frozenset[str], entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Return the entries that are not ignored, nor below a folder that is."""
+    known = {"": False}
+
+    def is_ignored(folder: str) -> bool:
+        climbed = []
+        while folder not in known:
+            climbed.append(folder)
+            folder = folder.rpartition("/")[0]
+        for below in reversed(climbed):
+            known[below] = known[folder] or f"{below}/" in ignored
+            folder = below
+        return known[folder]
+
+    return tuple(
+        entry for entry in entries if entry.path not in ignored and not is_ignored(entry.path.rpartition("/")[0])
+    )

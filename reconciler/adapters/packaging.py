@@ -6,6 +6,7 @@ import hashlib
 import io
 import posixpath
 import zipfile
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -105,20 +106,25 @@ def _mode(entry: Entry) -> str:
 
 def _follow_links(folder: Folder) -> tuple[Entry, ...]:
     by_path = {entry.path: entry for entry in folder.entries}
+    paths = sorted(by_path)
     files = [entry for entry in folder.entries if entry.mode != LINK]
     for link in (entry for entry in folder.entries if isinstance(entry, _Link)):
-        files += _copies(folder, by_path, link)
+        files += _copies(folder, by_path, paths, link)
         if len(files) > _MOST_FILES:
             raise Stalled(f"{folder.shown!r} has more than {_MOST_FILES} files once its links are followed")
     return tuple(sorted(files))
 
 
-def _copies(folder: Folder, by_path: Mapping[str, Entry], link: _Link) -> list[Entry]:
-    """Return what stands in a link's place: Ray does not unpack links, so their targets are packed twice."""
+def _copies(folder: Folder, by_path: Mapping[str, Entry], paths: list[str], link: _Link) -> list[Entry]:
+    """Return what stands in a link's place: Ray does not unpack links, so their targets are packed twice.
+
+    `paths` are those of `by_path`, sorted: a folder of many links must not be gone through for each of them.
+    """
     target = _resolve(folder, by_path, link)
     if target in by_path:
         return [replace(by_path[target], path=link.path)]
-    below = [entry for path, entry in by_path.items() if path.startswith(f"{target}/")]
+    first, last = bisect_left(paths, f"{target}/"), bisect_left(paths, f"{target}0")  # "0" comes right after "/".
+    below = [by_path[path] for path in paths[first:last]]
     if not below:
         raise Stalled(
             f"{_place(folder, link.path)} is a link to {link.target!r}, which is not in the package: "

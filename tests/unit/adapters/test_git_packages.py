@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 import zipfile
 from pathlib import Path
 
@@ -66,6 +67,19 @@ def test_export_ignored_files_and_folders_stay_out_wherever_it_is_said(packed: P
         }
     )
     assert packed.names(sha) == ["a.py", "b.py", "keep.md", "lib/data/y"]
+
+
+def test_many_files_in_a_deep_folder_do_not_take_for_ever(packed: Packed) -> None:
+    """Git nests two thousand folders; each file on its own would be asked for in all of them."""
+    deep = "/".join(["app", *["d"] * 1000])
+    lines = ["blob\nmark :1\ndata 1\na\n", "blob\nmark :2\ndata 20\n/d/ export-ignore -x\n"]
+    lines += ["commit refs/heads/main\ncommitter A <a@b> 1700000000 +0000\ndata 1\nx\n"]
+    lines += ["M 100644 :2 app/.gitattributes\n", *(f"M 100644 :1 {deep}/{name}\n" for name in range(2000))]
+    git(packed.origin.folder, "fast-import", "--quiet", stdin="".join(lines).encode())
+    sha = git(packed.origin.folder, "rev-parse", "main")
+    begun = time.process_time()
+    assert packed.names(sha) == [".gitattributes"]
+    assert time.process_time() - begun < 3
 
 
 def test_attributes_of_the_machine_do_not_count(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import stat
+import time
 import zipfile
 
 import pytest
@@ -106,6 +107,15 @@ def test_a_link_that_a_replica_could_not_follow_is_refused(target: str, said: st
     with pytest.raises(Stalled, match=said) as refusal:
         pack(folder(link("link", target)), target.encode())
     assert "chat/link" in refusal.value.reason
+
+
+def test_many_links_among_many_files_do_not_take_for_ever() -> None:
+    files = {f"{name:05}.txt": b"a" for name in range(15_000)} | {"one/x": b"a", "one/y": b"b"}
+    links = [link(f"links/{name}", "../one") for name in range(15_000)]
+    begun = time.process_time()
+    packed = check(with_targets(folder(*links, files=files), {oid(b"../one"): b"../one"}), 10**6)
+    assert time.process_time() - begun < 5, "each link on its own takes a millisecond and more"
+    assert len(packed) == 15_002 + 2 * 15_000
 
 
 def test_a_link_to_the_folder_that_holds_it_is_refused() -> None:

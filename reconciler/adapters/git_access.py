@@ -46,8 +46,13 @@ class GitAccess:
             token = self.token_file.read_text().strip()
         except (OSError, UnicodeDecodeError):
             return location.login  # the host's refusal then says what is missing
-        host = parts.netloc.rpartition("@")[2]
-        return Login(scope=f"{parts.scheme}://{host}", username=parts.username or self.username, password=token)
+        return Login(scope=scope_of(location), username=location.username or self.username, password=token)
+
+
+def scope_of(location: Location) -> str:
+    """Return the scheme, host and port of an address, as git's settings of credentials name them."""
+    parts = urlsplit(location.address)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _literal(path: Path) -> str:

@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar, cast
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # else importing GitPython fails where git is not installed
 import git
 
-from reconciler.adapters.git_access import OPEN, GitAccess
+from reconciler.adapters.git_access import OPEN, GitAccess, scope_of
 from reconciler.adapters.git_location import Location, Login, mask
 from reconciler.adapters.git_output import TooMuch, end, listen
 
@@ -59,6 +59,13 @@ _OF_ANOTHER_REPOSITORY = (
     "GIT_WORK_TREE",
 )
 """Set when the daemon is started from a hook or a git alias: git would read that repository instead of ours."""
+
+
+_FROM_ENVIRONMENT = (
+    '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" "$HELIOSTAT_GIT_USERNAME" '
+    '"$HELIOSTAT_GIT_PASSWORD"; }; f'
+)
+"""A credential helper."""
 
 
 class Failure(StrEnum):
@@ -203,39 +210,31 @@ class GitCommand:
         if own or (not os.environ.get("GIT_SSH_COMMAND") and not os.environ.get("GIT_SSH")):
             patience = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10"
             environment["GIT_SSH_COMMAND"] = " ".join(filter(None, ("ssh", patience, own)))
-        return environment | self._login_environment() | self._helper_environment()
-
-    def _helper_environment(self) -> dict[str, str]:
-        """Return the credential helper of the settings, asked before those of the user."""
-        if not self._access.helper:
-            return {}
-        count = int(os.environ.get("GIT_CONFIG_COUNT") or 0) + (1 if self._login else 0)
-        return {
-            "GIT_CONFIG_COUNT": str(count + 1),
-            f"GIT_CONFIG_KEY_{count}": "credential.helper",
-            f"GIT_CONFIG_VALUE_{count}": self._access.helper,
-        }
+        return environment | self._credentials()
 
     @property
     def _login(self) -> Login | None:
         """Return the name and password for the repository's host: from the token's file, else from the URL."""
         return self._access.login(self._location)
 
-    def _login_environment(self) -> dict[str, str]:
-        """Return a credential helper that reads the password from the environment, not from arguments."""
-        login = self._login
-        if login is None:
-            return {}
+    def _credentials(self) -> dict[str, str]:
+        """Return who git is at the repository's host, out of sight: arguments can be read by everybody here.
+
+        A helper that reads the password from the environment, or the name that others are asked with; then the
+        helper of the settings, before those of the user.
+        """
+        login, environment, settings = self._login, dict[str, str](), list[tuple[str, str]]()
+        if login is not None:
+            environment = {"HELIOSTAT_GIT_USERNAME": login.username, "HELIOSTAT_GIT_PASSWORD": login.password}
+            settings.append((f"credential.{login.scope}.helper", _FROM_ENVIRONMENT))
+        elif self._location.username:
+            settings.append((f"credential.{scope_of(self._location)}.username", self._location.username))
+        if self._access.helper:
+            settings.append(("credential.helper", self._access.helper))
         count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-        helper = '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" "$HELIOSTAT_GIT_USERNAME" \
-"$HELIOSTAT_GIT_PASSWORD"; }; f'
-        return {
-            "GIT_CONFIG_COUNT": str(count + 1),
-            f"GIT_CONFIG_KEY_{count}": f"credential.{login.scope}.helper",
-            f"GIT_CONFIG_VALUE_{count}": helper,
-            "HELIOSTAT_GIT_USERNAME": login.username,
-            "HELIOSTAT_GIT_PASSWORD": login.password,
-        }
+        for number, (key, value) in enumerate(settings, count):
+            environment |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+        return environment | ({"GIT_CONFIG_COUNT": str(count + len(settings))} if settings else {})
 
     def _explain(self, errors: str, status: int) -> GitFailed:
         secrets = (self._login.password,) if self._login else ()

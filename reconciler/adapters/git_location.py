@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from reconciler.errors import Stalled
 
@@ -38,6 +38,8 @@ class Location:
     folder: Path | None = None
     """The repository's folder when it is watched on this machine; None when it is asked over a URL."""
     login: Login | None = None
+    username: str = field(default="", repr=False)
+    """The name in a URL of the web, which many hosts take a token for; it is no part of `address`."""
 
 
 def locate(url: str) -> Location:
@@ -66,15 +68,16 @@ def _locate_url(text: str) -> Location:
         raise Stalled(f"the repository {mask(text)!r} is not a valid URL: {_ALLOWED}") from None
     if parts.scheme.lower() not in SCHEMES:
         raise Stalled(f"the repository {mask(text)!r} has an unknown scheme: {_ALLOWED}")
-    if not parts.password or parts.scheme.lower() not in {"http", "https"}:
+    if "@" not in parts.netloc or parts.scheme.lower() not in {"http", "https"}:
         return Location(address=text, shown=mask(text))
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     place = f"{host}:{port}" if port else host
     username = unquote(parts.username or "")
-    login = Login(scope=f"{parts.scheme}://{place}", username=username, password=unquote(parts.password))
-    # The name stays in the address, as git asks helpers for "the password of NAME at HOST".
-    address = urlunsplit(parts._replace(netloc=f"{quote(username)}@{place}" if username else place))
-    return Location(address=address, shown=mask(text), login=login)
+    scope = f"{parts.scheme}://{place}"
+    login = None if parts.password is None else Login(scope=scope, username=username, password=unquote(parts.password))
+    # Not even the name stays in the address, which everybody on the machine can read on git's command line.
+    address = urlunsplit(parts._replace(netloc=place))
+    return Location(address=address, shown=mask(text), login=login, username=username)
 
 
 def check_branch(branch: str) -> str:

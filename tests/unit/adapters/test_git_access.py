@@ -118,6 +118,39 @@ async def test_a_token_wins_over_one_in_the_url_and_neither_shows(origin: Origin
         assert TOKEN.encode() not in door.seen
 
 
+@pytest.mark.parametrize("login", [f"{TOKEN}:x-oauth-basic", f"{TOKEN}:", "x-access-token:" + TOKEN])
+async def test_a_token_in_the_url_is_out_of_sight_wherever_it_stands(
+    origin: Origin, tmp_path: Path, login: str
+) -> None:
+    door = Door(login)
+    with door.open(origin.folder) as url:
+        watched = Watched(url.replace("http://", f"http://{login}@"), tmp_path / "state")
+        assert await watched.names() == ["a"]
+        door.expected = "another"
+        await watched.source._refresh()
+        problem = (await watched.source.read()).problem
+    assert problem
+    assert TOKEN not in problem
+    assert b"remote-http" in door.seen
+    assert TOKEN.encode() not in door.seen
+    assert written(tmp_path / "state", TOKEN) == []
+
+
+async def test_a_helper_is_asked_for_the_name_in_the_url_which_nobody_sees(origin: Origin, tmp_path: Path) -> None:
+    helper = executable(
+        tmp_path / "helper",
+        f'#!/bin/sh\n[ "$1" = get ] && grep -qx "username={TOKEN}" && echo password=right\nexit 0\n',
+    )
+    door = Door(f"{TOKEN}:right")
+    with door.open(origin.folder) as url:
+        access = GitAccess(helper=str(helper))
+        watched = Watched(url.replace("http://", f"http://{TOKEN}@"), tmp_path / "state", access=access)
+        assert await watched.names() == ["a"]
+    assert b"remote-http" in door.seen
+    assert TOKEN.encode() not in door.seen
+    assert written(tmp_path / "state", TOKEN) == []
+
+
 async def test_a_token_goes_to_the_repositorys_host_only(origin: Origin, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(TOKEN)

@@ -49,13 +49,23 @@ def test_what_is_no_safe_address_is_refused(url: str) -> None:
 
 def test_a_password_leaves_the_address_and_is_never_shown() -> None:
     located = locate("https://bot:p%40ss@example.com:8443/models.git")
-    assert located.address == "https://bot@example.com:8443/models.git"
+    assert located.address == "https://example.com:8443/models.git"
     assert located.shown == "https://***@example.com:8443/models.git"
     assert located.login is not None
     assert (located.login.scope, located.login.username) == ("https://example.com:8443", "bot")
     assert located.login.password == "p@ss"
     assert "p@ss" not in repr(located)
     assert "p%40ss" not in repr(located)
+
+
+def test_a_name_leaves_the_address_too_for_it_may_be_a_token() -> None:
+    located = locate("https://ghp_abc@example.com/models.git")
+    assert (located.address, located.username) == ("https://example.com/models.git", "ghp_abc")
+    assert located.login is None, "whoever knows the password of that name is asked"
+    assert "ghp_abc" not in repr(located)
+    empty = locate("https://ghp_abc:@example.com/models.git").login
+    assert empty is not None
+    assert (empty.username, empty.password) == ("ghp_abc", "")
 
 
 def test_a_refusal_shows_no_password() -> None:

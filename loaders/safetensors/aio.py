@@ -26,7 +26,12 @@ __all__ = ["load_file", "load_into", "stream"]
 Result = TypeVar("Result")
 
 
-class _Common(TypedDict, total=False):
+class LoadOptions(TypedDict, total=False):
+    """The keyword arguments of `loaders.safetensors.torch.load_file` and `stream`."""
+
+    tensors: Tensors
+    shard: Shard | None
+    dtype: pytorch.dtype | None
     progress: bool | Report | None
     timeout: float | timedelta | None
     cancel: threading.Event | None
@@ -35,15 +40,7 @@ class _Common(TypedDict, total=False):
     memory_limit: int | None
 
 
-class LoadOptions(_Common, total=False):
-    """The keyword arguments of `loaders.safetensors.torch.load_file` and `stream`."""
-
-    tensors: Tensors
-    shard: Shard | None
-    dtype: pytorch.dtype | None
-
-
-class IntoOptions(_Common, total=False):
+class IntoOptions(LoadOptions, total=False):
     """The keyword arguments of `loaders.safetensors.torch.load_into`."""
 
     strict: bool

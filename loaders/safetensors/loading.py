@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -52,6 +52,8 @@ class Ask:
     timeout: float | timedelta | None = None
     cancel: threading.Event | None = None
     memory_limit: int | None = None
+    within: Container[str] | None = None
+    """Of the tensors asked for, only those with these names are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,8 @@ def plan_job(ask: Ask, checkpoint: Checkpoint, block_bytes: int) -> Job:
     """Decide what is read and where it goes."""
     specs = {spec.name: (file, spec) for file, spec in checkpoint.tensors}
     names = chosen(list(specs), ask.tensors, ask.uri)
+    if ask.within is not None:
+        names = [name for name in names if name in ask.within]
     targets = []
     for name in names:
         file, spec = specs[name]

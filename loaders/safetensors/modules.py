@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
 
 from loaders.safetensors.errors import LoadError
 from loaders.safetensors.loading import Ask, Job, stream_job
+from loaders.safetensors.selection import listed, selected
 
 Place = tuple[torch.nn.Module, str]
-SHOWN = 5
 
 
 def load_module(ask: Ask, module: torch.nn.Module, *, strict: bool) -> None:
-    """Load; names and shapes are compared before the first byte is read."""
+    """Load what is asked for; names and shapes are compared before the first byte is read."""
     held = module.state_dict(keep_vars=True)
     places = _places(module)
-    check = _Fit(ask.uri, held, strict)
-    for name, tensor in stream_job(ask, check):
+    if ask.tensors is not None and not isinstance(ask.tensors, str) and not callable(ask.tensors):
+        ask = dataclasses.replace(ask, tensors=list(ask.tensors))  # it may be an iterator, and is looked at again
+    for name, tensor in stream_job(dataclasses.replace(ask, within=held), _Fit(ask, held, strict)):
         old = held[name]
         if old.is_meta:
             _put(places[id(old)], old, tensor)
@@ -30,27 +32,38 @@ def load_module(ask: Ask, module: torch.nn.Module, *, strict: bool) -> None:
 class _Fit:
     """Compares a job with what the module holds."""
 
-    def __init__(self, uri: str, held: dict[str, torch.Tensor], strict: bool) -> None:
-        self._uri = uri
+    def __init__(self, ask: Ask, held: dict[str, torch.Tensor], strict: bool) -> None:
+        self._ask = ask
         self._held = held
         self._strict = strict
 
     def __call__(self, job: Job) -> None:
-        """Raise `LoadError` where names or shapes do not fit."""
-        found = {spec.name for _, spec in job.checkpoint.tensors}
+        """Raise `LoadError` where names or shapes do not fit, and list all that do not."""
+        problems = [*(self._names(job) if self._strict else ()), *self._shapes(job)]
+        if problems:
+            raise LoadError("; ".join(problems), uri=self._ask.uri)
+
+    def _names(self, job: Job) -> Iterator[str]:
+        found = [spec.name for _, spec in job.checkpoint.tensors]
+        asked, _ = selected(found, self._ask.tensors)
         # A tied parameter is in the file under one of its names.
-        loaded = {id(self._held[name]) for name in found & self._held.keys()}
-        missing = sorted(name for name, held in self._held.items() if name not in found and id(held) not in loaded)
-        spare = sorted(found - self._held.keys())
-        for problem, names in (("the file lacks", missing), ("the module has no place for", spare)):
-            if self._strict and names:
-                more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-                raise LoadError(f"{problem} {', '.join(names[:SHOWN])}{more}", uri=self._uri)
+        loaded = {id(self._held[name]) for name in asked if name in self._held}
+        wanted, _ = selected(list(self._held), self._ask.tensors)
+        missing = sorted(name for name in wanted if name not in asked and id(self._held[name]) not in loaded)
+        spare = sorted(set(asked) - self._held.keys())
+        if missing:
+            yield f"the file lacks {listed(missing)}"
+        if spare:
+            yield f"the module has no place for {listed(spare)}"
+
+    def _shapes(self, job: Job) -> Iterator[str]:
+        wrong = []
         for target in job.targets:
             name, shape = target.wanted.spec.name, target.wanted.shape
             if tuple(self._held[name].shape) != shape:
-                text = f"has shape {list(shape)}, the module's has {list(self._held[name].shape)}"
-                raise LoadError(text, uri=self._uri, tensor=name)
+                wrong.append(f"{name} ({list(shape)}, the module's is {list(self._held[name].shape)})")
+        if wrong:
+            yield f"shapes do not fit: {listed(wrong)}"
 
 
 def _places(module: torch.nn.Module) -> dict[int, list[Place]]:

@@ -18,21 +18,40 @@ Shard = tuple[int, int, Mapping[str, int | None]] | Mapping[str, Sequence[slice]
 """Either (rank, world, {glob: dimension}) or {glob: slices}, as in `tensor[slices]`."""
 
 
+SHOWN = 20
+"""Names in one message: enough to see what is wrong, too few to flood a log."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a message shows them."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
 def chosen(names: Sequence[str], tensors: Tensors, uri: str) -> list[str]:
-    """Return the names asked for, in the given order; a pattern that matches nothing is an error."""
+    """Return the names asked for, in the given order; patterns that match nothing are an error."""
+    found, vain = selected(names, tensors)
+    if vain:
+        problem = f"no tensor matches {listed([repr(each) for each in vain])}"
+        raise UnknownTensor(f"{problem}; there are {len(names)}, such as {names[:3]}", uri=uri)
+    return found
+
+
+def selected(names: Sequence[str], tensors: Tensors) -> tuple[list[str], list[str]]:
+    """Return the names asked for, in the given order, and the patterns that match none."""
     if tensors is None:
-        return list(names)
+        return list(names), []
     if callable(tensors):
-        return [name for name in names if tensors(name)]
+        return [name for name in names if tensors(name)], []
     patterns = [tensors] if isinstance(tensors, str) else list(tensors)
-    known, found = set(names), set[str]()
+    known, found, vain = set(names), set[str](), []
     for pattern in patterns:
         # A name may have brackets or stars in it; then it means itself.
         matching = {pattern} if pattern in known else {name for name in names if fnmatchcase(name, pattern)}
-        if not matching:
-            raise UnknownTensor(f"no tensor matches {pattern!r}; there are {len(names)}, such as {names[:3]}", uri=uri)
         found |= matching
-    return [name for name in names if name in found]
+        if not matching:
+            vain.append(pattern)
+    return [name for name in names if name in found], vain
 
 
 def bounds_of(tensor: TensorSpec, shard: Shard | None, uri: str) -> Bounds:

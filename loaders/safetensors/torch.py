@@ -97,6 +97,9 @@ def load_into(  # noqa: PLR0913  # as load_file
     device: str | torch.device = "cpu",
     region: str | None = None,
     *,
+    tensors: Tensors = None,
+    shard: Shard | None = None,
+    dtype: torch.dtype | None = None,
     strict: bool = True,
     progress: bool | Report | None = None,
     timeout: float | timedelta | None = None,
@@ -107,15 +110,17 @@ def load_into(  # noqa: PLR0913  # as load_file
 ) -> None:
     """Load a module's parameters and buffers by their names.
 
-    Those on the meta device become the loaded tensors themselves, on `device` and with the file's dtype; the others
-    keep their memory, dtype and device and get the values. Tied parameters stay tied. Names and shapes are compared
-    before the first byte is read; with `strict=False` names may be missing on either side. A load that fails later
-    leaves the module partly loaded.
+    Arguments are those of `load_file`: `tensors` chooses among the names, in the module as in the file, and leaves the
+    rest of both alone; with `shard`, the module's tensors have the shapes of the rank's parts.
+
+    Those on the meta device become the loaded tensors themselves, on `device` and with the file's dtype (or `dtype`);
+    the others keep their memory, dtype and device and get the values. Tied parameters stay tied. Names and shapes are
+    compared before the first byte is read, and the error lists what does not fit; with `strict=False` names may be
+    missing on either side. A load that fails later leaves the module partly loaded.
     """
-    held = module.state_dict().keys()
     ask = _ask(
         file_uri, device, region,
-        tensors=held.__contains__, shard=None, dtype=None, progress=progress, timeout=timeout, cancel=cancel,
+        tensors=tensors, shard=shard, dtype=dtype, progress=progress, timeout=timeout, cancel=cancel,
         cache=cache, verify=verify, memory_limit=memory_limit,
     )  # fmt: skip
     load_module(ask, module, strict=strict)

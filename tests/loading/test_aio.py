@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -162,4 +163,4 @@ def test_the_arguments_are_those_of_the_blocking_functions(name: str) -> None:
     found = inspect.signature(getattr(aio, name)).parameters
     assert [key for key in found if key != "options"] == positional
     options = aio.IntoOptions if name == "load_into" else aio.LoadOptions
-    assert set(options.__annotations__) | set(aio._Common.__annotations__) == keywords
+    assert set(get_type_hints(options)) == keywords

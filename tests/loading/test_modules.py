@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
-from loaders.safetensors.errors import LoadError
+from loaders.safetensors import aio
+from loaders.safetensors.errors import LoadError, UnknownTensor
 from loaders.safetensors.torch import load_into
 from tests.loading.needs_torch import torch
 
@@ -63,11 +65,98 @@ def test_names_and_shapes_that_do_not_fit_are_said_before_anything_changes(
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     del state["embed.weight"]
     save_file(state | {"spare": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(LoadError, match=r"the file lacks embed\.weight, head\.weight"):
+    listing = r"the file lacks embed\.weight, head\.weight; the module has no place for spare$"
+    with pytest.raises(LoadError, match=listing):
         load_into(net, str(tmp_path / "other.safetensors"))
-    with pytest.raises(LoadError, match=r"tensor 'embed\.weight': has shape"):
+    with pytest.raises(
+        LoadError, match=r"shapes do not fit: embed\.weight \(\[10, 8\], the module's is \[10, 9\]\), layers\.0"
+    ):
         load_into(wide, uri)
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in before.items())
     load_into(net, str(tmp_path / "other.safetensors"), strict=False)
     assert torch.equal(net.layers[1].running_mean, state["layers.1.running_mean"])
     assert torch.equal(net.embed.weight, before["embed.weight"])
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        "layers.0.*",
+        ["layers.0.weight", "layers.0.bias"],
+        lambda name: name.startswith("layers.0"),
+        "iterator",
+    ],
+    ids=["glob", "names", "function", "iterator"],
+)
+def test_only_what_was_chosen_is_loaded_and_compared(
+    saved: tuple[str, dict[str, torch.Tensor]], device: str, tensors: object
+) -> None:
+    uri, state = saved
+    with torch.device(device):
+        net = Net(8)
+    before = net.embed.weight
+    load_into(net, uri, tensors=iter(["layers.0.*"]) if tensors == "iterator" else tensors)
+    assert torch.equal(net.layers[0].weight, state["layers.0.weight"])
+    assert net.embed.weight is before
+
+
+def test_a_choice_that_does_not_fit_is_said_with_all_its_names(
+    saved: tuple[str, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    uri, state = saved
+    net = Net()
+    with pytest.raises(UnknownTensor, match=r"no tensor matches 'decoder\.\*', 'lm_head\.weight'"):
+        load_into(net, uri, tensors=["embed.*", "decoder.*", "lm_head.weight"])
+    del state["layers.0.bias"]
+    save_file(state | {"layers.0.scale": torch.zeros(1)}, tmp_path / "other.safetensors")
+    lacks = r"the file lacks layers\.0\.bias; the module has no place for layers\.0\.scale$"
+    with pytest.raises(LoadError, match=lacks):
+        load_into(net, str(tmp_path / "other.safetensors"), tensors="layers.0.*")
+    load_into(net, str(tmp_path / "other.safetensors"), tensors="layers.0.*", strict=False)
+    assert torch.equal(net.layers[0].weight, state["layers.0.weight"])
+
+
+def test_a_rank_loads_its_part_into_a_module_of_that_shape(saved: tuple[str, dict[str, torch.Tensor]]) -> None:
+    uri, state = saved
+
+    class Part(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.BatchNorm1d(8))
+
+    rules = {"layers.0.*": 0}
+    for rank in range(2):
+        for device in ("cpu", "meta"):
+            with torch.device(device):
+                part = Part()
+            load_into(part, uri, tensors="layers.*", shard=(rank, 2, rules))
+            rows = slice(4 * rank, 4 * rank + 4)
+            assert torch.equal(part.layers[0].weight, state["layers.0.weight"][rows])
+            assert torch.equal(part.layers[0].bias, state["layers.0.bias"][rows])
+            assert torch.equal(part.layers[1].running_mean, state["layers.1.running_mean"])
+    with pytest.raises(LoadError, match=r"do not fit: .*layers\.0\.weight \(\[8, 8\], the module's is \[4, 8\]\)"):
+        load_into(Part(), uri, tensors="layers.*")
+
+
+def test_a_dtype_is_that_of_what_was_on_the_meta_device(saved: tuple[str, dict[str, torch.Tensor]]) -> None:
+    uri, state = saved
+    with torch.device("meta"):
+        net = Net()
+    load_into(net, uri, dtype=torch.bfloat16)
+    assert torch.equal(net.embed.weight, state["embed.weight"].bfloat16())
+    assert net.layers[1].num_batches_tracked.dtype == torch.int64
+    there = Net()
+    load_into(there, uri, dtype=torch.bfloat16)
+    assert there.embed.weight.dtype == torch.float32
+    assert torch.equal(there.embed.weight, state["embed.weight"].bfloat16().float())
+
+
+def test_in_an_event_loop_a_module_is_loaded_with_the_same_arguments(
+    saved: tuple[str, dict[str, torch.Tensor]],
+) -> None:
+    uri, state = saved
+    with torch.device("meta"):
+        net = Net()
+    asyncio.run(aio.load_into(net, uri, tensors="layers.0.*", dtype=torch.float16, strict=True))
+    assert torch.equal(net.layers[0].weight, state["layers.0.weight"].half())

@@ -1,8 +1,8 @@
 """Which cells each revision is to have, and how many replicas in each: counts per service, spread over sites.
 
 The counts are those of `capacity.goal_counts`, summed over sites; nothing here makes them more or fewer. The candidate
-chooses first and the stable revision fills up around it, so that their sum is even at every step of a rollout. Who is
-as well off where it is stays there.
+chooses first, and from its first cell on the stable revision fills up around it, so that their sum is even at every
+step of a rollout. Who is as well off where it is stays there.
 """
 
 from __future__ import annotations
@@ -71,13 +71,23 @@ def make_layout(view: ServiceView, goals: Mapping[str, Mapping[str, int]]) -> La
             sites[revision] = _last(view, revision)
         else:
             continue
-        laid.add(sites[revision])
+        if _is_begun(view, revision):
+            laid.add(sites[revision])
         line = fresh_line(view) if revision == view.memory.candidate else None
         beside = _beside(view, line, sites[revision], goals) if line is not None else {}
         if line is not None and beside:
             sites[line] = beside
             laid.add(beside)
     return Layout(sites=sites)
+
+
+def _is_begun(view: ServiceView, revision: str) -> bool:
+    """Return whether others are to be laid around a revision: not around a candidate that has no cell yet.
+
+    Where it has to wait the stable revision would go another way with it than without it: a cell that it makes to be
+    out of the candidate's way takes the room, and is taken back for that, for ever.
+    """
+    return revision != view.memory.candidate or bool(view.cells_of(revision))
 
 
 def _beside(

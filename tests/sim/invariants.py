@@ -16,7 +16,7 @@ from specs.routes import FULL, RouteTable, ServiceRoute
 from tests.sim.fake_gates import confirmed_weight
 from tests.sim.requests import Requests
 from tests.sim.serve_instance import SimApplication
-from tests.sim.starts import Starts
+from tests.sim.starts import Returns, Starts
 from tests.sim.truth import Truth, first_count, target_after
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Watch:
         """(service, revision) that were rolled back and neither released nor replaced by a commit since."""
         self.ever_barred: set[tuple[str, str]] = set()
         self.starts = Starts()
+        self.returns = Returns()
         self.overruled: set[str] = set()
         """Services whose running rollout a person took past a gate."""
         self.most_moving = 0
@@ -84,12 +85,14 @@ class Watch:
                 self.barred = {(name, rev) for name, rev in self.barred if name != service.name}
                 self._wanted[service.name] = service.revision.id
         self.starts.pushed(services)
+        self.returns.stirred()
         names = ", ".join(f"{service.name} {service.revision.id}" for service in services)
         self.log.append(f"{self._sim.clock.now():%H:%M:%S} -- push {names}")
 
     def excused(self) -> None:
         """Replicas are taken away by an accident now: requests on them are not the daemon's fault."""
         self.requests.forget()
+        self.returns.stirred()
 
     # -- effects -----------------------------------------------------------------------------------------
 
@@ -100,12 +103,15 @@ class Watch:
             self.log.append(f"    {event.service}: {event.kind} {event.message[:90]}")
             if event.kind == "Ordered":
                 self.starts.moved_by_people(event.service)
+                self.returns.stirred()
             if event.kind == "RolledBack":
                 self.barred.add((event.service, event.revision))
                 self.ever_barred.add((event.service, event.revision))
             elif event.kind == "RolloutStarted":
                 self.overruled.discard(event.service)
                 self._sim.gates.yes = {told for told in self._sim.gates.yes if told[0] != event.service}
+            elif event.kind == "GaveWay":
+                self.returns.stirred()  # Whose turn it is gets its cells again.
             elif event.kind == "GateOverruled":
                 self.overruled.add(event.service)
             elif event.kind == "Released":
@@ -114,6 +120,8 @@ class Watch:
         for memory in change.services:
             again = self.starts.saved(memory)
             _must(not again, f"I6: {memory.name} starts {again} again though nobody asked for it: ping-pong")
+            again = self.returns.saved(memory, self._sim.clock.now())
+            _must(not again, f"I9: {again} is made where one was retired, again and again: it goes to and fro")
 
     def before_route(self, table: RouteTable) -> None:
         self.note("route " + ", ".join(f"{row.service} {_by_revision(row)}" for row in table.services))
@@ -318,8 +326,8 @@ class Watch:
             serving, losses = 0, 0
             for key, app in self.applications(service):
                 found = app.deployments.get(deployment)
-                if found is None or key.name not in routed:
-                    continue
+                if found is None or key.name not in routed or not _is_whole(app):
+                    continue  # What a cell has that lacks another deployment serves nobody.
                 serving += len(self.truth.serving(key.name, found))
                 if (key.name, deployment) in lowered:
                     unstarted = sum(1 for replica in found.replicas if replica.state == "STARTING")
@@ -368,6 +376,7 @@ class Watch:
     def before_tick(self) -> None:
         """Time has passed: replicas got ready, requests came and ended."""
         self.truth.look()
+        self.returns.looked([(n.id, n.is_alive, n.is_draining) for n in self._sim.nodes.nodes.values()])
         now = self._sim.clock.now()
         weights = {cell.cell: cell.weight for row in self._sim.gateway.table.services for cell in row.cells}
         for name in self.created:
@@ -445,6 +454,10 @@ def _by_revision(row: ServiceRoute | None) -> dict[str, int]:
         weights[key.revision] += cell.weight
     assert sum(weights.values()) in (0, FULL)
     return dict(weights)
+
+
+def _is_whole(app: SimApplication) -> bool:
+    return all(any(one.state == "RUNNING" for one in found.replicas) for found in app.deployments.values())
 
 
 def _is_of(application: str, service: str) -> bool:

@@ -15,7 +15,7 @@ from specs.placement import SiteState
 from tests.builders import steps
 from tests.sim.test_baseline import baselines, live_in, weight_of
 from tests.sim.test_properties import lives
-from tests.sim.test_zones import Life, Turn, deployed, give_back, lose, over_zones, per_zone, spec, turns
+from tests.sim.test_zones import Life, Turn, deployed, give_back, lose, over_zones, per_zone, spec, turn, turns
 from tests.sim.world import Simulation
 
 ASKED = {"min_requests": 50, "baseline": Baseline.FRESH}
@@ -124,6 +124,14 @@ async def test_comparing_with_the_old_replicas_is_found(monkeypatch: pytest.Monk
     monkeypatch.setattr(policies.window, "fresh_line", lambda view: None)
     with pytest.raises(AssertionError):
         await check_compared()
+
+
+async def test_a_candidate_that_waits_for_what_a_baseline_holds_has_no_cell_of_others_made_and_unmade() -> None:
+    life = Life({"Backend": 2, "Echo": 4}, {"surge": 2, "analysis": ASKED}, tolerate=False)
+    await life.tell(
+        [turn(20, "push", "a", 5), turn(20, "scale", "a", 3), turn(60, "abort", "a"), turn(0, "drain", "a", 4)]
+    )
+    assert not baselines(life.sim), life.sim.describe()
 
 
 several = st.one_of(st.integers(4, 9), st.fixed_dictionaries({"Echo": st.integers(3, 6), "Backend": st.integers(2, 4)}))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import policies.layout
 from specs.placement import Market, SiteState, market_of
 from tests.sim.test_markets import of_markets, on, per_market, reclaim, spot_nodes
 from tests.sim.test_preemption import Cloud
@@ -107,3 +109,21 @@ async def test_whatever_happens_to_spot_nodes(size: Any, base: int, told: list[T
         await life.tell(told)
     except AssertionError as broken:
         raise AssertionError(f"{broken}\n{size} {base} {told}\n{life.sim.describe()}") from broken
+
+
+async def _waits_beside_an_outgoing_revision() -> None:
+    """The candidate waits for the Backend that an outgoing revision has, and would go where the stable one is."""
+    life = Life({"Echo": 5, "Backend": 1}, 2)
+    wanted = [(0, "push", "a", 0), (0, "push", "a", 4), (0, "push", "a", 7), (0, "notice", "b", 2)]
+    wanted += [(60, "reclaim", "b", 2), (3, "push", "a", 6), (0, "push", "a", 5)]
+    await life.tell([Turn(after=after, what=what, zone=zone, number=number) for after, what, zone, number in wanted])
+
+
+async def test_the_stable_revision_makes_no_way_for_a_candidate_that_has_no_room_yet() -> None:
+    await _waits_beside_an_outgoing_revision()
+
+
+async def test_making_way_for_who_is_not_there_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies.layout, "_is_begun", lambda view, revision: True)
+    with pytest.raises(AssertionError, match=r"^I9: chat\.v1\.b\.on-demand\.\d+ is made .* to and fro"):
+        await _waits_beside_an_outgoing_revision()

@@ -60,11 +60,18 @@ def is_secret(value: Any, path: Sequence[str | int]) -> bool:
 
 def masked_text(text: str) -> str:
     """Return a text without the names, passwords and tokens in its addresses, and without well-known tokens."""
-    text = _USER_IN_ADDRESS.sub(f"{HIDDEN}@", text)
-    for named in (_SECRET_ARGUMENT, _SECRET_ASSIGNMENT, _SECRET_OPTION):
+    for named in (_SECRET_ASSIGNMENT, _SECRET_OPTION):
         text = named.sub(rf"\g<1>{HIDDEN}", text)
-    text = _PRIVATE_KEY.sub(HIDDEN, text)
-    text = _WEB_TOKEN.sub(HIDDEN, text)
+    return masked_tokens(text)
+
+
+def masked_tokens(text: str) -> str:
+    """Return a text of ours without what in it is a secret by its own form, wherever it was written.
+
+    What follows a name is left: our own words speak of tokens and secrets too.
+    """
+    text = _SECRET_ARGUMENT.sub(rf"\g<1>{HIDDEN}", _USER_IN_ADDRESS.sub(f"{HIDDEN}@", text))
+    text = _WEB_TOKEN.sub(HIDDEN, _PRIVATE_KEY.sub(HIDDEN, text))
     return _KNOWN_TOKENS.sub(HIDDEN, _BEARER.sub(rf"\g<1> {HIDDEN}", text))
 
 

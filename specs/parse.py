@@ -28,6 +28,7 @@ from specs.desired import (
     Unread,
 )
 from specs.library import SPENT, Library
+from specs.masking import masked_tokens
 from specs.overlays import BASE, VARIABLES, Misfit, ReadFile, compose, is_composed
 from specs.placement_spec import placement_problems
 from specs.problems import Problem, describe, did_you_mean, validate
@@ -315,9 +316,9 @@ def _yaml_errors(problems: Iterable[YamlProblem], path: str) -> tuple[SpecError,
 
 
 def _error(path: str, mark: Mark, message: str) -> SpecError:
-    """Return an error of one line: what users write may hold line breaks, and be long."""
+    """Return an error of one line: what users write may hold line breaks, be long, or a secret in the wrong place."""
     path = mark.file if isinstance(mark, FiledMark) else path
-    flat = _CONTROL.sub(" ", message)
+    flat = _CONTROL.sub(" ", masked_tokens(message))
     shown = flat if len(flat) <= MAX_MESSAGE else flat[: MAX_MESSAGE - 3] + "..."
     return SpecError(path=path, line=mark[0], column=mark[1], message=shown)
 

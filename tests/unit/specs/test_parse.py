@@ -250,3 +250,17 @@ def test_settings_are_known_unless_a_wrong_file_may_hold_them() -> None:
     assert not read(CHAT, POLICY.replace("prune", "prunes")).is_policy_known
     assert not read(CHAT, "kind: [\napiVersion: heliostat.dev/v1alpha1\n").is_policy_known
     assert not read(POLICY, POLICY).is_policy_known
+
+
+@pytest.mark.parametrize(
+    "secret", ["ghp_canaryCANARY0123456789", "https://bot:canary-pw@h.example/x", "-----BEGIN PRIVATE KEY----- canary"]
+)
+@pytest.mark.parametrize(
+    "field", ["import_path: SECRET", "route: SECRET", "maxRequestDuration: SECRET", "dependsOn: [SECRET]", "SECRET: 1"]
+)
+def test_a_secret_in_the_wrong_place_is_not_in_what_is_told_of_it(field: str, secret: str) -> None:
+    written = field.replace("SECRET", f'"{secret}"')
+    text = CHAT.replace("import_path: chat.app:build", written) if "import" in field else f"{CHAT}  {written}\n"
+    errors = read(text).errors
+    assert errors
+    assert not [error for error in errors if "canary" in str(error).lower()]

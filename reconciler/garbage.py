@@ -15,3 +15,8 @@ def spare_what_is_there() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def collect_rarely() -> None:
+    """Look for circles a hundredth as often: a command that ends in seconds lets go of little, and all of it then."""
+    gc.set_threshold(100_000, 20, 100)

@@ -325,11 +325,12 @@ def _error(path: str, mark: Mark, message: str) -> SpecError:
 
 def _read_document(document: Document, folders: Folders, library: Library) -> _Read:
     root, misfits = document.root, tuple[Misfit, ...]()
-    problems = list(_header_problems(root.plain()))
+    value = root.plain()
+    problems = list(_header_problems(value))
     if not problems and is_composed(root):
         composed = compose(root, folders.file, folders.read, library)
         root, misfits = composed.root, composed.misfits
-    value = root.plain()
+        value = root.plain()
     read = _Read()
     if not problems and value["kind"] == "Service":
         read, problems = _read_service(value, root, folders)

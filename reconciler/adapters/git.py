@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import posixpath
 import random
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from reconciler.adapters.git_access import OPEN, GitAccess
 from reconciler.adapters.git_command import Failure, GitFailed, in_thread
-from reconciler.adapters.git_location import check_branch, locate
+from reconciler.adapters.git_location import check_branch, clean_path, locate
 from reconciler.adapters.git_mirror import Mirror
 from reconciler.adapters.git_refs import LocalRefs
 from reconciler.adapters.git_specs import CommitReader
@@ -422,14 +421,6 @@ class GitSource:
         age = self.age()
         ago = f"last seen {_spell(age)} ago" if age is not None else "of unknown age"
         return f"holding to commit {self._desired.commit.sha[:12]}, {ago}"
-
-
-def clean_path(path: str) -> str:
-    """Return a path filter as git names it: relative to the root, without dots and slashes around it."""
-    clean = posixpath.normpath(path.strip()).strip("/") if path.strip() else ""
-    if clean.startswith("../") or clean == "..":
-        raise Stalled(f"the path {path!r} leaves the repository: name a folder inside it")
-    return "" if clean == "." else clean
 
 
 def _spell(age: timedelta) -> str:

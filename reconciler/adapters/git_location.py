@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,14 @@ def check_branch(branch: str) -> str:
     if not branch or _BRANCH_FORBIDDEN.search(branch):
         raise Stalled(f"{branch!r} is not a branch name: give the name alone, such as 'main'")
     return branch
+
+
+def clean_path(path: str) -> str:
+    """Return a path filter as git names it: relative to the root, without dots and slashes around it."""
+    clean = posixpath.normpath(path.strip()).strip("/") if path.strip() else ""
+    if clean.startswith("../") or clean == "..":
+        raise Stalled(f"the path {path!r} leaves the repository: name a folder inside it")
+    return "" if clean == "." else clean
 
 
 def mask(text: str, *secrets: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from specs.observed import Node
+from specs.planned import FORMAT, PlannedChange
 
 
 def document(value: object) -> object:
@@ -28,6 +30,15 @@ def document(value: object) -> object:
             return {camel_case(field.name): document(getattr(value, field.name)) for field in fields(value)}
         case _:
             return value
+
+
+def plan_document(change: PlannedChange) -> dict[str, Any]:
+    """Return a plan's JSON form: the same change gives the same document."""
+    plain = document(change)
+    assert isinstance(plain, dict)
+    if change.prediction is None:
+        del plain["prediction"]
+    return {"kind": "Plan", "version": FORMAT, "counts": document(change.counts), **plain}
 
 
 def node_document(node: Node) -> object:

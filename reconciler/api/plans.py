@@ -13,13 +13,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from reconciler.api.documents import document
+from reconciler.api.documents import plan_document
 from reconciler.api.guard import Access, check_mutation
 from reconciler.api.problems import Problem
 from reconciler.api.reads import backend_of
 from reconciler.planner import Folder, Proposal
 from specs.desired import Unread, Unreadable
-from specs.planned import FORMAT, PlannedChange
 
 LARGEST_BODY = 16 * 1024 * 1024
 """Specs of thousands of services; more is something else."""
@@ -29,15 +28,6 @@ FIELDS = frozenset({"commit", "subject", "files", "folders", "bases", "unread"})
 
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _TREE = re.compile(r"[0-9a-f]{40}")
-
-
-def plan_document(change: PlannedChange) -> dict[str, Any]:
-    """Return the JSON form: the same change gives the same document."""
-    plain = document(change)
-    assert isinstance(plain, dict)
-    if change.prediction is None:
-        del plain["prediction"]
-    return {"kind": "Plan", "version": FORMAT, "counts": document(change.counts), **plain}
 
 
 async def answer(request: Request) -> Response:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from reconciler.cli.client import Daemon, as_json, caller, connection, output_option, segment
+from reconciler.cli.client import Daemon, caller, connection, output_option, segment
+from reconciler.cli.replies import as_json
 from specs.commands import Verb
 
 SAID = {

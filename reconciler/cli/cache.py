@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reconciler.cli.cache_cluster import stage_on_cluster
-from reconciler.cli.client import as_json, output_option
+from reconciler.cli.client import output_option
+from reconciler.cli.replies import as_json
 from reconciler.cli.terminal import clean, table
 from reconciler.errors import Retry, Stalled
 from specs.staging import command_line

@@ -144,11 +144,6 @@ def connection(function: Function) -> Function:
     return with_server(with_token(connected))  # type: ignore[return-value]
 
 
-def as_json(document: object) -> str:
-    """Return the one JSON document that `-o json` prints."""
-    return json.dumps(document, indent=2, ensure_ascii=False)
-
-
 output_option = click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="The form."
 )

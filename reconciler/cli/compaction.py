@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from reconciler.cli.client import Daemon, as_json, caller, connection, output_option
-from reconciler.cli.replies import read
+from reconciler.cli.client import Daemon, caller, connection, output_option
+from reconciler.cli.replies import as_json, read
 from reconciler.cli.terminal import clean, indented, table, toned
 from specs.compaction import CompactionStatus, PlannedNode
 

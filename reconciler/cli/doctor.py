@@ -8,7 +8,8 @@ import click
 
 from reconciler.api.documents import document
 from reconciler.cli.checks import Finding, Mark, examine
-from reconciler.cli.client import as_json, output_option
+from reconciler.cli.client import output_option
+from reconciler.cli.replies import as_json
 from reconciler.cli.run import settings_from, settings_options
 from reconciler.cli.terminal import clean, toned
 

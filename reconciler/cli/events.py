@@ -8,8 +8,8 @@ import time
 import click
 
 from reconciler.cli import overview
-from reconciler.cli.client import Daemon, DaemonError, as_json, connection, output_option
-from reconciler.cli.replies import read
+from reconciler.cli.client import Daemon, DaemonError, connection, output_option
+from reconciler.cli.replies import as_json, read
 from specs.memory import Event
 
 PAUSE = 1.0

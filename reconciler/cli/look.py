@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from reconciler.cli import overview
-from reconciler.cli.client import Daemon, DaemonError, as_json, connection, output_option, segment
-from reconciler.cli.replies import read
+from reconciler.cli.client import Daemon, DaemonError, connection, output_option, segment
+from reconciler.cli.replies import as_json, read
 from specs.memory import HistoryEntry
 from specs.observed import Node
 from specs.seats import Seat

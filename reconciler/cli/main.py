@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import click
 
+from reconciler.garbage import collect_rarely
+
 
 class Verb(NamedTuple):
     """Where a verb lives, and its line in the overview."""
@@ -83,8 +85,12 @@ def heliostat() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an interrupt ends it quietly."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verb = VERBS.get(given[0]) if given else None
+    if verb is not None and verb.group == CHECK:
+        collect_rarely()
     try:
-        heliostat.main(args=None if arguments is None else list(arguments), prog_name="heliostat")
+        heliostat.main(args=given, prog_name="heliostat")
     except BrokenPipeError:
         # `heliostat events | head`: the reader has what it wanted.
         sys.stderr.close()

@@ -34,3 +34,8 @@ def _renamed(kind: Any, document: Any) -> Any:
         return {key: _renamed(arguments[1], item) for key, item in document.items()}
     choice = next((argument for argument in arguments if is_dataclass(argument)), None)
     return document if choice is None else _renamed(choice, document)
+
+
+def as_json(document: object) -> str:
+    """Return the one JSON document that `-o json` prints."""
+    return json.dumps(document, indent=2, ensure_ascii=False)

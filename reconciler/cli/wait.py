@@ -10,8 +10,8 @@ import click
 
 from reconciler.api.documents import document
 from reconciler.cli import overview
-from reconciler.cli.client import Daemon, DaemonError, as_json, connection, output_option, segment
-from reconciler.cli.replies import read
+from reconciler.cli.client import Daemon, DaemonError, connection, output_option, segment
+from reconciler.cli.replies import as_json, read
 from reconciler.cli.terminal import clean
 from specs.durations import format_duration, parse_duration
 from specs.status import Health, Phase, ServiceStatus, Sync

@@ -62,6 +62,26 @@ def test_the_command_line_starts_within_half_a_second() -> None:
     assert heavy.strip() == "[]"
 
 
+def test_a_plan_of_a_checkout_loads_no_server_and_no_client_of_http() -> None:
+    """Builds plan offline, for each push: what that does not need would be a third of its time."""
+    code = (
+        "import sys, reconciler.cli.plan; "
+        "print(sorted({'httpx', 'starlette', 'structlog', 'ray', 'reconciler.cli.client'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("verb", "is_rare"), [("validate", True), ("status", False)])
+def test_only_what_ends_soon_collects_rarely(verb: str, is_rare: bool) -> None:
+    code = (
+        "import gc, sys; from reconciler.cli.main import main\ntry: main(sys.argv[1:])\n"
+        "except SystemExit: print(gc.get_threshold()[0] > 10_000)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, verb, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(f"{is_rare}\n")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_overview_and_version_import_no_verb(arguments: list[str]) -> None:
     code = (

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.api.backend import Refused
-from reconciler.api.plans import plan_document
+from reconciler.api.documents import plan_document
 from reconciler.cli.main import heliostat
 from reconciler.cli.replies import read
 from reconciler.planner import Folder

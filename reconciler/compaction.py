@@ -312,7 +312,9 @@ class Compactor:
             case KeepAfterAll(node=node, why=why):
                 drain = self._drain_of(node)
                 text = f"{drain.ip} is empty, but not given back: {why}"
-                await self._save(partial(_without, node=node), "NodeKept", text, is_warning=True)
+                # Ray takes no drain back: on a node that is to be started anew it has to end first, too.
+                kept = Emptied(node=node, ip=drain.ip, told_at=self._ports.clock.now())
+                await self._save(partial(_empty, entry=kept), "NodeKept", text, is_warning=True)
             case GiveUp(entry=entry):
                 text = f"{entry.ip}: {entry.why}"
                 await self._save(partial(_given_up, entry=entry), "NodeDrainGivenUp", text, is_warning=True)
@@ -415,8 +417,12 @@ def _given_up(memory: CompactionMemory, entry: GivenUp) -> CompactionMemory:
     return replace(_without(memory, entry.node), given_up=(*memory.given_up, entry))
 
 
+def _empty(memory: CompactionMemory, entry: Emptied) -> CompactionMemory:
+    return replace(_without(memory, entry.node), emptied=(*memory.emptied, entry))
+
+
 def _freed(memory: CompactionMemory, entry: Emptied) -> CompactionMemory:
-    return replace(_without(memory, entry.node), freed=memory.freed + 1, emptied=(*memory.emptied, entry))
+    return replace(_empty(memory, entry), freed=memory.freed + 1)
 
 
 def _rest(entry: Emptied) -> timedelta:

@@ -79,6 +79,10 @@ def next_steps(places: Places, screen: Screen) -> tuple[str, ...]:
             "Scale, which needs no rollout:",
             (f"sed -i 's/num_replicas: 3/num_replicas: 4/' {SPEC}", "git commit -am 'One more replica'"),
         ),
+        (
+            "See which nodes are not needed; after five minutes without a change they go (cluster.yaml says so):",
+            (f"{heliostat} compaction{server}",),
+        ),
     )
     return _your_turn(places, screen, commands)
 

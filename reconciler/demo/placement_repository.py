@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from reconciler.demo.repository import APP, SPEC, SPEC_PATH, SampleRepository, sample
+from reconciler.demo.repository import APP, POLICY, SPEC, SPEC_PATH, SampleRepository, sample
 
 OTHER = "translator"
 OTHER_SPEC = f"{SPEC_PATH}/{OTHER}/service.yaml"
-POLICY = f"{SPEC_PATH}/cluster.yaml"
 
 GREETERS, TRANSLATORS = 6, 3
 """Replicas of the two services; a test holds their specs to them."""

@@ -19,6 +19,7 @@ ROUTE = "/greeter"
 SPEC_PATH = "services"
 APP = f"services/{SERVICE}/app.py"
 SPEC = f"services/{SERVICE}/service.yaml"
+POLICY = f"{SPEC_PATH}/cluster.yaml"
 MISSING_FILE = "greeting.txt"
 """What version 3 reads at its start, and what nobody committed."""
 
@@ -59,12 +60,13 @@ class SampleRepository:
         self.folder = folder
 
     def create(self) -> None:
-        """Make the repository with a first commit that holds no service yet. Raises Stalled without git."""
+        """Make the repository with a first commit: a cluster policy, no service yet. Raises Stalled without git."""
         self.folder.mkdir(parents=True)
         self._git("init", "--quiet", f"--initial-branch={BRANCH}")
         self._git("config", "user.name", "Heliostat demo")
         self._git("config", "user.email", "demo@localhost")
         self._write(f"{SPEC_PATH}/README.md", sample("README.md"))
+        self._write(POLICY, sample("policy.yaml"))
         self._commit("Say what this repository is for")
 
     def add_service(self) -> datetime:

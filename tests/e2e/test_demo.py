@@ -280,7 +280,7 @@ class User:
 def test_a_user_who_types_what_the_demo_printed_sees_what_it_says(start: Start) -> None:
     """A unit test holds the README to the same commands."""
     running = start("--stay")
-    running.await_told("One more replica", STORY_WITHIN)
+    running.await_told("compaction --server", STORY_WITHIN)
     user = User(running)
     v2 = user.status()["stable"]
     with subprocess.Popen(["bash", "-c", f"exec {user.watch}"], stdout=subprocess.PIPE, text=True) as watching:
@@ -310,6 +310,8 @@ def test_a_user_who_types_what_the_demo_printed_sees_what_it_says(start: Start) 
         wait_for(lambda: user.status()["replicas"]["ready"] == 4, 60, "four replicas", shows=user.status)
         assert user.status()["stable"] == v4
         assert user.rollouts() == rollouts
+        # A head and three nodes, of which one holds all replicas and one more.
+        assert re.search(r"^nodes +4 now, 2 afterwards", user.type("compaction"), re.MULTILINE)
         assert user.lines == []
         assert watching.poll() is None
         watching.terminate()

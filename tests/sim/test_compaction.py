@@ -86,6 +86,19 @@ async def test_an_empty_node_on_which_ray_goes_on_takes_nothing_new() -> None:
     assert drained <= work.compactor.draining
 
 
+async def test_a_node_that_is_needed_after_all_ends_too_and_is_not_given_back() -> None:
+    work = Compacting(4, 4, 4)
+    await work.start(spec(size=4))
+    work.drains.sticky = set(work.sim.nodes.nodes)
+    await work.until(lambda: bool(work.drains.asked))
+    await work.run(2)  # The replacement has its place by then; those that are asked for now find none.
+    work.sim.push(spec(size=40))
+    await work.until(lambda: "NodeKept" in work.kinds())
+    assert "NodeFreed" not in work.kinds()
+    (kept,) = set(work.drains.asked)
+    await work.until(lambda: kept in work.drains.ended)
+
+
 async def test_ray_is_not_ended_under_what_came_in_the_last_moment() -> None:
     work = Compacting(4, 4, 4)
     await work.start(spec(size=2))

@@ -32,8 +32,10 @@ def test_the_readme_has_the_commands_that_the_demo_prints(monkeypatch: pytest.Mo
 
 
 def test_a_demo_on_other_ports_names_its_server_wherever_it_is_needed() -> None:
-    verbs = [line for line in told("/r", "http://127.0.0.1:9001") if " status " in line or " history " in line]
-    assert len(verbs) == 2
+    verbs = [
+        line for line in told("/r", "http://127.0.0.1:9001") if line.split()[1] in ("status", "history", "compaction")
+    ]
+    assert len(verbs) == 3
     assert all(line.endswith(" --server http://127.0.0.1:9001") for line in verbs)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from reconciler.demo.repository import (
     APP,
     BROKEN,
     MISSING_FILE,
+    POLICY,
     ROUTE,
     SECOND,
     SERVICE,
@@ -61,6 +62,14 @@ def test_the_sample_is_valid_and_has_the_numbers_that_the_story_tells() -> None:
     assert deployment.scale == FixedScale(replicas=TARGET)
     assert service.rollout.max_surge.round_up(TARGET) == SURGE
     assert [step.weight for step in service.rollout.steps if hasattr(step, "weight")] == [20, 50]
+
+
+def test_the_cluster_of_the_sample_is_compacted_but_not_while_the_story_is_told(repository: SampleRepository) -> None:
+    desired = read({POLICY: (repository.folder / POLICY).read_text()})
+
+    assert desired.errors == ()
+    assert desired.settings.compaction.enabled
+    assert desired.settings.compaction.settle >= timedelta(minutes=5)
 
 
 def test_the_example_repository_shows_the_same_service_and_is_valid_as_a_whole() -> None:

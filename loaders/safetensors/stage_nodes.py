@@ -20,23 +20,14 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from loaders.safetensors.stage import Staged, stage
+from loaders.safetensors.errors import LoadError
+from loaders.safetensors.stage_here import NodeStaged, Told, stage_here
 
 TOLD_EVERY = 1.0
 """Seconds between two words of a node on how far it is."""
 
 PRINTED_EVERY = 2.0
 """Seconds between two lines on how far all are: a log that is read whole must stay short."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeStaged:
-    """What became of one URI on one node: `staged`, or the `error` that says why not."""
-
-    node: str
-    uri: str = ""
-    staged: Staged | None = None
-    error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +39,7 @@ class Far:
     size: int
 
 
-def stage_here(uris: Sequence[str], region: str | None, until: float | None) -> Iterator[Far | NodeStaged]:
+def stage_each(uris: Sequence[str], region: str | None, until: float | None) -> Iterator[Far | NodeStaged]:
     """Run on one node: stage one URI after the other and say how that is getting on. `until` is a time since 1970."""
     for uri in uris:
         left = None if until is None else max(0.1, until - time.time())  # noqa: TID251  # the driver's clock counts
@@ -64,7 +55,7 @@ def _stage_one(uri: str, region: str | None, timeout: float | None) -> Iterator[
 
     def run() -> None:
         try:
-            staged = stage(uri, region=region, timeout=timeout, told=told)
+            staged = stage_here(uri, region, timeout, told)
             result.append(NodeStaged(node="", uri=uri, staged=staged))
         except Exception as error:  # whatever it is, the node's other weights and the other nodes go on
             result.append(NodeStaged(node="", uri=uri, error=str(error)))
@@ -80,15 +71,21 @@ def _stage_one(uri: str, region: str | None, timeout: float | None) -> Iterator[
     yield from result
 
 
-def stage_on_nodes(
-    uri: str, nodes: Sequence[str] | None = None, *, region: str | None = None, timeout: float | None = None
+def stage_there(
+    uri: str, nodes: Sequence[str] | None, region: str | None, timeout: float | None, told: Told | None
 ) -> tuple[NodeStaged, ...]:
-    """Stage on these nodes (Ray's node ids; by default every node that has CPUs), all at once, and wait for all.
-
-    The nodes share what they fetch, so the origin sends each byte about once. Ray must be initialised.
-    """
-    ended = _Staging([uri], nodes, region, timeout).results()
-    return tuple(sorted((each for each in ended if isinstance(each, NodeStaged)), key=lambda each: each.node))
+    """Stage on these nodes, by default on every one that has CPUs, and wait for all: see `stage`."""
+    if not ray.is_initialized():
+        raise LoadError("cannot be staged on nodes before ray.init()", uri=uri)
+    staging = _Staging([uri], [nodes] if isinstance(nodes, str) else nodes, region, timeout)
+    ended = []
+    for each in staging.results():
+        if each is not None:
+            ended.append(each)
+        if told is not None:
+            far = staging.progress()
+            told(far["done"], far["size"])
+    return tuple(sorted(ended, key=lambda each: each.node))
 
 
 class _Staging:
@@ -100,7 +97,7 @@ class _Staging:
         self._uris, self._timeout = uris, timeout
         until = None if timeout is None else time.time() + timeout  # noqa: TID251  # told to other machines
         self._until = None if timeout is None else time.monotonic() + timeout
-        task = ray.remote(num_cpus=0, max_retries=0, num_returns="streaming")(stage_here)
+        task = ray.remote(num_cpus=0, max_retries=0, num_returns="streaming")(stage_each)
         self._running: dict[Any, str] = {}
         for node in dict.fromkeys(nodes if nodes is not None else workers()):
             bound = NodeAffinitySchedulingStrategy(node_id=node, soft=False)

@@ -100,11 +100,11 @@ def _tell(node: Mapping[str, Any]) -> None:
 def _stage_here(uris: Sequence[str], region: str | None, timeout: float | None) -> None:
     _store()
     from loaders.safetensors.errors import LoadError, shown
-    from loaders.safetensors.stage import stage
+    from loaders.safetensors.stage_here import stage_here
 
     for uri in uris:
         try:
-            staged = stage(uri, region=region, timeout=timeout)
+            staged = stage_here(uri, region, timeout)
         except LoadError as error:
             raise click.ClickException(clean(str(error))) from None
         fetched = f"{_size(staged.fetched)} fetched" if staged.fetched else "all of it was here"

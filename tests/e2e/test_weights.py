@@ -65,6 +65,13 @@ def test_three_nodes_cost_the_origin_one_and_take_little_longer(ray_cluster: Emb
         assert len(found["together"]) == 3
         assert share <= 1.15
         assert slowest <= 1.5 * alone
+        by_tasks = {each["node"]: each for each in found["by tasks"]}
+        assert sum(each["staged"] is not None for each in by_tasks.values()) == 3
+        assert by_tasks.pop("f" * 56)["error"], "a node that is not there keeps nobody from theirs"
+        size = (tmp_path / "small").stat().st_size
+        assert all(each["staged"]["size"] == size for each in by_tasks.values())
+        assert found["told"] == [3 * size, 3 * size]
+        assert found["all"]
 
 
 def test_the_command_line_stages_on_a_cluster_s_nodes(ray_cluster: EmbeddedCluster, tmp_path: Path) -> None:

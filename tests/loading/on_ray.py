@@ -43,11 +43,18 @@ def staged(folder: Path, nodes: list[str], small: str, url: str) -> list[object]
 
 def main() -> None:
     small, alone, together, folder = sys.argv[1:]
-    ray.init(log_to_driver=False)
+    # What is staged by tasks goes where the job says, what actors stage where each of them says.
+    everywhere = {"HELIOSTAT_CACHE_DIR": str(Path(folder) / "tasks")}
+    ray.init(log_to_driver=False, runtime_env={"env_vars": everywhere})
     nodes = workers()[:3]
-    found = {
+    told: list[tuple[int, int]] = []
+    by_tasks = stage(small, nodes=[*nodes, "f" * 56], timeout=60, told=lambda done, size: told.append((done, size)))
+    found: dict[str, object] = {
         "alone": staged(Path(folder) / "alone", nodes[:1], small, alone),
         "together": staged(Path(folder) / "together", nodes, small, together),
+        "by tasks": [dataclasses.asdict(each) for each in by_tasks],
+        "told": told[-1],
+        "all": sorted(each.node for each in stage(small, nodes="all", timeout=60) if each.staged) == workers(),
     }
     print(json.dumps(found), flush=True)
     # The tracker outlives jobs, but this cluster is the next test's.

@@ -36,22 +36,22 @@ class Gone:
         """Nothing is held."""
 
 
-def node_store() -> Store | None:
+def node_store(interrupt: Interrupt) -> Store | None:
     """Open this node's cache; `None`, with a warning, where its folder cannot be used."""
     try:
         settings = cache_settings()
-        return Store(settings.folder, settings.cap)
+        return Store(settings.folder, settings.cap, interrupt.wait)
     except (OSError, RuntimeError) as error:  # the latter: nobody knows this user's home
         LOG.warning("loading without the node's cache: %s", error)
         return None
 
 
-def through_cache(uri: str, open_origin: Callable[[], Source]) -> Source:
+def through_cache(uri: str, open_origin: Callable[[], Source], interrupt: Interrupt) -> Source:
     """Return a source that keeps what it reads for the other processes of this node.
 
     What has no version cannot be shared: nobody could tell an old byte from a new one.
     """
-    store = node_store()
+    store = node_store(interrupt)
     if store is None:
         return open_origin()
     try:
@@ -61,6 +61,9 @@ def through_cache(uri: str, open_origin: Callable[[], Source]) -> Source:
     if not origin.version or origin.version.startswith("W/") or not origin.size:
         return origin
     content = Content(uri=uri, etag=origin.version, size=origin.size)
+    if origin.size > store.cap:  # it may be a lie: nothing is made of it, not even a sparse file
+        LOG.warning("%s is loaded without keeping it: it is larger than the node's cache", content.public_uri)
+        return origin
     try:
         entry = store.open(content, 0)  # room is taken once the header is judged: nobody goes for what is no file
     except OSError as full:

@@ -14,7 +14,8 @@ import fcntl
 import os
 import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import xxhash
@@ -23,6 +24,12 @@ from loaders.safetensors.cache_claims import Claims
 from loaders.safetensors.cache_content import Content
 
 RECORD = struct.Struct("<QQ")
+LOCKED_FOR = 10.0
+"""Seconds after which a lock that is held for moments only is no longer waited for: its holder was stopped."""
+
+Wait = Callable[[float], object]
+"""Sleeps so many seconds; may raise where nobody wants to wait any more."""
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -47,7 +54,7 @@ class Entry:
         self.folder = folder
         with contextlib.ExitStack() as opened:
             self._lease = _opened(folder / "lease", os.O_RDONLY, opened)
-            fcntl.flock(self._lease, fcntl.LOCK_SH)
+            lock_in_time(self._lease, fcntl.LOCK_SH, time.sleep)
             self._data = _opened(folder / "data", os.O_RDWR, opened)
             self._records = _opened(folder / "records", os.O_RDWR, opened)
             self._claims = Claims(folder / "claims")
@@ -231,14 +238,32 @@ def unlock_and_close(descriptor: int, process: int) -> None:
         os.close(descriptor)
 
 
+def lock_in_time(descriptor: int, kind: int, wait: Wait) -> None:
+    """Get a lock that others hold for moments; raise `TimeoutError` where one holds it for long: it was stopped."""
+    until, pause = time.monotonic() + LOCKED_FOR, 0.001
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds the weight cache's lock") from None
+        else:
+            return
+        wait(pause)
+        pause = min(0.05, pause * 2)
+
+
 @contextlib.contextmanager
-def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[bool]:
-    """Hold a lock file; with `LOCK_NB` tells whether it was got."""
+def locked(path: Path, kind: int = fcntl.LOCK_EX, wait: Wait = time.sleep) -> Iterator[bool]:
+    """Hold a lock file; with `LOCK_NB` tells whether it was got, else waits, but not for ever."""
     process = os.getpid()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, kind)
+            if kind & fcntl.LOCK_NB:
+                fcntl.flock(descriptor, kind)
+            else:
+                lock_in_time(descriptor, kind, wait)
         except BlockingIOError:
             yield False
         else:

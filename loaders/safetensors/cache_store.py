@@ -17,12 +17,13 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from loaders.safetensors.cache_content import Content
-from loaders.safetensors.cache_entry import RECORD, Entry, locked
+from loaders.safetensors.cache_entry import RECORD, Entry, Wait, locked
 
 LEAVING = "leaving-"
 KEY = re.compile(r"[0-9a-f]{32}")
@@ -48,9 +49,11 @@ class Kept:
 class Store:
     """One cache folder. Any number of processes use it at once; nothing is kept in memory between calls."""
 
-    def __init__(self, folder: Path, cap: int) -> None:
+    def __init__(self, folder: Path, cap: int, wait: Wait = time.sleep) -> None:
+        """`wait` is how it waits for the lock."""
         self.folder = folder
         self.cap = cap
+        self._wait = wait
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.stat(folder).st_uid != os.getuid():
             raise PermissionError(errno.EPERM, "the weight cache belongs to another user", str(folder))
@@ -125,7 +128,7 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with locked(self.folder / "lock"):
+        with locked(self.folder / "lock", wait=self._wait):
             yield
 
     def _admit(self, content: Content, room: int) -> bool:

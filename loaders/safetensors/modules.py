@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from loaders.safetensors.errors import LoadError
-from loaders.safetensors.loading import Ask, Job, stream_job
+from loaders.safetensors.loading import Ask, Job, check_memory, stream_job
 from loaders.safetensors.selection import listed, selected
 
 Place = tuple[torch.nn.Module, str]
@@ -42,6 +42,9 @@ class _Fit:
         problems = [*(self._names(job) if self._strict else ()), *self._shapes(job)]
         if problems:
             raise LoadError("; ".join(problems), uri=self._ask.uri)
+        # What is on the meta device becomes memory; what is there already only passes through.
+        made = [target.size for target in job.targets if self._held[target.wanted.spec.name].is_meta]
+        check_memory(self._ask, sum(made))
 
     def _names(self, job: Job) -> Iterator[str]:
         found = [spec.name for _, spec in job.checkpoint.tensors]

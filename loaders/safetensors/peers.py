@@ -321,4 +321,5 @@ def _join(ray: Any, store: Store) -> Node | None:
     name = ray.get_runtime_context().get_node_id()
     if len(alive) < 2 or name not in alive:
         return None
-    return Node(store, RayTracker(ray), name, alive[name], int(os.environ.get(PORT_VARIABLE, "0")))
+    own = Store(store.folder, store.cap)  # it outlives this load, whose interrupt must not end its waiting
+    return Node(own, RayTracker(ray), name, alive[name], int(os.environ.get(PORT_VARIABLE, "0")))

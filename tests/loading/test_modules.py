@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from loaders.safetensors import aio
-from loaders.safetensors.errors import LoadError, UnknownTensor
+from loaders.safetensors.errors import LoadError, NotEnoughMemory, UnknownTensor
 from loaders.safetensors.torch import load_into
 from tests.loading.needs_torch import torch
 
@@ -160,3 +160,17 @@ def test_in_an_event_loop_a_module_is_loaded_with_the_same_arguments(
         net = Net()
     asyncio.run(aio.load_into(net, uri, tensors="layers.0.*", dtype=torch.float16, strict=True))
     assert torch.equal(net.layers[0].weight, state["layers.0.weight"].half())
+
+
+def test_a_module_that_would_not_fit_stays_as_it_is(saved: tuple[str, dict[str, torch.Tensor]]) -> None:
+    uri, _ = saved
+    with torch.device("meta"):
+        net = Net()
+    with pytest.raises(NotEnoughMemory, match="memory_limit"):
+        load_into(net, uri, memory_limit=100)
+    assert all(tensor.is_meta for tensor in net.state_dict().values())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loaders.safetensors.loading.free_on", lambda _: 100)
+        with pytest.raises(NotEnoughMemory, match="has 100 left"):
+            load_into(net, uri)
+        load_into(Net(), uri)

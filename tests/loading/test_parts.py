@@ -14,6 +14,7 @@ from loaders.safetensors.cache import Gone
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content
 from loaders.safetensors.errors import SourceUnreachable
 from loaders.safetensors.sources.http import FIRST_READ
+from loaders.safetensors.sources.interrupt import Interrupt
 from tests.loading.servers import RangeServer
 from tests.loading.shape import Shape
 from tests.loading.swarming import HoldUp, Locked, Machine
@@ -116,14 +117,14 @@ def test_a_part_needs_no_origin_once_peers_have_it(
     machines: list[Machine], server: RangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machines[0].load(server.url("w"))
-    monkeypatch.setattr(cache, "node_store", lambda: machines[1].store)
+    monkeypatch.setattr(cache, "node_store", lambda _: machines[1].store)
     monkeypatch.setattr(cache, "this_node", lambda _: machines[1].node)
 
     def unreachable() -> Gone:
         raise SourceUnreachable("no connection", uri=server.url("w"))
 
     before = machines[0].sent
-    source = cache.through_cache(server.url("w"), unreachable)
+    source = cache.through_cache(server.url("w"), unreachable, Interrupt())
     assert isinstance(source, cache.ReadThrough)
     assert machines[1].ranges(source, WHOLE + EDGES) == [BYTES[start:stop] for start, stop in WHOLE + EDGES]
     assert machines[0].sent - before <= 1.05 * NEEDED

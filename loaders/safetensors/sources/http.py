@@ -212,6 +212,8 @@ class HttpFile:
 
     def _check(self, answer: Answer, start: int, most: int) -> int:
         """Return the body's length after comparing everything the answer says with what was pinned."""
+        if not answer.plain:
+            raise SourceFailed("the origin sends it compressed, though it was asked not to", uri=self.uri)
         found = CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
         if found is None:
             raise SourceFailed("the origin answered 206 without a Content-Range", uri=self.uri)

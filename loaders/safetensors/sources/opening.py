@@ -44,7 +44,7 @@ def open_source(uri: str, origin: Origin, interrupt: Interrupt) -> Source:
     if origin.cache == "node":
         from loaders.safetensors.cache import through_cache
 
-        return through_cache(uri, lambda: _open_remote(uri, origin, interrupt))
+        return through_cache(uri, lambda: _open_remote(uri, origin, interrupt), interrupt)
     return _open_remote(uri, origin, interrupt)
 
 

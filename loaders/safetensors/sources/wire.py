@@ -6,6 +6,7 @@ import base64
 import contextlib
 import math
 import os
+import re
 import socket
 import struct
 import time
@@ -22,6 +23,9 @@ MOST_HEAD_BYTES = 64 * 1024
 HEAD_READ = 4096
 """What comes in with the head beyond its end is body and must be copied once, so the read is small."""
 MOST_DIGITS = 19
+MOST_LINE_BYTES = 256
+"""Between frames of a body; a length and what may stand beside it are shorter."""
+FRAME_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 SILENCE_SECONDS = 10
 """A connection that gives nothing for so long is dead; the read goes on over another one."""
 
@@ -74,6 +78,17 @@ class Answer:
         return int(text) if known else -1
 
     @property
+    def framed(self) -> bool:
+        """Whether the body comes in frames, each after its length."""
+        return self.headers.get("transfer-encoding", "").lower() == "chunked"
+
+    @property
+    def plain(self) -> bool:
+        """Whether the body is the object's own bytes, and not something that was made of them on the way."""
+        encodings = (self.headers.get("transfer-encoding", ""), self.headers.get("content-encoding", ""))
+        return encodings[0].lower() in ("", "chunked", "identity") and encodings[1].lower() in ("", "identity")
+
+    @property
     def stays(self) -> bool:
         """Whether the connection can be used again after the body."""
         return self.length >= 0 and self.headers.get("connection", "").lower() != "close"
@@ -104,6 +119,7 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._head = bytearray(HEAD_READ)
         self._rest = memoryview(b"")
+        self._framed, self._frame = False, 0
         self._process = os.getpid()
 
     @property
@@ -120,7 +136,9 @@ class Connection:
         with interrupt.breaking(self.cut):
             try:
                 self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
-                return self._receive_head()
+                answer = self._receive_head()
+                self._framed, self._frame = answer.framed, 0
+                return answer
             except OSError as error:
                 raise Broken(self._why(error)) from error
 
@@ -141,19 +159,49 @@ class Connection:
 
         `until` is looked at whenever nothing came for as long as the connection may be silent.
         """
+        with interrupt.breaking(self.cut):
+            return self._receive_frames(buffer, until) if self._framed else self._receive(buffer, until)
+
+    def _receive(self, buffer: memoryview, until: float) -> int:
         taken = min(len(self._rest), len(buffer))
         buffer[:taken] = self._rest[:taken]
         self._rest = self._rest[taken:]
-        with interrupt.breaking(self.cut):
-            while taken < len(buffer):
-                try:
-                    count = self._socket.recv_into(buffer[taken:], 0, socket.MSG_WAITALL)
-                except OSError:
-                    break
-                taken += count
-                if count == 0 or time.monotonic() > until:
-                    break
+        while taken < len(buffer):
+            try:
+                count = self._socket.recv_into(buffer[taken:], 0, socket.MSG_WAITALL)
+            except OSError:
+                break
+            taken += count
+            if count == 0 or time.monotonic() > until:
+                break
         return taken
+
+    def _receive_frames(self, buffer: memoryview, until: float) -> int:
+        taken = 0
+        while taken < len(buffer) and time.monotonic() <= until:
+            if not self._frame:
+                self._frame = self._next_frame()
+            part = buffer[taken : taken + self._frame]
+            got = self._receive(part, until)
+            taken, self._frame = taken + got, self._frame - got
+            if not part or got < len(part) or (not self._frame and self._line() != b""):
+                break
+        return taken
+
+    def _next_frame(self) -> int:
+        """Return the next frame's length; 0 for the last one, and for what is none."""
+        size = self._line().partition(b";")[0].strip()
+        return int(size, 16) if FRAME_SIZE.fullmatch(size) else 0
+
+    def _line(self) -> bytes:
+        """Take a short line of the body, without its end; what is none, or does not come, is no frame's length."""
+        line = bytearray()
+        letter = memoryview(bytearray(1))
+        while not line.endswith(b"\r\n"):
+            if len(line) > MOST_LINE_BYTES or not self._receive(letter, math.inf):
+                return b"?"
+            line += letter
+        return bytes(line[:-2])
 
     def _why(self, error: OSError) -> str:
         return f"nothing came for {self._silence} s" if isinstance(error, BlockingIOError) else str(error)

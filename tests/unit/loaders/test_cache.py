@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -322,9 +324,9 @@ def test_what_turns_out_to_be_no_weights_takes_no_room_and_evicts_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "cache", 8 * SIZE)
-    monkeypatch.setattr("loaders.safetensors.cache.node_store", lambda: store)
+    monkeypatch.setattr("loaders.safetensors.cache.node_store", lambda _: store)
     read_all(store, Counting())
-    source = through_cache("http://there/lie", Lying)
+    source = through_cache("http://there/lie", Lying, Interrupt())
     assert isinstance(source, ReadThrough)
     with pytest.raises(InvalidFile):
         read_header(source, Interrupt())
@@ -333,7 +335,7 @@ def test_what_turns_out_to_be_no_weights_takes_no_room_and_evicts_nobody(
     assert not list(store.folder.glob("leaving-*"))
     assert read_all(store, Counting()) == BYTES
 
-    source = through_cache("http://there/lie", Lying)
+    source = through_cache("http://there/lie", Lying, Interrupt())
     assert isinstance(source, ReadThrough)
     source.expect([(0, source.size)])
     assert source.keeps
@@ -410,9 +412,9 @@ def test_without_room_for_bookkeeping_the_origin_is_enough(
 
     origin = Counting()
     monkeypatch.setattr(Store, "_create", full)
-    assert through_cache(CONTENT.uri, lambda: origin) is origin
+    assert through_cache(CONTENT.uri, lambda: origin, Interrupt()) is origin
     monkeypatch.setattr(cache, "cache_settings", full)
-    assert through_cache(CONTENT.uri, lambda: origin) is origin
+    assert through_cache(CONTENT.uri, lambda: origin, Interrupt()) is origin
     assert caplog.text.count("No space left on device") == 2
 
 
@@ -482,3 +484,48 @@ def test_without_checksums_damage_would_be_handed_out(store: Store, monkeypatch:
     with (store.folder / CONTENT.key / "data").open("r+b") as data:
         data.write(b"wrong")
     assert read_all(store, Counting()) != BYTES
+
+
+def test_who_stopped_with_the_lock_in_hand_holds_up_no_load(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HELIOSTAT_CACHE_DIR", str(store.folder))
+    descriptor = os.open(store.folder / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    interrupt = Interrupt()
+    threading.Timer(0.2, interrupt.fire, [LoadCancelled("enough")]).start()
+    began = time.monotonic()
+    with pytest.raises(LoadCancelled):
+        through_cache(CONTENT.uri, Counting, interrupt)
+    assert time.monotonic() - began < 5
+    monkeypatch.setattr(cache_entry, "LOCKED_FOR", 0.2)
+    assert isinstance(through_cache(CONTENT.uri, Counting, Interrupt()), Counting)
+    assert "another process holds the weight cache's lock" in caplog.text
+    os.close(descriptor)
+    source = through_cache(CONTENT.uri, Counting, Interrupt())
+    assert isinstance(source, ReadThrough)
+    source.close()
+
+
+def test_a_content_whose_lease_is_held_for_long_is_loaded_without_the_cache(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_all(store, Counting())
+    monkeypatch.setenv("HELIOSTAT_CACHE_DIR", str(store.folder))
+    monkeypatch.setattr(cache_entry, "LOCKED_FOR", 0.2)
+    descriptor = os.open(store.folder / CONTENT.key / "lease", os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert isinstance(through_cache(CONTENT.uri, Counting, Interrupt()), Counting)
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("size", [101 * CHUNK, 2**62])
+def test_of_what_says_that_it_is_larger_than_the_cache_nothing_is_made(
+    store: Store, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """A sparse file of exabytes, and a record for each of its chunks, is more than a lie is worth."""
+    monkeypatch.setattr("loaders.safetensors.cache.node_store", lambda _: store)
+    origin = Counting()
+    origin.size = size
+    assert through_cache(CONTENT.uri, lambda: origin, Interrupt()) is origin
+    assert store.kept() == []

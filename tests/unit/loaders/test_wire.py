@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import itertools
+import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from loaders.safetensors.errors import SourceFailed, shown
+from loaders.safetensors.errors import LoadError, SourceFailed, shown
 from loaders.safetensors.sources.http import HttpFile
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.wire import Answer, is_number
@@ -85,3 +89,75 @@ def test_a_number_of_thousands_of_digits_is_none() -> None:
 def test_what_is_no_url_is_shown_without_what_it_may_hide() -> None:
     assert shown("http://me:hunter2@[bad/w") == "http://..."
     assert shown("s3://bucket/key?sig=hunter2") == "s3://bucket/key"
+
+
+WEIGHTS = random.Random(3).randbytes(700_001)
+
+
+@contextmanager
+def framing(step: int, *, cut_every: int = 0, extra: str = "") -> Iterator[str]:
+    """A server that sends bodies in frames of `step` bytes, and breaks off each so manieth of them in a frame."""
+    answers = itertools.count(1)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def do_GET(self) -> None:
+            first, last = (int(text) for text in self.headers["Range"].removeprefix("bytes=").split("-"))
+            body = WEIGHTS[first : last + 1]
+            self.send_response_only(206)
+            self.send_header("ETag", '"a"')
+            self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{len(WEIGHTS)}")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            if cut_every and next(answers) % cut_every == 0:
+                self.wfile.write(f"{step:x}\r\n".encode() + body[: step // 2])
+                self.close_connection = True
+                return
+            for at in range(0, len(body), step):
+                part = body[at : at + step]
+                self.wfile.write(f"{len(part):X}{extra}\r\n".encode() + part + b"\r\n")
+            self.wfile.write(b"0\r\nTrailer: x\r\n\r\n")
+
+    with listening(Handler) as port:
+        yield f"http://127.0.0.1:{port}/w"
+
+
+@pytest.mark.parametrize("step", [7, 4096, 100_000, 10_000_000])
+@pytest.mark.parametrize("cut_every", [0, 3])
+def test_a_body_in_frames_is_put_together_again(step: int, cut_every: int) -> None:
+    with framing(step, cut_every=cut_every, extra=";name=value") as url:
+        source = HttpFile(url, Interrupt())
+        found = bytearray(len(WEIGHTS))
+        for at in range(0, len(found), 200_000):
+            source.read_into(at, memoryview(found)[at : at + 200_000], Interrupt())
+        source.close()
+    assert found == WEIGHTS
+
+
+@pytest.mark.parametrize("line", ["xyz", "", "-5", "1 0", "f" * 500, "0"])
+def test_what_is_no_frame_ends_the_read_and_puts_nothing_in_its_place(line: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def do_GET(self) -> None:
+            self.wfile.write(b'HTTP/1.1 206 Partial Content\r\nETag: "a"\r\nTransfer-Encoding: chunked\r\n')
+            self.wfile.write(f"Content-Range: bytes 0-3/4\r\n\r\n{line}\r\n1234\r\n0\r\n\r\n".encode())
+            self.close_connection = True
+
+    interrupt = Interrupt()
+    threading.Timer(1.0, interrupt.fire, [LoadError("enough")]).start()
+    with listening(Handler) as port, pytest.raises(LoadError, match=r"gave up|enough"):
+        HttpFile(f"http://127.0.0.1:{port}/w", interrupt)
+
+
+@pytest.mark.parametrize("name", ["Content-Encoding", "Transfer-Encoding"])
+def test_a_compressed_body_is_refused(name: str) -> None:
+    with origin(lambda *_: (206, {**WHOLE, name: "gzip"})) as port, pytest.raises(SourceFailed, match="compressed"):
+        HttpFile(f"http://127.0.0.1:{port}/w", Interrupt())

@@ -11,6 +11,7 @@ from tests.bench import (
     fleet,
     gateway_cost,
     loading_serve,
+    local_reads,
     pace,
     repository,
     throughput,
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "compaction": compaction.run,
     "compaction-ray": compaction_ray.run,
     "loading-serve": loading_serve.run,
+    "local-reads": local_reads.run,
 }
 
 

@@ -164,11 +164,11 @@ class Compactor:
         return self._status(look, self.status.state, self.status.message)
 
     async def turn(self) -> bool:
-        """Take one turn; return whether something is under way."""
+        """Take one turn; return whether the next one is to come soon."""
         self._note()
         world = self._world()
         if world is None:
-            return False
+            return True  # The loop is about to look for the first time.
         try:
             wait = await self._step(world, _settings(world)) if self._is_fresh(world) else OLD_LOOK
             # Last: the job takes seconds, in which Serve moves what is on the next node already.
@@ -177,8 +177,8 @@ class Compactor:
             log.warning("compaction waits", reason=error.reason)
             wait = Wait(state="Waiting", message=error.reason)
         self.status = self._status(self._look, wait.state, wait.message)
-        # What changed while the plan was made is planned for at once.
-        return bool(self._memory.drains) or wait is CHANGED
+        # What changed while the plan was made is planned for at once, and so is what is seen again.
+        return bool(self._memory.drains) or wait in (CHANGED, OLD_LOOK)
 
     def _is_fresh(self, world: World) -> bool:
         """Return whether the loop's last look is recent enough to act on."""

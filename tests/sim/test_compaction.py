@@ -86,6 +86,20 @@ async def test_an_empty_node_on_which_ray_goes_on_takes_nothing_new() -> None:
     assert drained <= work.compactor.draining
 
 
+async def test_who_has_not_seen_the_cluster_yet_looks_again_soon() -> None:
+    work = Compacting(4, 4)
+    await work.start(spec(size=8))
+    await work.run(5)
+    assert work.compactor is not None
+    assert not await work.compactor.turn()
+    seen, work.sim.tick = work.sim.tick, None
+    assert await work.compactor.turn()
+    work.sim.tick = seen
+    work.sim.clock.jump(timedelta(minutes=5))
+    assert await work.compactor.turn()
+    assert work.state == "Blind"
+
+
 async def test_a_node_that_is_needed_after_all_ends_too_and_is_not_given_back() -> None:
     work = Compacting(4, 4, 4)
     await work.start(spec(size=4))

@@ -19,6 +19,10 @@ from loaders.safetensors.sources.streams import Streams, cores
 LOG = logging.getLogger(__name__)
 
 
+LARGEST = 1 << 44
+"""Bytes. A larger object is a lie: nothing is made of it, not even a sparse file with a record for each chunk."""
+
+
 class Gone:
     """Stands in for an origin that cannot be reached while the cache has all of its bytes."""
 
@@ -61,8 +65,7 @@ def through_cache(uri: str, open_origin: Callable[[], Source], interrupt: Interr
     if not origin.version or origin.version.startswith("W/") or not origin.size:
         return origin
     content = Content(uri=uri, etag=origin.version, size=origin.size)
-    if origin.size > store.cap:  # it may be a lie: nothing is made of it, not even a sparse file
-        LOG.warning("%s is loaded without keeping it: it is larger than the node's cache", content.public_uri)
+    if origin.size > LARGEST:
         return origin
     try:
         entry = store.open(content, 0)  # room is taken once the header is judged: nobody goes for what is no file

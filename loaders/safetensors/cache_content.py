@@ -100,6 +100,14 @@ class Piece:
     length: int
 
 
+def bits(chunks: int) -> Iterator[int]:
+    """The chunks of a set, lowest first."""
+    while chunks:
+        lowest = chunks & -chunks
+        yield lowest.bit_length() - 1
+        chunks ^= lowest
+
+
 def pieces(offset: int, length: int, chunk_size: int) -> Iterator[Piece]:
     """Cut a range of the file at the borders of chunks."""
     at = 0

@@ -81,7 +81,8 @@ class ReadThrough:
         self._store, self._entry, self._origin = store, entry, origin
         self._wanted: dict[int, int] = {}
         self._reading: set[Piece] = set()
-        self._reserved = store.has_room(entry.content)
+        self._everything = (1 << entry.content.chunks) - 1
+        self._reserved = self._everything if store.has_room(entry.content) else 0
         self._full = False
         self._peers = peers
         self._filling: Filling | None = None
@@ -100,7 +101,7 @@ class ReadThrough:
         for start, stop in ranges:
             for piece in pieces(start, stop - start, self.content.chunk_size):
                 self._wanted[piece.chunk] = self._wanted.get(piece.chunk, 0) + piece.length
-        if not self._reserved and not self._full:
+        if not self._full:
             self._reserve()
         if self._peers is not None and not self._expects:
             self._expects = True
@@ -114,13 +115,11 @@ class ReadThrough:
     def _ask_peers(self, peers: Peers) -> None:
         """Have chunks that are wanted (nearly) whole brought here; parts of others are asked for when they are read."""
         there = sum(1 << chunk for chunk in self._entry.present())
-        everything = (1 << self.content.chunks) - 1
-        if sum(self._wanted.values()) >= NEARLY_ALL * self.size:
-            if self.keeps and there != everything:
-                self._filling, self._filled = peers.filling(self._entry, self._origin, None), everything
+        wanted, whole = sum(1 << chunk for chunk in self._wanted), self._whole() if self.keeps else 0
+        if whole == self._everything:
+            if there != whole:
+                self._filling, self._filled = peers.filling(self._entry, self._origin, None), whole
             return
-        wanted = sum(1 << chunk for chunk in self._wanted)
-        whole = sum(1 << chunk for chunk in self._wanted if self._keeps_chunk(chunk)) if self.keeps else 0
         if whole & ~there:
             self._filling, self._filled = peers.filling(self._entry, self._origin, whole), whole
         if wanted & ~whole & ~there and self._neighbours is None:
@@ -129,16 +128,25 @@ class ReadThrough:
     @property
     def keeps(self) -> bool:
         """Whether what was expected is kept, as far as is known."""
-        return self._reserved and not self._full
+        return bool(self._reserved) and not self._full
+
+    def _whole(self) -> int:
+        """The chunks that are wanted (nearly) whole; all of them where (nearly) everything is wanted."""
+        if sum(self._wanted.values()) >= NEARLY_ALL * self.size:
+            return self._everything
+        return sum(1 << chunk for chunk in self._wanted if self._keeps_chunk(chunk))
 
     def _reserve(self) -> None:
+        whole = self._whole()
+        if not whole & ~self._reserved:
+            return
         try:
-            self._reserved = self._store.reserve(self.content)
+            if self._store.reserve(self.content, whole):
+                self._reserved |= whole
+            else:
+                self._keep_no_more("the node's cache has no room for it")
         except OSError as failing:
             self._keep_no_more(failing)
-            return
-        if not self._reserved:
-            self._keep_no_more("the node's cache has no room for it")
 
     def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
         """Fill the buffer from the cache, and from the origin where the cache has nothing."""
@@ -182,9 +190,7 @@ class ReadThrough:
                 waited, wait = waited + wait, min(LONGEST_WAIT, wait * 2)
 
     def _keeps(self, piece: Piece) -> bool:
-        if not self._reserved:
-            return False
-        return self._keeps_chunk(piece.chunk, piece.length)
+        return bool(self._reserved >> piece.chunk & 1) and self._keeps_chunk(piece.chunk, piece.length)
 
     def _keeps_chunk(self, chunk: int, wanted: int = 0) -> bool:
         return max(self._wanted.get(chunk, 0), wanted) >= NEARLY_ALL * self.content.length_of(chunk)

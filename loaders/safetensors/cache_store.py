@@ -3,6 +3,7 @@
 ROOT/lock                     held while contents are admitted, evicted or listed
 ROOT/KEY/content.json         URI, ETag and size
 ROOT/KEY/room                 bytes reserved for it; their sum never exceeds the cap
+ROOT/KEY/reserved             the chunks that this is for, a set of bits
 ROOT/KEY/{data,records,claims,lease}   see cache_entry.py; the lease's time is the last use
 ROOT/leaving-KEY-N            on its way out; whoever evicts next removes what a crash left of it
 """
@@ -22,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from loaders.safetensors.cache_content import Content
+from loaders.safetensors.cache_content import Content, bits
 from loaders.safetensors.cache_entry import RECORD, Entry, Wait, locked
 
 LEAVING = "leaving-"
@@ -75,10 +76,18 @@ class Store:
             entry.close()
         return None
 
-    def reserve(self, content: Content) -> bool:
-        """Reserve room for all of a content that is open, evicting others; False if the cap forbids it."""
+    def reserve(self, content: Content, chunks: int) -> bool:
+        """Reserve room for these chunks, a set of bits, of a content that is open; False if the cap forbids it.
+
+        Others are evicted for it. What was reserved for other chunks of it, by whomever, stays.
+        """
         with self._locked():
-            return self._admit(content, content.size)
+            folder = self._folder_of(content)
+            together = chunks | reserved_in(folder)
+            if not self._admit(content, sum(content.length_of(chunk) for chunk in bits(together))):
+                return False
+            write_whole(folder / "reserved", f"{together:x}")
+            return True
 
     def has_room(self, content: Content) -> bool:
         """Tell whether room for all of a content is reserved already."""
@@ -218,6 +227,14 @@ def room_of(folder: Path) -> int:
     """Bytes reserved for a content; 0 for one that is not there."""
     try:
         return int((folder / "room").read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def reserved_in(folder: Path) -> int:
+    """The chunks of a content for which room is reserved, as a set of bits."""
+    try:
+        return int((folder / "reserved").read_text(), 16)
     except (FileNotFoundError, ValueError):
         return 0
 

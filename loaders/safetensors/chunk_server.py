@@ -21,7 +21,7 @@ from loaders.safetensors.cache_content import pieces
 from loaders.safetensors.cache_entry import Entry
 from loaders.safetensors.cache_store import Store
 
-RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+RANGE = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})")
 SILENCE = 60.0
 """Seconds after which a connection is closed that brings no request, or takes nothing of the answer: a peer that went
 away without saying so, or hangs."""

@@ -13,6 +13,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from loaders.safetensors.cache_content import bits
+
 SILENT = 15.0
 """Seconds without a word after which a node counts as dead: several heartbeats, and a pause for garbage collection."""
 
@@ -76,14 +78,6 @@ class Member:
 def site(member: str) -> str:
     """The node of a member. A partial load is one of its own, NODE/NUMBER: it wants less, and has the node's cache."""
     return member.partition("/")[0]
-
-
-def bits(chunks: int) -> Iterator[int]:
-    """The chunks of a set, lowest first."""
-    while chunks:
-        lowest = chunks & -chunks
-        yield lowest.bit_length() - 1
-        chunks ^= lowest
 
 
 class Swarm:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import random
+import threading
 import time
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ import pytest
 from loaders.safetensors import cache
 from loaders.safetensors.cache import Gone
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content
-from loaders.safetensors.errors import SourceUnreachable
+from loaders.safetensors.errors import LoadCancelled, SourceUnreachable
 from loaders.safetensors.sources.http import FIRST_READ
 from loaders.safetensors.sources.interrupt import Interrupt
 from tests.loading.servers import RangeServer
@@ -143,3 +144,31 @@ def test_a_part_of_what_was_evicted_comes_from_the_origin(machines: list[Machine
     content: Content = machines[0].store.kept()[0].content
     assert machines[0].store.remove(content.key)
     parts(machines[1], server.url("w"), WHOLE + EDGES)
+
+
+@pytest.mark.parametrize("wanted", [[(0, SIZE)], WHOLE, EDGES], ids=["whole", "chunks", "ranges"])
+def test_a_load_that_is_cancelled_while_peers_and_origin_are_silent_ends_at_once(
+    machines: list[Machine], server: RangeServer, held_up: HoldUp, wanted: list[tuple[int, int]]
+) -> None:
+    machines[0].load(server.url("w"))
+    held_up(machines[0], "silent")
+    source = machines[1].open(server.url("w"))
+    server.shape(Shape(first_byte=30.0))
+    before, interrupt = threads(), Interrupt()
+    threading.Timer(0.5, interrupt.fire, [LoadCancelled("enough")]).start()
+    began = time.monotonic()
+    source.expect(wanted)
+    start, stop = wanted[-1]
+    with pytest.raises(LoadCancelled):
+        source.read_into(start, memoryview(bytearray(stop - start)), interrupt)
+    source.close()
+    assert time.monotonic() - began < 4
+    deadline = time.monotonic() + 10
+    while threads() - before:
+        assert time.monotonic() < deadline, f"left over: {threads() - before}"
+        time.sleep(0.01)
+
+
+def threads() -> set[str]:
+    """Names of the library's own threads, but for the servers'."""
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("weights-")}

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loaders.safetensors import swarm as module
-from loaders.safetensors.swarm import AVOIDED, SILENT, STUCK, UPLOADS, Swarm, bits
+from loaders.safetensors.cache_content import bits
+from loaders.safetensors.swarm import AVOIDED, SILENT, STUCK, UPLOADS, Swarm
 
 
 def three(chunks: int = 6) -> Swarm:

@@ -262,6 +262,49 @@ def test_a_part_takes_room_for_a_part(tmp_path: Path) -> None:
     assert uris(store) == {"0", "1"}
 
 
+def part(store: Store, content: Content, first: int, last: int) -> int:
+    """Load chunks of a content, as a partial load does; return how many bytes of it are there then."""
+    entry = store.open(content, 0)
+    assert entry is not None
+    source = ReadThrough(store, entry, Counting())
+    source.expect([(first * CHUNK, last * CHUNK), (0, 100)])
+    read(source, first * CHUNK, (last - first) * CHUNK)
+    source.close()
+    return next(kept.present for kept in store.kept() if kept.content.key == content.key)
+
+
+def test_a_partial_load_takes_room_for_what_it_keeps(tmp_path: Path) -> None:
+    store = Store(tmp_path, 3 * CHUNK)
+    fill(store, small(1))
+    assert part(store, CONTENT, 0, 1) == CHUNK
+    assert part(store, CONTENT, 0, 1) == CHUNK, "the same again takes no more"
+    assert uris(store) == {"1", "s"}
+    assert part(store, CONTENT, 1, 3) == 3 * CHUNK
+    assert uris(store) == {"s"}, "rooms of parts add up, and others go when there is none left"
+    assert sum(kept.room for kept in store.kept()) <= store.cap
+    entry, origin = store.open(CONTENT, 0), Counting()
+    assert entry is not None
+    source = ReadThrough(store, entry, origin)
+    source.expect([(0, SIZE)])
+    assert read(source, 0, SIZE) == BYTES
+    source.close()
+    assert origin.given == SIZE - 3 * CHUNK, "there is no room for the rest, and what is there is used"
+
+
+def test_parts_of_two_processes_have_room_beside_each_other(tmp_path: Path) -> None:
+    store = Store(tmp_path, 3 * CHUNK)
+    opened = [store.open(CONTENT, 0) for _ in range(2)]
+    assert store.reserve(CONTENT, 0b001)
+    assert store.reserve(CONTENT, 0b010)
+    assert store.reserve(CONTENT, 0b011)
+    assert store.kept()[0].room == 2 * CHUNK
+    assert store.reserve(CONTENT, 0b100)
+    assert not store.reserve(CONTENT, 0b1000), "beyond the cap"
+    for entry in opened:
+        assert entry is not None
+        entry.close()
+
+
 def test_a_full_disk_is_no_error_of_the_load(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -519,8 +562,8 @@ def test_a_content_whose_lease_is_held_for_long_is_loaded_without_the_cache(
     os.close(descriptor)
 
 
-@pytest.mark.parametrize("size", [101 * CHUNK, 2**62])
-def test_of_what_says_that_it_is_larger_than_the_cache_nothing_is_made(
+@pytest.mark.parametrize("size", [2**44 + 1, 2**62])
+def test_of_what_says_that_it_is_absurdly_large_nothing_is_made(
     store: Store, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """A sparse file of exabytes, and a record for each of its chunks, is more than a lie is worth."""

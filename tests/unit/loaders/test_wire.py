@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import pytest
 
@@ -126,7 +128,7 @@ def framing(step: int, *, cut_every: int = 0, extra: str = "") -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/w"
 
 
-@pytest.mark.parametrize("step", [7, 4096, 100_000, 10_000_000])
+@pytest.mark.parametrize("step", [211, 4096, 100_000, 10_000_000])
 @pytest.mark.parametrize("cut_every", [0, 3])
 def test_a_body_in_frames_is_put_together_again(step: int, cut_every: int) -> None:
     with framing(step, cut_every=cut_every, extra=";name=value") as url:
@@ -161,3 +163,40 @@ def test_what_is_no_frame_ends_the_read_and_puts_nothing_in_its_place(line: str)
 def test_a_compressed_body_is_refused(name: str) -> None:
     with origin(lambda *_: (206, {**WHOLE, name: "gzip"})) as port, pytest.raises(SourceFailed, match="compressed"):
         HttpFile(f"http://127.0.0.1:{port}/w", Interrupt())
+
+
+HEADS = ["HTTP/1.1 206 Partial Content", "HTTP/1.0 206 x", "HTTP/1.1 206", "HTTP/1.1 200 OK", "HTTP/1.1 416 x"]
+HEADS += ["HTTP/1.1 301 x", "HTTP/1.1 503 x", "HTTP/1.1 99999999999 x", "HTTP/1.1 100 Continue", "SSH-2.0", ""]
+LINES = ["Content-Range: bytes 0-3/4", "Content-Range: bytes 0-3/0", "Content-Range: bytes 3-0/4"]
+LINES += ["Content-Range: bytes 0-3/9999999999999999999", "Content-Range: bytes */0", "Content-Range: bytes 9-1/2"]
+LINES += ["Content-Range: bytes 0-9999999999999999998/9999999999999999999", "Content-Length: 4", "Content-Length: -4"]
+LINES += ["Content-Length: " + "9" * 30, "Transfer-Encoding: chunked", 'ETag: "a"', 'ETag: W/"b"', "Last-Modified: x"]
+LINES += ["Location: http://[::1", "Location: http://x:99999/", "Location: \xff\xfe", "Location: /w", "Retry-After: 0"]
+LINES += ["Retry-After: \xb2", ": x", "no colon", "Connection: close", "\0: \0"]
+BODIES = ["1234", "", "4\r\n1234\r\n0\r\n\r\n", "12", "x" * 5000, "\x08" + 7 * "\0"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_server_says_a_load_ends_with_an_error_of_its_own(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loaders.safetensors.sources.http.MOST_TRIES", 2)
+    source = random.Random(seed)
+    ends = ["\r\n\r\n"] * 3 + ["\r\n", ""]
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            lines = source.sample(LINES, source.randint(0, 6))
+            said = "\r\n".join([source.choice(HEADS), *lines]) + source.choice(ends) + source.choice(BODIES)
+            self.request.sendall(said.encode("latin-1"))
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that go away in the middle
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        for _ in range(40):
+            with contextlib.suppress(LoadError):
+                found = HttpFile(f"http://127.0.0.1:{server.server_address[1]}/w", Interrupt())
+                found.read_into(0, memoryview(bytearray(min(found.size, 100))), Interrupt())
+        server.shutdown()

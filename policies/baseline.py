@@ -8,6 +8,7 @@ more than its ready replicas do. It belongs to the rollout that started it and g
 from __future__ import annotations
 
 from policies.health import find_failure
+from policies.recall import recalled
 from policies.view import ServiceView
 from specs.analysis import BASELINE_ROOM, Baseline
 from specs.decisions import LatchFailure
@@ -30,6 +31,7 @@ def may_be_asked(view: ServiceView) -> bool:
     return settings is not None and settings.baseline is Baseline.FRESH
 
 
+@recalled
 def is_asked(view: ServiceView) -> bool:
     """Return whether the rollout is one that compares with a fresh baseline, and the budget has room for one."""
     rollout = view.memory.rollout
@@ -55,6 +57,7 @@ def is_pending(view: ServiceView) -> bool:
     return is_asked(view) and not view.cells_of(view.memory.candidate)
 
 
+@recalled
 def fresh_line(view: ServiceView) -> str | None:
     """Return the baseline of the running rollout, None when there is none (any more).
 
@@ -70,6 +73,7 @@ def fresh_line(view: ServiceView) -> str | None:
     return None
 
 
+@recalled
 def left_over(view: ServiceView) -> tuple[str, ...]:
     """Return the baselines that nothing is compared with any more."""
     wanted = fresh_line(view)
@@ -77,6 +81,7 @@ def left_over(view: ServiceView) -> tuple[str, ...]:
     return tuple(line for revision in revisions for line in view.baselines_of(revision) if line != wanted)
 
 
+@recalled
 def is_awaited(view: ServiceView) -> bool:
     """Return whether the candidate waits for its baseline: both get their first requests at the same time.
 
@@ -93,6 +98,7 @@ def is_awaited(view: ServiceView) -> bool:
     return not any(cell.memory.was_ready for cell in cells)
 
 
+@recalled
 def given_up(view: ServiceView) -> tuple[LatchFailure, ...]:
     """Return what a baseline is given up for: it is broken, or does not start in time. The rollout goes on without."""
     line = fresh_line(view)

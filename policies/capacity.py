@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from policies.baseline import fresh_line, fresh_share, is_pending
+from policies.budget import Budget
 from policies.counsel import aim
 from policies.layout import Layout
 from policies.shares import departures, is_stuck
 from policies.traffic import heir
-from policies.view import Budget, CellView, ServiceView
+from policies.view import CellView, ServiceView
 from policies.zones import apportion
 from specs.desired import AutoScale
 from specs.routes import FULL, ROUNDING

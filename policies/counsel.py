@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from policies.recall import recalled
 from policies.registry import others, unknown_policies
 from policies.view import ServiceView
 from specs.decisions import Hold, NoteTrouble
@@ -45,7 +46,7 @@ class Trouble:
 def advised(view: ServiceView, kind: PolicyKind) -> Wish | Trouble:
     """Return what the policy of another package that the spec names wants now."""
     policy = policy_id(kind, others(view.spec)[kind])
-    outward = view.world.observed.outward
+    outward = view.observed.outward
     if policy not in outward.policies:
         return Trouble(reason=Reason.POLICY_UNKNOWN, message="; ".join(unknown_policies(view.spec, outward.policies)))
     advice = outward.advice_of(policy, view.name)
@@ -85,6 +86,7 @@ def aim(view: ServiceView) -> Aim | None:
     return wish if isinstance(wish, Aim) else None
 
 
+@recalled
 def stands(view: ServiceView) -> Hold | None:
     """Return why a rollout that is left to another package's policy does not move, or None when it may."""
     if not is_delegated(view):
@@ -121,11 +123,12 @@ def keeps(view: ServiceView) -> Stand | None:
     return wish if isinstance(wish, Stand) else None
 
 
+@recalled
 def consulted(view: ServiceView) -> tuple[str, ...]:
     """Return the policies of other packages to ask now; on rollouts nobody is asked about what does not move."""
     asked = {policy_id(kind, name): kind for kind, name in others(view.spec).items()}
     due = (policy for policy in consultable(view.memory) if policy in asked and _is_asked(view, asked[policy]))
-    return tuple(policy for policy in due if policy in view.world.observed.outward.policies)
+    return tuple(policy for policy in due if policy in view.observed.outward.policies)
 
 
 def consultable(memory: ServiceMemory) -> tuple[str, ...]:
@@ -152,6 +155,7 @@ def _is_asked(view: ServiceView, kind: PolicyKind) -> bool:
             return bool(view.cells_of(view.memory.candidate))
 
 
+@recalled
 def troubles(view: ServiceView) -> tuple[NoteTrouble, ...]:
     """Return what fails of the policies of other packages that are asked, unless that was told a moment ago."""
     return tuple(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from policies.recall import recalled
 from policies.view import ServiceView
 from specs.decisions import Hold
 from specs.memory import CellMemory, Drift, OutgoingCause
@@ -70,6 +71,7 @@ def is_disputed(cell: CellMemory, now: datetime) -> bool:
     return any(now < left_until(drift) for drift in cell.drifts)
 
 
+@recalled
 def dispute(view: ServiceView) -> Hold | None:
     """Return who keeps changing what, as far as Ray tells, while it is left."""
     for cell in view.cells:

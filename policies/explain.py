@@ -11,6 +11,7 @@ from policies.health import deadline_at
 from policies.layout import unplaced
 from policies.metrics import silent_metric, unmeasured
 from policies.placing import followed
+from policies.recall import recalled
 from policies.resources import shortages
 from policies.retirement import warm_until
 from policies.rollout import goal_weight, goal_weights, layout_now
@@ -29,6 +30,7 @@ from specs.routes import FULL
 from specs.wishes import with_message
 
 
+@recalled
 def explain(view: ServiceView) -> Hold:
     """Return the reason that a person should see first."""
     return (
@@ -70,7 +72,7 @@ def _overcommitted(view: ServiceView) -> Hold | None:
     stable = view.memory.stable
     if stable is None or view.weights.get(stable, 0) == 0 or view.is_serving(stable):
         return None
-    gateway = view.world.observed.gateway
+    gateway = view.observed.gateway
     way = "" if gateway is None or gateway.is_direct else " through Serve's proxies; does the gateway reach their port?"
     return _hold(view, Reason.OVERCOMMITTED, f"no replica of the stable revision {stable} answers{way}")
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from policies.recall import recalled
 from policies.view import ServiceView
 from specs.decisions import AskGate, HearGate, Hold
 from specs.desired import SetWeight
@@ -54,6 +55,7 @@ def call_of(view: ServiceView, gate: Gate) -> GateCall | None:
     return next((call for call in mine if call.step == rollout.step), None)
 
 
+@recalled
 def closed_gates(view: ServiceView) -> tuple[Gate, ...]:
     """Return the gates of the current step that have not said yes."""
     return tuple(gate for gate in gates_before(view) if gate.kind is GateKind.CONFIRM and not _lets_pass(view, gate))
@@ -74,12 +76,14 @@ def is_waiting_at_gate(view: ServiceView) -> bool:
     return any(call_of(view, gate) is not None for gate in closed_gates(view))
 
 
+@recalled
 def is_held_at_gate(view: ServiceView) -> bool:
     """Return whether a gate said no or cannot answer: that may last, and others may move meanwhile."""
     calls = (call_of(view, gate) for gate in closed_gates(view))
     return any(call is not None and call.state in (GateState.REFUSED, GateState.UNANSWERED) for call in calls)
 
 
+@recalled
 def questions(view: ServiceView) -> tuple[AskGate, ...]:
     """Return what is to be asked now: once per gate and step, when the candidate could take requests."""
     rollout, candidate = view.memory.rollout, view.memory.candidate
@@ -92,12 +96,13 @@ def questions(view: ServiceView) -> tuple[AskGate, ...]:
     )
 
 
+@recalled
 def hear(view: ServiceView) -> tuple[HearGate, ...]:
     """Return the answers that came since they were last looked for."""
     heard = []
     gates = {gate.name: gate for gate in view.spec.rollout.gates}
     for call in view.memory.gates:
-        reply = view.world.observed.outward.reply(call.key, call.failures)
+        reply = view.observed.outward.reply(call.key, call.failures)
         if reply is not None and not call.is_settled and call.gate in gates:
             after = after_reply(call, reply, gates[call.gate], view.now)
             heard.append(HearGate(service=view.name, call=after, was=call.state))

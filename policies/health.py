@@ -6,6 +6,7 @@ from datetime import datetime
 
 from policies.drift import is_disputed
 from policies.gates import is_waiting_at_gate
+from policies.recall import recalled
 from policies.view import CellView, ServiceView
 from specs.desired import Analysis, Pause
 from specs.memory import Failure
@@ -66,13 +67,12 @@ def _crash_looping(view: ServiceView, cell: CellView) -> tuple[Reason, str] | No
     if cell.seen is None or not cell.seen.deployments:
         return None
     present = {replica.id for deployment in cell.seen.deployments for replica in deployment.replicas}
-    nodes = view.world.observed.nodes
+    gone = {replica: node for replica, node in cell.memory.seen.items() if replica not in present}
+    if not gone:
+        return None
+    nodes = view.observed.nodes
     sound = {node.id for node in nodes if node.is_alive and not node.is_draining}
-    died = [
-        replica
-        for replica, node in cell.memory.seen.items()
-        if replica not in present and (not node or not nodes or node in sound)
-    ]
+    died = [replica for replica, node in gone.items() if not node or not nodes or node in sound]
     crashes = len(died) - cell.memory.shrunk
     if crashes <= CRASHES_ALLOWED:
         return None
@@ -129,6 +129,7 @@ def _deadline_message(view: ServiceView, cell: CellView) -> str:
     return clipped(f"no progress for {limit}. {state}{words}")
 
 
+@recalled
 def is_pausing(view: ServiceView) -> bool:
     """Return whether time does not count now: a pause, a suspension, a closed window, a gate, a step that waits."""
     rollout = view.memory.rollout

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from specs.decisions import AdoptSpec, Decision, Hold, Proceed, Remove, StartRollout
 from specs.desired import Desired
 from specs.memory import ServiceMemory
 from specs.reasons import Reason
 from specs.service import PRUNE
+from specs.updated import updated
 from specs.world import World
 
 
@@ -20,7 +20,7 @@ def adopt(world: World) -> tuple[AdoptSpec, ...]:
         return ()
     known = world.memory.services
     routes = free_routes(world.desired, known)
-    wanted = (replace(service, route=routes[service.name]) for service in world.desired.services)
+    wanted = (updated(service, route=routes[service.name]) for service in world.desired.services)
     return tuple(
         AdoptSpec(service=service.name, wanted=service, commit=world.desired.commit.sha)
         for service in wanted

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
+from policies.recall import recalled
 from policies.revisions import rolled_back
 from policies.view import ServiceView
 from specs.decisions import Decision, LatchFailure
@@ -19,6 +20,7 @@ from specs.metric_readings import QUERY_NAME, Metric, MetricOutcome, MetricReadi
 from specs.reasons import Reason
 
 
+@recalled
 def is_measuring(view: ServiceView) -> bool:
     """Return whether the candidate has requests to be measured by, on its way through steps."""
     candidate, rollout = view.memory.candidate, view.memory.rollout
@@ -54,7 +56,7 @@ def next_tallies(view: ServiceView, rollout: Rollout) -> tuple[MetricTally, ...]
     tallies = []
     for metric in view.spec.metrics:
         known = tally_of(view, metric)
-        reading = view.world.observed.outward.reading(slot_of(view.memory, rollout, metric))
+        reading = view.observed.outward.reading(slot_of(view.memory, rollout, metric))
         if reading is not None and (known is None or reading.asked_at != known.asked_at):
             known = counted(known or MetricTally(metric=metric.name, asked_at=reading.asked_at), metric, reading)
         if known is not None:
@@ -78,6 +80,7 @@ def counted(tally: MetricTally, metric: Metric, reading: MetricReading) -> Metri
             return replace(tally, failed=tally.failed + 1) if out else replace(tally, passed=tally.passed + 1)
 
 
+@recalled
 def failed_metrics(view: ServiceView) -> tuple[Decision, ...]:
     """Return what too many values out of bounds call for: the same as a failed analysis."""
     cells = view.cells_of(view.memory.candidate)
@@ -101,6 +104,7 @@ def failure_text(metric: Metric, tally: MetricTally) -> str:
     )
 
 
+@recalled
 def silent_metric(view: ServiceView) -> str:
     """Return what is to be said of a metric whose server has not answered too often in a row; "" when all do.
 
@@ -119,6 +123,7 @@ def silent_metric(view: ServiceView) -> str:
     return ""
 
 
+@recalled
 def unmeasured(view: ServiceView) -> str:
     """Return which metric has no value since the present step was reached, and why; "" when all have one."""
     rollout = view.memory.rollout

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from policies.counsel import Trouble, advised
+from policies.recall import recalled
 from policies.registry import others
 from policies.view import ServiceView
 from specs.decisions import HeedWish
@@ -64,6 +65,7 @@ def is_autoscaled(view: ServiceView) -> bool:
     return any(isinstance(view.scale(name), AutoScale) for name in view.deployments)
 
 
+@recalled
 def heed(view: ServiceView) -> tuple[HeedWish, ...]:
     """Return the change of what is gone by that is due now."""
     if PolicyKind.PLACEMENT not in others(view.spec):

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from policies.recall import recalled
 from policies.view import CellView, ServiceView
 from specs.observed import DeploymentSeen, Node, Observed
 from specs.selectors import matches
@@ -42,14 +43,15 @@ class Shortage:
         return sorted(self.needs.items())
 
 
+@recalled
 def shortages(view: ServiceView, revision: str | None) -> tuple[Shortage, ...]:
     """Return what a revision's replicas wait for room for, by Serve's own word and by arithmetic."""
     cells = view.cells_of(revision)
     waiting = [seen for cell in cells for seen in _unplaced(cell)]
     if not waiting:
         return ()
-    free = free_resources(view.world.observed)
-    nodes = {node.id: node for node in usable_nodes(view.world.observed)}
+    free = free_resources(view.observed)
+    nodes = {node.id: node for node in usable_nodes(view.observed)}
     return tuple(short for seen in waiting if (short := _shortage(seen, nodes, free)) is not None)
 
 

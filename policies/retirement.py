@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from policies.baseline import left_over
+from policies.recall import recalled
 from policies.room import is_weightless
 from policies.view import CellView, ServiceView
 from policies.way_back import baking_until
@@ -12,6 +13,7 @@ from specs.decisions import Decision, Drain, EndOutgoing, ForgetCell, ForgetServ
 from specs.memory import Outgoing, OutgoingCause
 
 
+@recalled
 def retire_outgoing(view: ServiceView) -> tuple[Decision, ...]:
     """Return the next step of every outgoing revision: drain, retire, and at last forget."""
     decisions: list[Decision] = list(forget_gone(view))
@@ -32,9 +34,10 @@ def _retire_baselines(view: ServiceView) -> tuple[Decision, ...]:
     return tuple(leave(view, cell, urgent=False) for line in free for cell in view.cells_of(line) if is_due(view, cell))
 
 
+@recalled
 def forget_gone(view: ServiceView) -> tuple[Decision, ...]:
     """Forget retired cells that a complete observation no longer shows."""
-    if not view.world.observed.complete:
+    if not view.is_complete:
         return ()
     gone = (cell for cell in view.cells if cell.memory.is_retired and cell.seen is None)
     return tuple(ForgetCell(service=view.name, cell=cell.memory.key) for cell in gone)
@@ -87,7 +90,8 @@ def is_due(view: ServiceView, cell: CellView) -> bool:
         return True
     record = view.memory.revision(cell.revision)
     longest = record.max_request_duration if record else view.spec.revision.max_request_duration
-    drained = cell.lane.in_flight == 0 if cell.lane is not None else view.memory.is_removed
+    in_flight = view.in_flight(cell)
+    drained = in_flight == 0 if in_flight is not None else view.memory.is_removed
     return drained or view.now - started >= longest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from policies.counsel import keeps, wants_back
 from policies.health import deadline_failure, find_failure, is_pausing
+from policies.recall import recalled
 from policies.registry import ROLLBACK
 from policies.retirement import is_due
 from policies.view import CellView, ServiceView
@@ -14,6 +15,7 @@ from specs.reasons import Reason
 from specs.wishes import Stand
 
 
+@recalled
 def choose(view: ServiceView) -> Decision | None:
     """Return the change of course that Git (or an operator's rollback) asks for, or None.
 
@@ -55,10 +57,10 @@ def _is_failed_and_busy(view: ServiceView) -> bool:
 
 
 def _is_answering(view: ServiceView, cell: CellView) -> bool:
-    in_flight = cell.lane.in_flight if cell.lane is not None else 0
-    return in_flight > 0 and not (cell.memory.drain_since is not None and is_due(view, cell))
+    return bool(view.in_flight(cell)) and not (cell.memory.drain_since is not None and is_due(view, cell))
 
 
+@recalled
 def judge(view: ServiceView) -> tuple[Decision, ...]:
     """Return what a broken candidate calls for: its failure is latched before anything else is done."""
     for cell in view.cells_of(view.memory.candidate):
@@ -70,6 +72,7 @@ def judge(view: ServiceView) -> tuple[Decision, ...]:
     return ()
 
 
+@recalled
 def asked_back(view: ServiceView) -> tuple[Decision, ...]:
     """Return the rollback of a candidate that the rollback policy of another package wants to be taken back."""
     wish, cells = wants_back(view), view.cells_of(view.memory.candidate)

@@ -15,6 +15,7 @@ from policies.drift import is_left
 from policies.gates import is_open
 from policies.layout import Layout, make_layout
 from policies.metrics import silent_metric
+from policies.recall import recalled
 from policies.registry import ROLLOUT
 from policies.shares import cell_weights
 from policies.steps import weight_at
@@ -26,6 +27,7 @@ from specs.desired import Analysis, Delegated, Pause, SetHeaderRoute, SetWeight,
 from specs.routes import FULL
 
 
+@recalled
 def goal_weight(view: ServiceView) -> int:
     """Return the candidate's share at the current step, in basis points."""
     rollout = view.memory.rollout
@@ -43,6 +45,7 @@ def goal_weight(view: ServiceView) -> int:
     return min(goal, max(carried, weight_at(view.spec.rollout.steps, rollout.step - 1)))
 
 
+@recalled
 def goal_weights(view: ServiceView) -> Mapping[str, int]:
     """Return the share that each revision is on its way to."""
     stable, candidate = view.memory.stable, view.memory.candidate
@@ -107,6 +110,7 @@ def _is_last(view: ServiceView) -> bool:
     return is_direct or (rollout is not None and rollout.step >= len(view.spec.rollout.steps))
 
 
+@recalled
 def move(view: ServiceView) -> tuple[Decision, ...]:
     """Return the moves of weights and replicas that the current goal asks for now.
 
@@ -162,6 +166,7 @@ def _towards(view: ServiceView, goal: Mapping[str, int]) -> tuple[Decision, ...]
     )
 
 
+@recalled
 def layout_now(view: ServiceView) -> Layout:
     """Return which cells the service is on its way to."""
     goal = goal_weights(view)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
+from policies.recall import recalled
 from policies.resources import Shortage, free_resources, has_room, shortages, usable_nodes
 from policies.view import ServiceView, view_of
 from specs.memory import Rollout
@@ -38,6 +39,7 @@ def gives_way_to(view: ServiceView) -> str | None:
     return holder.name if holder is not None and holder.name != view.name else None
 
 
+@recalled
 def _waits(view: ServiceView) -> bool:
     """Return whether a rollout waits for room, by Serve's own word, or gave way to somebody and waits for its turn."""
     rollout = view.memory.rollout
@@ -75,10 +77,10 @@ def _would_fit(view: ServiceView, waiting: Iterable[ServiceView]) -> bool:
 
     What is stopping is as good as gone: to count it would make whoever has just been given way to step back.
     """
-    nodes = {node.id: node for node in usable_nodes(view.world.observed)}
-    room = {node: dict(resources) for node, resources in free_resources(view.world.observed).items()}
+    nodes = {node.id: node for node in usable_nodes(view.observed)}
+    room = {node: dict(resources) for node, resources in free_resources(view.observed).items()}
     released = {cell for other in waiting for cell in _released(other)}
-    for cell in view.world.observed.cells:
+    for cell in view.observed.cells:
         for seen in cell.deployments:
             for replica in seen.replicas:
                 goes = cell.name in released or replica.state is ReplicaState.STOPPING

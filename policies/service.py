@@ -53,7 +53,7 @@ def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
 
 def _unknown_policy(view: ServiceView, course: Decision) -> Hold | None:
     """Hold a rollout that nobody would steer: its policy is not there, or not enabled. A way back needs none."""
-    problems = unknown_policies(view.spec, view.world.observed.outward.policies)
+    problems = unknown_policies(view.spec, view.observed.outward.policies)
     if not problems or not isinstance(course, StartRollout) or course.is_fast:
         return None
     return Hold(service=view.name, reason=Reason.POLICY_UNKNOWN, message="; ".join(problems))
@@ -163,7 +163,7 @@ def is_frozen(view: ServiceView) -> bool:
 
 def blind(view: ServiceView) -> Hold:
     """Hold because what is seen is not the whole truth: unknown is not empty."""
-    observed = view.world.observed
+    observed = view.observed
     reason = Reason.GATEWAY_UNREACHABLE if observed.gateway is None else Reason.RAY_UNREACHABLE
     return Hold(service=view.name, reason=reason, message=observed.problem or "the observation is not complete")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from policies.recall import recalled
 from policies.resources import free_resources, has_room, usable_nodes
 from policies.view import CellView, ServiceView
 from specs.observed import CellStatus, DeploymentSeen
@@ -35,18 +36,18 @@ FULL_FOR = timedelta(seconds=60)
 
 def next_sites(view: ServiceView) -> tuple[SiteMemory, ...]:
     """Return what is to be believed of each site after this look."""
+    if view.spec.placement.is_free:
+        return ()
     nodes = _sites_of_nodes(view)
     known = {entry.site: entry for entry in view.memory.sites}
     every = sorted(nodes | known.keys(), key=str)
-    if view.spec.placement.is_free:
-        return ()
     entries = (_next(view, known.get(site), site, is_there=site in nodes) for site in every)
     return tuple(entry for entry in entries if not _is_forgotten(entry, view.now))
 
 
 def _sites_of_nodes(view: ServiceView) -> set[Site]:
     """Return the sites that have a node which takes replicas."""
-    found = (view.spec.placement.site_of(node.labels) for node in usable_nodes(view.world.observed))
+    found = (view.spec.placement.site_of(node.labels) for node in usable_nodes(view.observed))
     return {site for site in found if site is not None}
 
 
@@ -126,7 +127,7 @@ def _closed(view: ServiceView, entry: SiteMemory, state: SiteState) -> SiteMemor
 def placed_at(view: ServiceView, site: Site) -> Mapping[str, int]:
     """Return the replicas per deployment that have a node at a site, and keep it, over all revisions."""
     placed: dict[str, int] = {}
-    nodes = {node.id for node in usable_nodes(view.world.observed)}
+    nodes = {node.id for node in usable_nodes(view.observed)}
     for cell in view.cells:
         for seen in _deployments(cell) if cell.memory.key.site == site else ():
             placed[seen.name] = placed.get(seen.name, 0) + sum(1 for replica in seen.replicas if replica.node in nodes)
@@ -143,11 +144,11 @@ def _is_stuck(seen: DeploymentSeen) -> bool:
 
 def _is_squeezed_out(view: ServiceView, seen: DeploymentSeen) -> bool:
     """Return whether what is about to lose its node finds no room: Serve says so in half a minute, which is late."""
-    left = {node.id for node in view.world.observed.nodes if node.preemption is not None}
+    left = {node.id for node in view.observed.nodes if node.preemption is not None}
     if not any(replica.node in left for replica in seen.replicas):
         return False
-    free = free_resources(view.world.observed)
-    nodes = (node for node in usable_nodes(view.world.observed) if matches(node.labels, seen.selector))
+    free = free_resources(view.observed)
+    nodes = (node for node in usable_nodes(view.observed) if matches(node.labels, seen.selector))
     waits = any(replica.is_homeless for replica in seen.replicas)
     return waits and not any(has_room(seen.needs, free[node.id]) for node in nodes)
 
@@ -162,8 +163,8 @@ def _has_failed(view: ServiceView, cell: CellView) -> bool:
 
 def _has_room(view: ServiceView, site: Site) -> bool:
     """Return whether some node of a site has room for a replica of each deployment, one at a time."""
-    free = free_resources(view.world.observed)
-    nodes = [node for node in usable_nodes(view.world.observed) if matches(node.labels, site.selector)]
+    free = free_resources(view.observed)
+    nodes = [node for node in usable_nodes(view.observed) if matches(node.labels, site.selector)]
     needs = {seen.name: seen.needs for cell in view.cells for seen in _deployments(cell)}
     return bool(nodes) and all(any(has_room(need, free[node.id]) for node in nodes) for need in needs.values())
 
@@ -175,6 +176,7 @@ def is_believed(view: ServiceView) -> bool:
     return there <= known.keys() and all((site in there) == is_there for site, is_there in known.items())
 
 
+@recalled
 def open_sites(view: ServiceView) -> tuple[Site, ...]:
     """Return the sites where cells may be; full ones belong to them, for what is there stays there."""
     if view.spec.placement.is_free:
@@ -182,6 +184,7 @@ def open_sites(view: ServiceView) -> tuple[Site, ...]:
     return tuple(entry.site for entry in view.memory.sites if entry.state in USABLE)
 
 
+@recalled
 def too_few_zones(view: ServiceView) -> str:
     """Return why a service has fewer usable zones than its spec wants at least; "" when it has enough."""
     zones = view.spec.placement.zones

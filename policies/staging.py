@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from policies.recall import recalled
 from policies.view import ServiceView
 from specs.decisions import NoteStaging
 from specs.memory import ServiceMemory
@@ -35,10 +36,11 @@ def is_over(memory: ServiceMemory) -> bool:
     return memory.staged is not None and memory.staged.job == job_of(memory)
 
 
+@recalled
 def note_staged(view: ServiceView) -> tuple[NoteStaging, ...]:
     """Return how the staging ended, once."""
     job = job_of(view.memory)
-    seen = view.world.observed.outward.staging(job) if job is not None else None
+    seen = view.observed.outward.staging(job) if job is not None else None
     if job is None or seen is None or seen.state is StagingState.RUNNING or is_over(view.memory):
         return ()
     staged = Staged(
@@ -51,6 +53,7 @@ def note_staged(view: ServiceView) -> tuple[NoteStaging, ...]:
     return (NoteStaging(service=view.name, staged=staged),)
 
 
+@recalled
 def suitable_nodes(view: ServiceView) -> tuple[Node, ...]:
     """Return the nodes on which some deployment of the candidate may run, by labels and by size.
 
@@ -58,7 +61,7 @@ def suitable_nodes(view: ServiceView) -> tuple[Node, ...]:
     """
     cells = view.cells_of(view.memory.candidate)
     asked = [options for cell in cells for options in _asked(json.loads(cell.memory.config))]
-    usable = [node for node in view.world.observed.nodes if node.is_alive and not node.is_draining]
+    usable = [node for node in view.observed.nodes if node.is_alive and not node.is_draining]
     return tuple(node for node in usable if any(_may_run(node, options) for options in asked or [{}]))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from policies.baseline import left_over
+from policies.recall import recalled
 from policies.view import ServiceView
 from specs.memory import BASELINE, OutgoingCause
 from specs.routes import FULL
 
 
+@recalled
 def ready_share(view: ServiceView, revision: str | None) -> int:
     """Return the largest share, in basis points, that a revision's ready replicas can carry.
 
@@ -92,6 +94,7 @@ def _shifted(view: ServiceView, current: Mapping[str, int], goal: Mapping[str, i
     return shares
 
 
+@recalled
 def heir(view: ServiceView) -> str | None:
     """Return who is to carry all requests while the candidate waits for room that outgoing revisions hold.
 

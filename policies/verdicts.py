@@ -9,6 +9,7 @@ from functools import lru_cache
 from policies.analysis import with_bounds
 from policies.counsel import advised
 from policies.metrics import unmeasured
+from policies.recall import recalled
 from policies.registry import ANALYSIS
 from policies.revisions import rolled_back
 from policies.view import ServiceView
@@ -24,6 +25,7 @@ from specs.wishes import PolicyKind
 NOTHING_COMPARED = "the gateway has no requests of both revisions to compare yet"
 
 
+@recalled
 def judgement(view: ServiceView) -> Judgement | None:
     """Return what is to be said of the candidate now; None when nobody asks, or nothing is compared yet."""
     settings, seen = settings_now(view), windows(view)
@@ -65,6 +67,7 @@ def _bounded(found: Judgement, seen: tuple[Window, ...], settings: AnalysisSetti
     return with_bounds(found, seen, settings)
 
 
+@recalled
 def settings_now(view: ServiceView) -> AnalysisSettings | None:
     """Return what is asked of the candidate: the service's own settings; at an analysis step at least the defaults."""
     step, settings = _present_step(view), view.spec.analysis

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from fractions import Fraction
 from functools import cached_property
+from operator import is_
 
+from policies.budget import Budget
 from policies.once import once
+from policies.recall import THIS_LOOK, THIS_WORLD, Answers, Reads, recalled
 from policies.zones import kept_ready
 from specs.desired import AutoScale, DesiredService, FixedScale, Revision, Scale
 from specs.memory import CellMemory, ServiceMemory
-from specs.observed import CellSeen, CellStatus, DeploymentSeen, LaneSeen, ReplicaState
+from specs.observed import CellSeen, CellStatus, DeploymentSeen, Observed, ReplicaState
 from specs.placement import USABLE, ZoneFailure
 from specs.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """How a cell is routed. What it has in flight is another at each look: `ServiceView.in_flight`."""
+
+    weight: int
+    """Basis points of the service's requests, as routed now."""
+    up: frozenset[str]
+    """Replicas, or Serve's proxies, that pass the gateway's own checks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +37,7 @@ class CellView:
 
     memory: CellMemory
     seen: CellSeen | None
-    lane: LaneSeen | None
+    lane: Lane | None
     is_direct: bool
     is_stranded: bool = False
     """No node takes replicas where the cell may be: what has no node there cannot get one."""
@@ -141,49 +154,61 @@ class CellView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
-    """One deployment's numbers: target N, surge S and unavailable U, in replicas."""
-
-    target: int
-    surge: int
-    unavailable: int
-
-    @property
-    def needed(self) -> int:
-        """Return N - U, at least 1: how many ready replicas carry all of the service's requests."""
-        return max(1, self.target - self.unavailable)
-
-    @property
-    def ceiling(self) -> int:
-        """Return the most replicas that may be live at any moment."""
-        return self.target + self.surge
-
-    @property
-    def stops_before_start(self) -> bool:
-        """Return whether a new revision fits only once the old one is gone (one replica, no surge)."""
-        return self.ceiling <= self.needed
-
-
-@dataclass(frozen=True, kw_only=True)
 class ServiceView:
     """Everything that a policy may look at for one service."""
 
-    world: World
+    around: World
+    """Read by way of `world`, `observed` and `now`: they note what an answer depends on."""
     memory: ServiceMemory
     spec: DesiredService
     cells: tuple[CellView, ...]
+    reads: Reads = field(default_factory=Reads, compare=False, repr=False)
+    """One for a view and its copies: what an answer reads of a copy, it depends on, too."""
+    answers: Answers = field(default_factory=Answers, init=False, compare=False, repr=False)
+
+    @property
+    def world(self) -> World:
+        """Return everything; what reads this holds for this very world."""
+        self.reads.note(THIS_WORLD)
+        return self.around
+
+    @property
+    def observed(self) -> Observed:
+        """Return what was observed; what reads this holds for this look."""
+        self.reads.note(THIS_LOOK)
+        return self.around.observed
 
     @property
     def now(self) -> datetime:
-        """Return the time of this look."""
-        return self.world.now
+        """Return the time of this look; what reads this holds for this look."""
+        self.reads.note(THIS_LOOK)
+        return self.around.now
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether all could be seen; views that differ in this hand nothing on."""
+        return self.around.observed.complete
+
+    def has_lasted(self, since: datetime, span: timedelta) -> bool:
+        """Return whether `span` has passed since a time; what reads this holds until it has."""
+        if self.around.now - since >= span:
+            return True
+        self.reads.note(since + span)
+        return False
+
+    def in_flight(self, cell: CellView) -> int | None:
+        """Return how many requests a cell's lane has open; None where it has no lane."""
+        gateway = self.observed.gateway
+        lane = gateway.lane(cell.name) if gateway is not None else None
+        return lane.in_flight if lane is not None else None
 
     @property
     def name(self) -> str:
         """Return the service's name."""
         return self.memory.name
 
-    @cached_property
+    @property
+    @recalled
     def wanted(self) -> Revision:
         """Return the revision to run: Git's, unless an operator rolled back from exactly that one."""
         pin = self.memory.pin
@@ -191,18 +216,19 @@ class ServiceView:
             return self.memory.revision(pin.revision) or self.spec.revision
         return self.spec.revision
 
-    @once
+    @recalled
     def cells_of(self, line: str | None) -> tuple[CellView, ...]:
         """Return the cells of a revision, or of a baseline, that are not retired; a revision's own has no baseline."""
         return tuple(cell for cell in self.cells if cell.line == line and not cell.memory.is_retired)
 
-    @once
+    @recalled
     def baselines_of(self, revision: str | None) -> tuple[str, ...]:
         """Return the lines of a revision's baselines that are not retired."""
         cells = (cell for cell in self.cells if cell.memory.is_baseline and not cell.memory.is_retired)
         return tuple(dict.fromkeys(cell.line for cell in cells if cell.revision == revision))
 
-    @cached_property
+    @property
+    @recalled
     def revisions(self) -> tuple[str, ...]:
         """Return who takes requests, in threshold order: stable, candidate, then the outgoing revisions.
 
@@ -212,7 +238,8 @@ class ServiceView:
         revisions = dict.fromkeys(revision for revision in ordered if revision is not None)
         return tuple(line for revision in revisions for line in (revision, *self.baselines_of(revision)))
 
-    @cached_property
+    @property
+    @recalled
     def deployments(self) -> tuple[str, ...]:
         """Return the names of all deployments of all cells, of the wanted revision and of the candidate, sorted."""
         records = (self.wanted, self.memory.revision(self.memory.candidate or ""))
@@ -221,7 +248,8 @@ class ServiceView:
         }
         return tuple(sorted(names.union(*(cell.deployments for cell in self.cells))))
 
-    @cached_property
+    @property
+    @recalled
     def needed(self) -> tuple[str, ...]:
         """Return the names of the deployments that the stable revision needs; all of them during a rollout.
 
@@ -230,7 +258,7 @@ class ServiceView:
         stable = self.deployments_of(self.memory.stable)
         return tuple(sorted(stable)) if stable and self.memory.candidate is None else self.deployments
 
-    @once
+    @recalled
     def scale(self, deployment: str) -> Scale | None:
         """Return how a deployment is scaled: as the spec says, else as the newest record that lists it.
 
@@ -263,7 +291,7 @@ class ServiceView:
             case None:
                 return None
 
-    @once
+    @recalled
     def bounds_of(self, revision: str, deployment: str) -> AutoScale | None:
         """Return the bounds of an autoscaled deployment of a revision: the spec's if it is still autoscaled there."""
         record = self.memory.revision(revision)
@@ -271,7 +299,7 @@ class ServiceView:
         found = self._kept_ready(next((scale for scale in scales if isinstance(scale, AutoScale)), None))
         return found if isinstance(found, AutoScale) else None
 
-    @once
+    @recalled
     def budget(self, deployment: str) -> Budget:
         """Return target, surge and unavailable of a deployment, counts summed over revisions."""
         target = self._target(deployment)
@@ -309,27 +337,27 @@ class ServiceView:
             total = max(base, total - surge)
         return min(max(total, auto.min_replicas), auto.max_replicas)
 
-    @once
+    @recalled
     def live(self, deployment: str) -> int:
         """Return starting + running + stopping replicas over all cells, retired ones included."""
         return sum(cell.live(deployment) for cell in self.cells)
 
-    @once
+    @recalled
     def room(self, deployment: str) -> int:
         """Return how many more replicas the budget allows now; negative when above it."""
         return self.budget(deployment).ceiling - sum(cell.projected(deployment) for cell in self.cells)
 
-    @once
+    @recalled
     def followed(self, revision: str | None, deployment: str) -> int:
         """Return the count that Serve works towards for a revision."""
         return sum(cell.followed(deployment) for cell in self.cells_of(revision))
 
-    @once
+    @recalled
     def serving(self, revision: str | None, deployment: str) -> int:
         """Return how many replicas of a revision answer now."""
         return sum(len(cell.serving(deployment)) for cell in self.cells_of(revision))
 
-    @once
+    @recalled
     def ready(self, revision: str | None, deployment: str) -> int:
         """Return how many replicas of a revision have answered for `minReady`."""
         return sum(self.ready_in(cell, deployment) for cell in self.cells_of(revision))
@@ -376,15 +404,15 @@ class ServiceView:
 
     def _is_ready(self, replica: str) -> bool:
         since = self.memory.ready_since.get(replica)
-        return since is not None and self.now - since >= self.spec.rollout.min_ready
+        return since is not None and self.has_lasted(since, self.spec.rollout.min_ready)
 
-    @once
+    @recalled
     def deployments_of(self, revision: str | None) -> frozenset[str]:
         """Return the names of a revision's deployments, as commanded or seen."""
         names: Iterable[str] = (name for cell in self.cells_of(revision) for name in cell.deployments)
         return frozenset(names)
 
-    @once
+    @recalled
     def is_serving(self, revision: str | None) -> bool:
         """Return whether a revision has a cell in which every deployment has a replica that answers."""
         return any(cell.answers for cell in self.cells_of(revision))
@@ -393,12 +421,13 @@ class ServiceView:
         """Return whether the last commanded weights give a revision any request."""
         return any(self.memory.weights.get(cell.name, 0) > 0 for cell in self.cells_of(revision))
 
-    @once
+    @recalled
     def routed(self, revision: str | None) -> int:
         """Return the basis points that the gateway shows for a revision; 0 where it shows none."""
         return sum(cell.lane.weight for cell in self.cells_of(revision) if cell.lane is not None)
 
-    @cached_property
+    @property
+    @recalled
     def weights(self) -> Mapping[str, int]:
         """Return the basis points per revision as the gateway routes them now.
 
@@ -415,16 +444,48 @@ class ServiceView:
 
 def view_of(world: World, name: str) -> ServiceView:
     """Return the view of a service that Memory knows."""
-    memory = world.memory.services[name]
-    gateway = world.observed.gateway
-    cells = tuple(
-        CellView(
-            memory=cell,
-            seen=world.observed.cell(cell.key.name),
-            lane=gateway.lane(cell.key.name) if gateway else None,
-            is_direct=gateway is None or gateway.is_direct,
-            is_stranded=not world.observed.takes_replicas(cell.key.site),
-        )
-        for cell in memory.cells
+    memory, recall = world.memory.services[name], world.recall
+    last: ServiceView | None = recall.get(name) if recall is not None else None
+    if last is not None and last.around is world and last.memory is memory:
+        return last
+    view = ServiceView(around=world, memory=memory, spec=memory.wanted, cells=_cells(world, memory, last))
+    if recall is not None:
+        recall[name] = view if last is None else _with_answers(view, last)
+    return view
+
+
+def _with_answers(view: ServiceView, last: ServiceView) -> ServiceView:
+    """Return a view with those answers of the last one that hold for it, too."""
+    then, now = last.around, view.around
+    is_same = (
+        view.memory is last.memory and view.cells is last.cells and now.observed.complete == then.observed.complete
     )
-    return ServiceView(world=world, memory=memory, spec=memory.wanted, cells=cells)
+    if not is_same or now.now < then.now:
+        return view
+    is_same_look = now.observed is then.observed and now.now == then.now
+    object.__setattr__(view, "answers", last.answers.handed_on(THIS_WORLD if is_same_look else now.now))
+    return view
+
+
+def _cells(world: World, memory: ServiceMemory, last: ServiceView | None) -> tuple[CellView, ...]:
+    """Return a service's cells: those of the last view where nothing of them is different."""
+    before = last.cells if last is not None else ()
+    if last is not None and last.memory is memory and last.around.observed is world.observed:
+        return before
+    known = {cell.name: cell for cell in before}
+    cells = tuple(_cell(world.observed, cell, known.get(cell.key.name)) for cell in memory.cells)
+    is_same = len(cells) == len(before) and all(map(is_, cells, before))
+    return before if is_same else cells
+
+
+def _cell(observed: Observed, memory: CellMemory, last: CellView | None) -> CellView:
+    gateway, name = observed.gateway, memory.key.name
+    lane = gateway.lane(name) if gateway is not None else None
+    cell = CellView(
+        memory=memory,
+        seen=observed.cell(name),
+        lane=Lane(weight=lane.weight, up=lane.up) if lane is not None else None,
+        is_direct=gateway is None or gateway.is_direct,
+        is_stranded=not observed.takes_replicas(memory.key.site),
+    )
+    return last if last == cell else cell

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from policies.bake import judgement
 from policies.health import find_failure
+from policies.recall import recalled
 from policies.view import ServiceView
 from specs.analysis import Outcome
 from specs.decisions import Decision, EndBake, FallBack, LatchFailure
@@ -42,6 +43,7 @@ def baking_until(view: ServiceView) -> datetime | None:
     return baking.since + view.spec.rollout.bake
 
 
+@recalled
 def watch(view: ServiceView) -> tuple[Decision, ...]:
     """Return what the watch window after 100% calls for: the fall back at a regression, or its end."""
     baking, until = view.memory.baking, baking_until(view)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from policies.analysis import append
 from policies.analysis.clients import tells_clients_apart
 from policies.baseline import fresh_line
+from policies.recall import recalled
 from policies.view import CellView, ServiceView
 from specs.analysis import Unit
 from specs.desired import Analysis
@@ -39,6 +40,7 @@ def next_comparison(view: ServiceView) -> Comparison | None:
     return replace(last, since=view.now, weights=weights, start=counters, past=_with_ended(view, last))
 
 
+@recalled
 def windows(view: ServiceView) -> tuple[Window, ...]:
     """Return what was seen so far, window by window, the present one last."""
     comparison = view.memory.comparison
@@ -104,11 +106,13 @@ def _sum(parts: Sequence[Evidence]) -> Evidence:
     return total
 
 
+@recalled
 def reference(view: ServiceView) -> str | None:
     """Return what the candidate is compared with: its fresh baseline, or the stable revision as it is."""
     return fresh_line(view) or view.memory.stable
 
 
+@recalled
 def _compared(view: ServiceView) -> tuple[CellView, ...]:
     """Return the cells that are compared: a candidate in some zones with what the stable revision has there.
 
@@ -126,7 +130,7 @@ def _both_have_requests(view: ServiceView) -> bool:
 
 def counters_of(view: ServiceView, cells: Sequence[CellView]) -> Mapping[str, Evidence]:
     """Return the gateway's counters of some cells; of one without a lane there are none."""
-    gateway = view.world.observed.gateway
+    gateway = view.observed.gateway
     if gateway is None:
         return {}
     counted = {cell.name: gateway.counted(cell.name) for cell in cells}

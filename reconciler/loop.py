@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -118,6 +119,7 @@ class Reconciler:
         self._settings: ClusterSettings | None = None
         self.status: ClusterStatus | None = None
         self._reported: World | None = None
+        self._recall: dict[str, Any] = {}
         self.notices: Callable[[], Mapping[str, Preemption]] = dict
         """The notices of nodes that are about to go, by node: known before a turn has seen any node."""
         self.nodes: tuple[Node, ...] = ()
@@ -205,7 +207,7 @@ class Reconciler:
         watch.lap("observe")
         requests, self._requests = self._requests, []
         orders, accepted = self._orders(world, requests)
-        plan = make_plan(world, self._surroundings, orders)
+        plan = make_plan(replace(world, recall=self._recall), self._surroundings, orders)
         compiled = compile_effects(plan, self._memory, self._routed)
         watch.lap("plan")
         deployed = frozenset(cell.name for cell in world.observed.cells)
@@ -235,6 +237,7 @@ class Reconciler:
             self._told = frozenset(self._reading.notes)
             self.errands.keep(errand_slots(self._memory))
             self.table = route_table(self._memory)
+        self._recall = {name: view for name, view in self._recall.items() if name in self._memory.services}
         self._writes.took(results.done)
         tables = [effect.table for effect in results.done if isinstance(effect, SetRoutes)]
         self._routed = tables[-1] if tables else self._routed

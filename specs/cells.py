@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from specs.placement import Market, Site
+from specs.snapshot import Snapshot
 
 ANY = "-"
 """How an unset zone or market is written in a cell's name."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class CellKey:
+class CellKey(Snapshot):
     """(service, revision, zone, market, generation); the generation counts re-creations."""
 
     service: str

@@ -11,6 +11,8 @@ from functools import cached_property
 from itertools import accumulate
 from operator import lt
 
+from specs.snapshot import Snapshot
+
 SMALLEST = 0.0001
 """Seconds; what is faster lies in bucket 0."""
 
@@ -52,7 +54,7 @@ def bound_of(bucket: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyCounts:
+class LatencyCounts(Snapshot):
     """A histogram over fixed buckets. `buckets` are (bucket, count), ascending, counts above 0.
 
     A count is one answer that was timed. When only a sample of the answers is timed, count each one once, not
@@ -117,7 +119,7 @@ class LatencyCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Evidence(Snapshot):
     """Counts of one revision's traffic: since its first request, or of a window between two readings.
 
     `requests` were sent to a replica. `errors` of them got a 5xx from it or no answer, `aborted` were given up by
@@ -196,7 +198,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class Window(Snapshot):
     """Both revisions' evidence of the same stretch of time, in which their weights did not change.
 
     Weights matter: when the candidate gets more of the traffic just as everything becomes slower, its sums look

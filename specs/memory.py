@@ -16,6 +16,7 @@ from specs.metric_readings import MetricTally
 from specs.placement import Placing, SiteMemory
 from specs.preemption import PreemptionMemory
 from specs.reasons import Reason
+from specs.snapshot import Snapshot
 from specs.staging import Staged
 
 BASELINE = "+"
@@ -62,7 +63,7 @@ class Drift:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellMemory:
+class CellMemory(Snapshot):
     """One Serve application of ours, from the intent to create it until it is seen gone.
 
     `config` is the canonical JSON of the composed application without counts and bounds, exactly as it
@@ -229,7 +230,7 @@ class Act:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServiceMemory:
+class ServiceMemory(Snapshot):
     """Everything remembered of one service."""
 
     name: str

@@ -13,6 +13,7 @@ from specs.outward import Outward
 from specs.placement import ANYWHERE, ZONE_LABEL, Site
 from specs.preemption import Preemption
 from specs.selectors import matches
+from specs.snapshot import Snapshot
 
 
 class CellStatus(StrEnum):
@@ -202,7 +203,7 @@ class TrafficSeen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewaySeen:
+class GatewaySeen(Snapshot):
     """The gateway's view. `is_direct` is False when traffic goes through Serve's own proxies."""
 
     is_direct: bool
@@ -233,7 +234,7 @@ class GatewaySeen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observed:
+class Observed(Snapshot):
     """One observation. With `complete=False` nothing is deleted and no weight is raised."""
 
     at: datetime

@@ -8,12 +8,13 @@ from functools import cached_property
 
 from specs.gates import GateReply
 from specs.metric_readings import MetricReading
+from specs.snapshot import Snapshot
 from specs.staging import StagingSeen
 from specs.wishes import Advice
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outward:
+class Outward(Snapshot):
     """`under_way` are the calls that have not ended (keys of questions, slots of measurements).
 
     An outcome stays here until what it belongs to is no longer remembered: to look at it twice changes nothing.

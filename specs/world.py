@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from specs.commit_notes import CommitNote
 from specs.desired import Desired
 from specs.memory import Memory
 from specs.observed import Observed
+from specs.snapshot import Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
+class World(Snapshot):
     """`desired` is None until a first commit was read; decisions then rest on Memory alone."""
 
     now: datetime
@@ -25,3 +28,10 @@ class World:
     """Those of them that nobody was told yet."""
     observed: Observed
     memory: Memory
+    recall: MutableMapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    """What views of an earlier world, by service, have worked out (`policies.recall`), kept by whoever looks again and
+    again. It belongs to no snapshot: with it or without it all answers are the same, and it is sent nowhere."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the snapshot alone."""
+        return {**super().__getstate__(), "recall": None}

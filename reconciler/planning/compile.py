@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from policies.drift import is_entry_left
-from reconciler.planning.compose import with_counts, without_counts
+from policies.once import once
+from reconciler.planning.compose import is_other, with_counts
 from reconciler.planning.outgoing import consultations_due, measurements_due, questions_due, staging_due
 from reconciler.planning.plan import Plan
 from reconciler.planning.routing import is_routed, route_table
@@ -32,7 +33,7 @@ from specs.effects import (
 from specs.memory import CellMemory, Memory, ServiceMemory
 from specs.observed import CellSeen, CellStatus, Observed
 from specs.routes import RouteTable
-from specs.serve_document import check_document, same_application, unknown_fields
+from specs.serve_document import check_document, unknown_fields
 
 LONGEST_BUILD = timedelta(minutes=10)
 """A build that takes longer is not waited for: one that no node fits (ours under a pause, or foreign) never
@@ -80,7 +81,9 @@ def compile_effects(plan: Plan, before: Memory, routed: RouteTable | None) -> Co
 
 
 def _saved(plan: Plan, before: Memory, after: Memory) -> tuple[SaveMemory, ...]:
-    changed = tuple(service for name, service in sorted(after.services.items()) if before.services.get(name) != service)
+    known = before.services
+    different = ((name, service) for name, service in sorted(after.services.items()) if known.get(name) is not service)
+    changed = tuple(service for name, service in different if known.get(name) != service)
     forgotten = tuple(sorted(before.services.keys() - after.services.keys()))
     if not changed and not forgotten and not plan.events and not plan.history:
         return ()
@@ -98,15 +101,21 @@ def _routes(plan: Plan, observed: Observed, routed: RouteTable | None) -> tuple[
     return (SetRoutes(table=table),)
 
 
-def _live(plan: Plan) -> Iterable[tuple[ServiceMemory, CellMemory]]:
-    for name, service in sorted(plan.memory.services.items()):
-        said = {
-            (decision.cell, decision.deployment)
-            for decision in plan.decisions.get(name, ())
-            if isinstance(decision, SetCapacity)
-        }
-        for cell in service.cells:
-            yield service, _as_said(cell, plan.world.observed.cell(cell.key.name), said)
+@once
+def _live(plan: Plan) -> tuple[tuple[ServiceMemory, CellMemory], ...]:
+    """Return every cell with its service, and with the counts that are to be done now."""
+    return tuple(found for name in sorted(plan.memory.services) for found in _live_of(plan, name))
+
+
+def _live_of(plan: Plan, name: str) -> Iterable[tuple[ServiceMemory, CellMemory]]:
+    service = plan.memory.services[name]
+    said = {
+        (decision.cell, decision.deployment)
+        for decision in plan.decisions.get(name, ())
+        if isinstance(decision, SetCapacity)
+    }
+    for cell in service.cells:
+        yield service, _as_said(cell, plan.world.observed.cell(cell.key.name), said)
 
 
 def _as_said(cell: CellMemory, seen: CellSeen | None, said: set[tuple[CellKey, str]]) -> CellMemory:
@@ -256,10 +265,7 @@ def _needs_put(plan: Plan, service: ServiceMemory, cell: CellMemory, seen: CellS
         return False
     if is_entry_left(cell, plan.world.now):
         return False
-    entry = with_counts(cell, seen)
-    if not same_application(without_counts(entry), without_counts(seen.config)):
-        return True
-    return not cell.is_externally_scaled and not same_application(entry, seen.config)
+    return is_other(cell, seen.config)
 
 
 def _uploads(plan: Plan, observed: Observed, put: PutServeConfig | None) -> tuple[UploadPackage, ...]:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from policies.once import once
 from specs.canonical import canonical_json
 from specs.cells import CellKey
 from specs.desired import Revision
 from specs.memory import CellMemory
 from specs.observed import CellSeen
+from specs.serve_document import same_application
 
 GATEWAY_URL = "HELIOSTAT_GATEWAY_URL"
 """How an application finds the other services."""
@@ -90,8 +92,13 @@ def with_counts(cell: CellMemory, seen: CellSeen | None) -> str:
     Only deployments that the template lists get counts. Zero replicas cannot be written down: the entry
     then keeps what Serve's document says, which leaves the scaled count alone.
     """
+    return _with_counts(cell, seen.config if seen is not None else None)
+
+
+@once
+def _with_counts(cell: CellMemory, deployed: str | None) -> str:
     application = json.loads(cell.config)
-    written = _written_counts(seen)
+    written = _written_counts(deployed)
     for deployment in application.get("deployments") or []:
         name = deployment["name"]
         if name in cell.counts:
@@ -107,10 +114,10 @@ def with_counts(cell: CellMemory, seen: CellSeen | None) -> str:
     return canonical_json(application)
 
 
-def _written_counts(seen: CellSeen | None) -> Mapping[str, int]:
-    if seen is None or seen.config is None:
+def _written_counts(deployed: str | None) -> Mapping[str, int]:
+    if deployed is None:
         return {}
-    listed = json.loads(seen.config).get("deployments") or []
+    listed = json.loads(deployed).get("deployments") or []
     return {entry["name"]: entry["num_replicas"] for entry in listed if isinstance(entry.get("num_replicas"), int)}
 
 
@@ -126,3 +133,12 @@ def without_counts(config: str) -> str:
                 key: value for key, value in auto.items() if key not in ("min_replicas", "max_replicas")
             }
     return canonical_json(application)
+
+
+@once
+def is_other(cell: CellMemory, deployed: str) -> bool:
+    """Return whether Serve's document has a cell's entry otherwise than it is to be; counts that are scaled aside."""
+    entry = _with_counts(cell, deployed)
+    if not same_application(without_counts(entry), without_counts(deployed)):
+        return True
+    return not cell.is_externally_scaled and not same_application(entry, deployed)

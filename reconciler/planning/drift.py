@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from policies.drift import REPLICAS, left_until, noted, words
+from policies.recall import recalled
 from policies.view import CellView, ServiceView, view_of
 from reconciler.planning.compose import with_counts, without_counts
 from specs.decisions import Decision, NoteDrift
@@ -51,7 +52,7 @@ def _changes(view: ServiceView, cell: CellView) -> Iterator[Drift]:
         return
     for deployment in seen.deployments:
         wanted = cell.memory.counts.get(deployment.name)
-        own = view.world.observed.own_counts.get((cell.name, deployment.name))
+        own = view.observed.own_counts.get((cell.name, deployment.name))
         before = cell.memory.targets.get(deployment.name) if own is None else own
         if wanted is not None and before is not None and deployment.target not in (wanted, before):
             yield Drift(
@@ -62,9 +63,7 @@ def _changes(view: ServiceView, cell: CellView) -> Iterator[Drift]:
                 first_at=view.now,
                 at=view.now,
             )
-    if seen.config is not None and _is_rewritten(
-        cell.memory, seen.config, view.world.observed.own_entries.get(cell.name)
-    ):
+    if seen.config is not None and _is_rewritten(cell.memory, seen.config, view.observed.own_entries.get(cell.name)):
         yield from _entry_changes(view, cell.memory, seen)
 
 
@@ -118,18 +117,19 @@ def _digest(config: str) -> str:
 
 def standing(world: World, name: str) -> tuple[str, ...]:
     """Return what of a service is in Serve otherwise than commanded before this look, changed by whomever."""
-    found: list[str] = []
     if not world.observed.complete:
         return ()
-    memory = world.memory.services[name]
-    for cell in memory.cells:
-        seen = world.observed.cell(cell.key.name)
-        if not cell.is_retired and cell.targets:
-            found += _standing(cell, seen)
-    known = {cell.key.name for cell in memory.cells}
+    view = view_of(world, name)
+    known = {cell.name for cell in view.cells}
     strangers = (cell.name for cell in world.observed.cells_called(name) if cell.name not in known)
-    found += [f"{other} is in Serve and not Heliostat's: nothing is done to it" for other in sorted(strangers)]
-    return tuple(found)
+    others = (f"{other} is in Serve and not Heliostat's: nothing is done to it" for other in sorted(strangers))
+    return (*_changed(view), *others)
+
+
+@recalled
+def _changed(view: ServiceView) -> tuple[str, ...]:
+    cells = (cell for cell in view.cells if not cell.memory.is_retired and cell.memory.targets)
+    return tuple(text for cell in cells for text in _standing(cell.memory, cell.seen))
 
 
 def _standing(cell: CellMemory, seen: CellSeen | None) -> Iterator[str]:

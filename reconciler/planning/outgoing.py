@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 
 from policies import metrics, staging
@@ -58,12 +57,12 @@ def _question(plan: Plan, service: ServiceMemory, call: GateCall) -> PostQuestio
 
 def measurements_due(plan: Plan) -> tuple[MeasureMetric, ...]:
     """Return the metrics of candidates with requests whose interval is over, and that are not being measured."""
-    world = replace(plan.world, memory=plan.memory)
-    return tuple(wanted for name in sorted(plan.memory.services) for wanted in _measurements(view_of(world, name)))
+    views = (view_of(plan.after, name) for name in sorted(plan.memory.services))
+    return tuple(wanted for view in views for wanted in _measurements(view))
 
 
 def _measurements(view: ServiceView) -> Iterator[MeasureMetric]:
-    rollout, under_way = view.memory.rollout, view.world.observed.outward.under_way
+    rollout, under_way = view.memory.rollout, view.observed.outward.under_way
     for metric in view.spec.metrics if metrics.is_measuring(view) else ():
         if rollout is None:
             continue
@@ -75,7 +74,7 @@ def _measurements(view: ServiceView) -> Iterator[MeasureMetric]:
 
 def consultations_due(plan: Plan) -> tuple[ConsultPolicy, ...]:
     """Return which policies of other packages are to be asked now, each about all its services at once."""
-    world, outward = replace(plan.world, memory=plan.memory), plan.world.observed.outward
+    world, outward = plan.after, plan.world.observed.outward
     asked: dict[str, dict[str, str]] = {}
     for name in sorted(plan.memory.services):
         view = view_of(world, name)
@@ -97,7 +96,7 @@ def _is_old(plan: Plan, policy: str, service: str, revision: str) -> bool:
 
 def staging_due(plan: Plan) -> tuple[TendStaging, ...]:
     """Return the look after stagings that is due: a rollout has begun or ended, or one is being staged for."""
-    world = replace(plan.world, memory=plan.memory)
+    world = plan.after
     outward = world.observed.outward
     if STAGING in outward.under_way:
         return ()
@@ -113,12 +112,14 @@ def staging_due(plan: Plan) -> tuple[TendStaging, ...]:
 
 
 def _staging(view: ServiceView, plan: Plan) -> StagingJob | None:
-    name, nodes = staging.job_of(view.memory), staging.suitable_nodes(view)
-    cells = view.cells_of(view.memory.candidate)
+    name, cells = staging.job_of(view.memory), view.cells_of(view.memory.candidate)
     record = view.memory.revision(view.memory.candidate or "")
-    if name is None or record is None or staging.is_over(view.memory) or not nodes or not cells:
+    if name is None or record is None or staging.is_over(view.memory) or not cells:
         return None
-    with_cpus = [node for node in view.world.observed.nodes if node.is_alive and node.resources.get("CPU")]
+    nodes = staging.suitable_nodes(view)
+    if not nodes:
+        return None
+    with_cpus = [node for node in view.observed.nodes if node.is_alive and node.resources.get("CPU")]
     environment = json.loads(cells[0].memory.config).get("runtime_env") or {}
     kept = {key: value for key, value in environment.items() if key not in CODE}
     return StagingJob(

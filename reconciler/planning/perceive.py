@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -10,6 +10,7 @@ from policies.bake import next_baking
 from policies.drift import is_disputed
 from policies.health import is_pausing
 from policies.metrics import next_tallies
+from policies.recall import recalled
 from policies.resources import shortages
 from policies.sites import next_sites
 from policies.view import CellView, ServiceView, view_of
@@ -17,6 +18,7 @@ from policies.window import next_comparison
 from reconciler.planning.drift import digest
 from specs.memory import CellMemory, Memory, Rollout, ServiceMemory
 from specs.observed import CellSeen, CellStatus, DeploymentSeen, ReplicaState
+from specs.updated import updated
 from specs.world import World
 
 IDLE_REFRESH = timedelta(seconds=10)
@@ -29,18 +31,34 @@ STAYED = timedelta(minutes=5)
 def perceive(world: World) -> World:
     """Return the world with its Memory brought up to what was observed."""
     services = {name: _perceive_service(world, name) for name in sorted(world.memory.services)}
-    return replace(world, memory=Memory(services=services))
+    return with_services(world, services)
+
+
+def with_services(world: World, services: Mapping[str, ServiceMemory]) -> World:
+    """Return the world with another Memory of its services: itself where each of them is the same."""
+    known = world.memory.services
+    if len(known) == len(services) and all(known.get(name) is service for name, service in services.items()):
+        return world
+    return replace(world, memory=Memory(services=dict(services)))
 
 
 def _perceive_service(world: World, name: str) -> ServiceMemory:
     view = _on_this_clock(view_of(world, name))
-    memory = view.memory
     if not world.observed.complete:
-        return replace(memory, rollout=_time_stands_still(view, memory.rollout))
+        return updated(view.memory, rollout=_time_stands_still(view, view.memory.rollout))
+    memory = _with_cells(view)
+    seen = view if memory is view.memory else replace(view, memory=memory)
+    return updated(memory, rollout=_moved_on(seen), comparison=next_comparison(seen), baking=next_baking(seen))
+
+
+@recalled
+def _with_cells(view: ServiceView) -> ServiceMemory:
+    """Return Memory with what its cells show, and what follows from that alone."""
+    memory = view.memory
     cells = tuple(
-        _present(_perceive_cell(cell, is_judged=_is_judged(cell, memory)), cell.seen, view.now) for cell in view.cells
+        _present(view, _perceive_cell(cell, is_judged=_is_judged(cell, memory)), cell.seen) for cell in view.cells
     )
-    memory = replace(
+    return updated(
         memory,
         cells=cells,
         ready_since=_ready_since(view),
@@ -50,13 +68,6 @@ def _perceive_service(world: World, name: str) -> ServiceMemory:
         surge=memory.surge if memory.is_moving else {},
         peak=max(memory.peak, sum(view.live(name) for name in view.deployments)) if memory.is_moving else memory.peak,
     )
-    seen = replace(view, memory=memory)
-    return replace(
-        memory,
-        rollout=_measured(seen, _progressed(seen)),
-        comparison=next_comparison(seen),
-        baking=next_baking(seen),
-    )
 
 
 def _on_this_clock(view: ServiceView) -> ServiceView:
@@ -64,28 +75,43 @@ def _on_this_clock(view: ServiceView) -> ServiceView:
 
     A machine that was started with an older time would otherwise wait for that future before it went on.
     """
+    latest = _latest(view)
+    if latest is None or latest <= view.now:
+        return view
     now, rollout = view.now, view.memory.rollout
     if rollout is not None:
         reached = min(rollout.reached_at, now) if rollout.reached_at else None
         rollout = replace(rollout, reached_at=reached, progress_at=min(rollout.progress_at, now))
     cells = tuple(_cell_on_this_clock(cell, now) for cell in view.cells)
-    outgoing = tuple(replace(out, since=min(out.since, now)) for out in view.memory.outgoing)
-    sites = tuple(replace(entry, since=min(entry.since, now)) for entry in view.memory.sites)
     placing = view.memory.placing
     memory = replace(
         view.memory,
         rollout=rollout,
-        sites=sites,
-        outgoing=outgoing,
+        sites=tuple(replace(entry, since=min(entry.since, now)) for entry in view.memory.sites),
+        outgoing=tuple(replace(out, since=min(out.since, now)) for out in view.memory.outgoing),
         cells=tuple(cell.memory for cell in cells),
         placing=replace(placing, since=min(placing.since, now)) if placing is not None else None,
     )
-    return view if memory == view.memory else replace(view, memory=memory, cells=cells)
+    return replace(view, memory=memory, cells=cells)
+
+
+@recalled
+def _latest(view: ServiceView) -> datetime | None:
+    """Return the latest of the times that may not lie ahead."""
+    memory, rollout = view.memory, view.memory.rollout
+    times = [*(entry.since for entry in memory.sites), *(out.since for out in memory.outgoing)]
+    times += [memory.placing.since] if memory.placing is not None else []
+    times += [rollout.progress_at, rollout.reached_at or rollout.progress_at] if rollout is not None else []
+    return max((*times, *(at for cell in memory.cells for at in _times_of(cell))), default=None)
+
+
+def _times_of(cell: CellMemory) -> Iterable[datetime]:
+    return (at for at in (cell.building_since, cell.drain_since, cell.restored_at) if at is not None)
 
 
 def _cell_on_this_clock(cell: CellView, now: datetime) -> CellView:
     memory = cell.memory
-    if all(at is None or at <= now for at in (memory.building_since, memory.drain_since, memory.restored_at)):
+    if all(at <= now for at in _times_of(memory)):
         return cell
     memory = replace(
         memory,
@@ -104,7 +130,7 @@ def _perceive_cell(cell: CellView, *, is_judged: bool) -> CellMemory:
     """Note what a cell shows. Only new replicas are counted: a stable revision's come and go for months."""
     if cell.seen is None or cell.seen.status is CellStatus.DELETING:
         # Whoever took it away took its replicas along: none of them crashed.
-        return replace(cell.memory, seen={}, shrunk=0)
+        return updated(cell.memory, seen={}, shrunk=0)
     if not cell.seen.deployments:
         return cell.memory
     memory, deployments = cell.memory, cell.seen.deployments
@@ -116,7 +142,7 @@ def _perceive_cell(cell: CellView, *, is_judged: bool) -> CellMemory:
             if replica.id in seen or replica.state is not ReplicaState.STOPPING
         }
     fell = sum(max(0, memory.targets.get(found.name, 0) - found.target) for found in deployments)
-    return replace(
+    return updated(
         memory,
         seen=seen,
         targets={found.name: found.target for found in deployments},
@@ -126,13 +152,12 @@ def _perceive_cell(cell: CellView, *, is_judged: bool) -> CellMemory:
     )
 
 
-def _present(memory: CellMemory, seen: CellSeen | None, now: datetime) -> CellMemory:
+def _present(view: ServiceView, memory: CellMemory, seen: CellSeen | None) -> CellMemory:
     """Note that Serve has a cell. One that stayed for a while is put back at once when it goes again."""
     if seen is None or seen.status is CellStatus.DELETING:
         return memory
-    memory = replace(memory, written=digest(seen))
-    stayed = memory.restored_at is not None and now - memory.restored_at >= STAYED
-    return replace(memory, was_seen=True, restores=0 if stayed else memory.restores)
+    stayed = memory.restored_at is not None and view.has_lasted(memory.restored_at, STAYED)
+    return updated(memory, written=digest(seen), was_seen=True, restores=0 if stayed else memory.restores)
 
 
 def _code_counts(memory: CellMemory, deployments: tuple[DeploymentSeen, ...]) -> Mapping[str, int]:
@@ -149,8 +174,12 @@ def _ready_since(view: ServiceView) -> Mapping[str, datetime]:
         for replica in cell.serving(deployment)
     ]
     # A clock that was set back must not make what answers unready for as long as it was ahead.
-    known = view.memory.ready_since
-    return {replica: min(known.get(replica, view.now), view.now) for replica in sorted(answering)}
+    return {replica: _passed(view, view.memory.ready_since.get(replica)) for replica in sorted(answering)}
+
+
+def _passed(view: ServiceView, at: datetime | None) -> datetime:
+    """Return a time that has passed; else now."""
+    return at if at is not None and view.has_lasted(at, timedelta(0)) else view.now
 
 
 def _learned(view: ServiceView, cells: tuple[CellMemory, ...]) -> Mapping[str, int]:
@@ -174,8 +203,11 @@ def _base(view: ServiceView) -> Mapping[str, int]:
     return {} if regained else memory.base
 
 
-def _measured(view: ServiceView, rollout: Rollout | None) -> Rollout | None:
-    return replace(rollout, tallies=next_tallies(view, rollout)) if rollout is not None else None
+@recalled
+def _moved_on(view: ServiceView) -> Rollout | None:
+    """Return the rollout with what it has come to."""
+    rollout = _progressed(view)
+    return updated(rollout, tallies=next_tallies(view, rollout)) if rollout is not None else None
 
 
 def _progressed(view: ServiceView) -> Rollout | None:
@@ -187,14 +219,16 @@ def _progressed(view: ServiceView) -> Rollout | None:
         return replace(rollout, progress=mark, progress_at=view.now)
     candidate = view.memory.candidate
     cells = view.cells_of(candidate)
-    held = any(is_disputed(cell.memory, view.now) for cell in cells) or bool(shortages(view, candidate))
+    held = any(cell.memory.drifts and is_disputed(cell.memory, view.now) for cell in cells) or bool(
+        shortages(view, candidate)
+    )
     waits_for_us = is_pausing(view) or held or not any(cell.seen for cell in cells)
     return _time_stands_still(view, rollout) if waits_for_us else rollout
 
 
 def _time_stands_still(view: ServiceView, rollout: Rollout | None) -> Rollout | None:
     """Blindness, pauses, full nodes and a Serve that may not be disturbed are nobody's lack of progress."""
-    if rollout is None or view.now - rollout.progress_at < IDLE_REFRESH:
+    if rollout is None or not view.has_lasted(rollout.progress_at, IDLE_REFRESH):
         return rollout
     return replace(rollout, progress_at=view.now)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from policies.drift import dispute
 from policies.groups import fallen_with
@@ -15,7 +16,7 @@ from policies.view import view_of
 from reconciler.planning.chronicle import event_of, history_of, is_news, noted
 from reconciler.planning.drift import notice
 from reconciler.planning.moment import Moment, Surroundings
-from reconciler.planning.perceive import perceive
+from reconciler.planning.perceive import perceive, with_services
 from reconciler.planning.remember import new_service, remember
 from specs.decisions import Decision, ForgetService, Hold, RestoreCell
 from specs.memory import CellMemory, Event, HistoryEntry, Memory, ServiceMemory
@@ -40,6 +41,11 @@ class Plan:
     history: tuple[HistoryEntry, ...]
     stage_python: str = "python"
 
+    @cached_property
+    def after(self) -> World:
+        """Return the world with Memory after the decisions."""
+        return self.world if self.memory is self.world.memory else replace(self.world, memory=self.memory)
+
     @property
     def is_quiet(self) -> bool:
         """Return whether there is nothing but Holds."""
@@ -53,9 +59,10 @@ def make_plan(
 
     Orders are carried out alone: the next look, a moment later, goes on from there.
     """
-    draft = _Draft(world=perceive(limited(world, surroundings)), surroundings=surroundings)
+    before = limited(world, surroundings)
+    draft = _Draft(world=perceive(before), surroundings=surroundings)
     for name in sorted(draft.services):
-        draft.note(name, notice(world, name))
+        draft.note(name, notice(before, name))
     draft.adopt()
     removals = prune(draft.world)
     conflicts = route_conflicts(draft.world)
@@ -159,7 +166,7 @@ class _Draft:
             self.services[decision.service] = remember(before, decision, self._moment(None))
             if decision.wanted.revision.id != before.wanted.revision.id or before.stable is None:
                 self._tell(decision, before)
-        self.world = replace(self.world, memory=Memory(services=dict(self.services)))
+        self.world = with_services(self.world, self.services)
 
     def note(self, name: str, noticed: tuple[Decision, ...]) -> None:
         """Remember what others did before anything is decided: healing depends on how often they did it."""
@@ -174,8 +181,11 @@ class _Draft:
         self.decisions[name] = (*self.decisions.get(name, ()), *decisions)
 
     def _remember(self, name: str, decisions: tuple[Decision, ...]) -> None:
+        changes = [decision for decision in decisions if not isinstance(decision, Hold)]
+        if not changes:
+            return
         moment = self._moment(name)
-        for decision in decisions:
+        for decision in changes:
             before = self.services[name]
             self.services[name] = remember(before, decision, moment)
             self._tell(decision, before)
@@ -191,7 +201,7 @@ class _Draft:
         return Plan(
             world=self.world,
             decisions=self.decisions,
-            memory=Memory(services=self.services),
+            memory=with_services(self.world, self.services).memory,
             events=tuple(self.events),
             history=tuple(self.history),
             stage_python=self.surroundings.stage_python,

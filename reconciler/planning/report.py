@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from policies.bake import judgement as baked
 from policies.layout import why_not_preferred, why_unused
+from policies.recall import recalled
 from policies.registry import unknown_policies
 from policies.rollout import layout_now
 from policies.verdicts import judgement
@@ -56,6 +57,9 @@ HELD = frozenset(
 )
 """What else may keep a rollout from starting or going on: others, the hour, or full nodes."""
 
+BLIND_TO = ("Ready", "Synced", "Drifted")
+"""Conditions that nobody knows while not all is seen."""
+
 BLOCKING = frozenset(
     {
         Reason.AUTO_ROLLBACK_DISABLED,
@@ -87,7 +91,7 @@ def report(plan: Plan, memory: Memory, about: Circumstances, last: ClusterStatus
 
     `last` keeps the transition times of conditions that did not change, and when all was last seen.
     """
-    world = replace(plan.world, memory=memory)
+    world = plan.after if memory is plan.memory else replace(plan.world, memory=memory)
     before = {service.name: service for service in last.services} if last else {}
     services = tuple(
         _service(
@@ -125,15 +129,26 @@ def _hold(plan: Plan, name: str, about: Circumstances) -> Hold:
     return holds[0] if holds else Hold(service=name, reason=Reason.PROGRESSING, message="moving")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
+    """Where a service stands in a few words, and why; `drift` is what others changed."""
+
+    sync: Sync
+    health: Health
+    phase: Phase
+    hold: Hold
+    drift: str
+
+
 def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: str) -> ServiceStatus:
-    memory, observed = view.memory, view.world.observed
-    health, phase = _health(view, hold), _phase(view, hold)
-    status = ServiceStatus(
+    memory, gateway = view.memory, view.observed.gateway
+    summary = _Summary(sync=_sync(view), health=_health(view, hold), phase=_phase(view, hold), hold=hold, drift=drift)
+    return ServiceStatus(
         name=view.name,
         route=view.spec.route,
-        sync=_sync(view),
-        health=health,
-        phase=phase,
+        sync=summary.sync,
+        health=summary.health,
+        phase=summary.phase,
         commit=_commit(view),
         stable=memory.stable,
         candidate=memory.candidate,
@@ -142,7 +157,8 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: s
         weights=_weights(view),
         replicas=_replicas(view),
         cells=_cells(view),
-        traffic=_traffic(view, observed.gateway),
+        traffic=_traffic(view, gateway),
+        conditions=_conditions(view, summary, last),
         reason=hold.reason,
         message=hold.message,
         labels=view.spec.labels,
@@ -150,11 +166,10 @@ def _service(view: ServiceView, hold: Hold, last: ServiceStatus | None, drift: s
         analysis=_analysis(view),
         zones=_zones(view),
         markets=_markets(view),
-        crossing=_crossing(view.name, observed.gateway),
+        crossing=_crossing(view.name, gateway),
         placing=placing_status(view),
         staging=staging_status(view),
     )
-    return replace(status, conditions=_conditions(view, status, last, drift))
 
 
 def _crossing(service: str, gateway: GatewaySeen | None) -> CrossingStatus | None:
@@ -163,6 +178,7 @@ def _crossing(service: str, gateway: GatewaySeen | None) -> CrossingStatus | Non
     return CrossingStatus(zone=gateway.zone, percent=gateway.cross_zone[service] * 100)
 
 
+@recalled
 def _weights(view: ServiceView) -> Mapping[str, float]:
     """Return percent per revision; a baseline's share is its revision's."""
     shares: Counter[str] = Counter()
@@ -176,9 +192,10 @@ def _commit(view: ServiceView) -> str:
     return str(desired.commit) if desired else ""
 
 
+@recalled
 def _sync(view: ServiceView) -> Sync:
     memory = view.memory
-    if not view.world.observed.complete:
+    if not view.is_complete:
         return Sync.UNKNOWN
     is_wanted = memory.stable == view.wanted.id and memory.stable == view.spec.revision.id
     is_settled = memory.candidate is None and not memory.is_removed and view.weights.get(memory.stable or "") == FULL
@@ -188,7 +205,7 @@ def _sync(view: ServiceView) -> Sync:
 
 def _health(view: ServiceView, hold: Hold) -> Health:
     memory = view.memory
-    if not view.world.observed.complete:
+    if not view.is_complete:
         return Health.UNKNOWN
     if view.spec.suspend:
         return Health.SUSPENDED
@@ -264,6 +281,7 @@ def _step(view: ServiceView, hold: Hold) -> StepStatus | None:
     return StepStatus(index=rollout.step, count=len(steps), text=step_text(steps[rollout.step]), until=until)
 
 
+@recalled
 def _analysis(view: ServiceView) -> AnalysisStatus | None:
     """Say how the candidate stands beside the stable revision, or after 100% how it does beside what that had been."""
     found, baking, comparison = judgement(view), view.memory.baking, view.memory.comparison
@@ -281,6 +299,7 @@ def _analysis(view: ServiceView) -> AnalysisStatus | None:
     )
 
 
+@recalled
 def _replicas(view: ServiceView) -> ReplicaStatus:
     names = view.deployments
     target = sum(view.budget(name).target for name in view.needed)
@@ -290,6 +309,7 @@ def _replicas(view: ServiceView) -> ReplicaStatus:
     return ReplicaStatus(target=target, live=live, ready=ready, peak=max(view.memory.peak, live), serve_surplus=over)
 
 
+@recalled
 def _cells(view: ServiceView) -> tuple[CellState, ...]:
     return tuple(
         CellState(
@@ -309,8 +329,9 @@ def _cells(view: ServiceView) -> tuple[CellState, ...]:
     )
 
 
+@recalled
 def _zones(view: ServiceView) -> tuple[ZoneStatus, ...]:
-    if view.spec.placement.zones is None or not view.world.observed.complete:
+    if view.spec.placement.zones is None or not view.is_complete:
         return ()
     unused = why_unused(view, layout_now(view))
     # Of the markets of a zone the one that is best off: the zone is used as long as one of them is.
@@ -328,8 +349,9 @@ def _zone(view: ServiceView, zone: str, state: str, message: str) -> ZoneStatus:
     return ZoneStatus(zone=zone, state=state, ready=ready, weight=weight * 100 / FULL, message=message)
 
 
+@recalled
 def _markets(view: ServiceView) -> tuple[MarketStatus, ...]:
-    if view.spec.placement.market is None or not view.world.observed.complete:
+    if view.spec.placement.market is None or not view.is_complete:
         return ()
     layout = layout_now(view)
     messages = why_not_preferred(view, layout)
@@ -367,23 +389,21 @@ def _worst(known: float | None, seen: timedelta | None) -> float | None:
     return max(values) if values else None
 
 
-def _conditions(
-    view: ServiceView, status: ServiceStatus, last: ServiceStatus | None, drift: str
-) -> tuple[Condition, ...]:
-    unknown = not view.world.observed.complete
+def _conditions(view: ServiceView, summary: _Summary, last: ServiceStatus | None) -> tuple[Condition, ...]:
+    hold, health, phase = summary.hold, summary.health, summary.phase
     spec_errors = view.world.desired.errors if view.world.desired else ()
     mine = [str(error) for error in spec_errors if error.is_about(view.spec.source.path)]
     refused = [(note.reason.value, note.message) for note in view.world.notes if note.is_refused]
-    wrong = [*mine, *unknown_policies(view.spec, view.world.observed.outward.policies)]
+    wrong = [*mine, *unknown_policies(view.spec, view.observed.outward.policies)]
     invalid = Reason.INVALID_SPEC.value if mine else Reason.POLICY_UNKNOWN.value
-    rolling_back = status.phase is Phase.ROLLING_BACK
+    rolling_back = phase is Phase.ROLLING_BACK
     quarantine = view.memory.quarantine[-1] if view.memory.quarantine else None
-    told = (status.reason.value, status.message)
+    told, drift = (hold.reason.value, hold.message), summary.drift
     facts = {
-        "Ready": (status.health in (Health.HEALTHY, Health.PAUSED) or view.is_serving(view.memory.stable), *told),
-        "Synced": (status.sync is Sync.SYNCED, *told),
-        "Progressing": (status.candidate is not None or rolling_back, *told),
-        "Paused": (status.phase is Phase.PAUSED, *told),
+        "Ready": (health in (Health.HEALTHY, Health.PAUSED) or view.is_serving(view.memory.stable), *told),
+        "Synced": (summary.sync is Sync.SYNCED, *told),
+        "Progressing": (view.memory.candidate is not None or rolling_back, *told),
+        "Paused": (phase is Phase.PAUSED, *told),
         "RollbackInProgress": (rolling_back, *told),
         "Quarantined": (bool(quarantine), *((quarantine.reason.value, quarantine.message) if quarantine else told)),
         "Drifted": (bool(drift), *((Reason.DRIFTED.value, drift) if drift else told)),
@@ -392,24 +412,15 @@ def _conditions(
         "SpecValid": (not wrong, *((invalid, "; ".join(wrong)) if wrong else told)),
     }
     known = {condition.type: condition for condition in last.conditions} if last else {}
-    blind_to = ("Ready", "Synced", "Drifted")
+    blind_to, now = () if view.is_complete else BLIND_TO, view.now
     return tuple(
-        _condition(
-            Condition(
-                type=kind,
-                status="Unknown" if unknown and kind in blind_to else str(is_true),
-                reason=reason,
-                message=message,
-                last_transition_time=view.now,
-            ),
-            known.get(kind),
-        )
+        _condition(kind, "Unknown" if kind in blind_to else str(is_true), (reason, message), known.get(kind), now)
         for kind, (is_true, reason, message) in facts.items()
     )
 
 
-def _condition(new: Condition, old: Condition | None) -> Condition:
-    """Keep the time of the last change of `status`; reason and message may change without being one."""
-    if old is None or old.status != new.status:
-        return new
-    return replace(new, last_transition_time=old.last_transition_time)
+def _condition(kind: str, status: str, told: tuple[str, str], last: Condition | None, now: datetime) -> Condition:
+    """Return a condition with the time of the last change of `status`: reason and message change without being one."""
+    reason, message = told
+    since = last.last_transition_time if last is not None and last.status == status else now
+    return Condition(type=kind, status=status, reason=reason, message=message, last_transition_time=since)

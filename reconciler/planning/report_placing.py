@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from policies.counsel import Trouble, advised
 from policies.placing import KEPT, followed, in_words, is_autoscaled, needs_even_zones, waits_until
+from policies.recall import recalled
 from policies.registry import others
 from policies.view import ServiceView
 from specs.placement import Placing
@@ -13,6 +14,7 @@ from specs.status import PlacingStatus
 from specs.wishes import Apportion, PolicyKind, Stand
 
 
+@recalled
 def placing_status(view: ServiceView) -> PlacingStatus | None:
     """Return what is wished and followed, None for a service that names no policy of another package."""
     if PolicyKind.PLACEMENT not in others(view.spec):

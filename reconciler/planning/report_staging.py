@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from policies.recall import recalled
 from policies.staging import is_over, job_of, suitable_nodes
 from policies.view import ServiceView
 from specs.staging import StagingState
 from specs.status import StagingStatus
 
 
+@recalled
 def staging_status(view: ServiceView) -> StagingStatus | None:
     """Return how the running rollout's staging is getting on, or how that of the stable revision ended."""
     memory, job = view.memory, job_of(view.memory)
@@ -32,7 +34,7 @@ def _running(view: ServiceView, job: str) -> StagingStatus | None:
     record = view.memory.revision(view.memory.candidate or "")
     if record is None:
         return None
-    seen = view.world.observed.outward.staging(job)
+    seen = view.observed.outward.staging(job)
     if seen is None:
         waits = "to be started" if suitable_nodes(view) else "no node fits the revision"
         return StagingStatus(revision=record.id, uris=record.stage, state=StagingState.RUNNING, message=waits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from policies.once import once
 from policies.steps import header_matches
 from specs.memory import CellMemory, Memory, ServiceMemory
 from specs.observed import GatewaySeen
@@ -14,6 +15,7 @@ def route_table(memory: Memory) -> RouteTable:
     return RouteTable(services=tuple(row for row in rows if row is not None))
 
 
+@once
 def _row(service: ServiceMemory) -> ServiceRoute | None:
     revisions = [service.stable, service.candidate, *(out.revision for out in service.outgoing)]
     ordered = dict.fromkeys(revision for revision in revisions if revision)

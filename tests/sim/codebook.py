@@ -63,6 +63,14 @@ class CodeBook:
     worsened: dict[str, float] = field(default_factory=dict)
     """Versions that fail this share of their requests from now on, healthy as they are."""
 
+    def ingress(self, config: Mapping[str, Any]) -> str:
+        """Return the deployment of an application that takes its requests."""
+        args = config.get("args") or {}
+        counts = args.get("deployments")
+        if counts is None:
+            return self.programs.get(config["import_path"], self.default).ingress
+        return str(args["ingress"]) if args.get("ingress") in counts else min(counts)
+
     def behaviour(self, config: Mapping[str, Any]) -> Behaviour:
         """Return what the code of an application does."""
         args = config.get("args") or {}

@@ -317,7 +317,7 @@ class ServeInstance:
 
     def _application(self, found: SimApplication) -> dict[str, Any]:
         hidden = found.built is None and not found.is_deleting
-        ingress = self.book.behaviour(found.config).ingress
+        ingress = self.book.ingress(found.config)
         return {
             "name": found.name,
             "route_prefix": None if hidden else found.config.get("route_prefix"),
@@ -332,7 +332,7 @@ class ServeInstance:
         }
 
     def _targets(self, found: SimApplication) -> dict[str, Any]:
-        ingress = found.deployments.get(self.book.behaviour(found.config).ingress)
+        ingress = found.deployments.get(self.book.ingress(found.config))
         serving = [replica for replica in ingress.replicas if replica.is_serving] if ingress is not None else []
         if found.built is None or not serving or not self.direct_ingress:
             targets = [{"ip": n.ip, "port": 8000, "name": f"SERVE_PROXY_ACTOR-{n.id}"} for n in self.nodes.usable()]

@@ -9,6 +9,7 @@ from policies.layout import Layout
 from policies.rollout import layout_now, move
 from policies.shares import cell_weights, departures
 from policies.traffic import ready_share
+from policies.view import view_of
 from policies.window import next_comparison
 from specs.decisions import SetWeights
 from specs.evidence import Evidence
@@ -84,7 +85,7 @@ def test_a_candidate_in_one_zone_is_compared_with_what_the_stable_revision_has_t
     seen = view.world.observed
     assert seen.gateway is not None
     gateway = replace(seen.gateway, traffic=counted(*cells, fresh))
-    found = next_comparison(replace(view, world=replace(view.world, observed=replace(seen, gateway=gateway))))
+    found = next_comparison(view_of(replace(view.world, observed=replace(seen, gateway=gateway)), "chat"))
     assert found is not None
     assert set(found.start) == {"chat.v1.b.-.0", "chat.v2.b.-.0"}
 

@@ -30,6 +30,9 @@ LOCKED_FOR = 10.0
 Wait = Callable[[float], object]
 """Sleeps so many seconds; may raise where nobody wants to wait any more."""
 
+CHECKED_AT_A_TIME = 4
+"""Chunks that are read whole because a part of them is wanted: each is memory beyond the result's."""
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -62,6 +65,7 @@ class Entry:
         self._checked: set[int] = set()
         self._unreadable: set[int] = set()
         self._lock = threading.Lock()
+        self._scratch = threading.BoundedSemaphore(CHECKED_AT_A_TIME)
         self._users, self._closing = 0, False
         self._process = os.getpid()
 
@@ -147,8 +151,9 @@ class Entry:
         """Check a chunk of which only a part is wanted, once per opening."""
         if chunk in self._checked:
             return True
-        scratch = memoryview(bytearray(self.content.length_of(chunk)))
-        return self._fill(chunk, 0, scratch) and xxhash.xxh3_64_intdigest(scratch) == checksum
+        with self._scratch:
+            scratch = memoryview(bytearray(self.content.length_of(chunk)))
+            return self._fill(chunk, 0, scratch) and xxhash.xxh3_64_intdigest(scratch) == checksum
 
     def _fill(self, chunk: int, start: int, into: memoryview) -> bool:
         at = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import subprocess
 import sys
@@ -457,3 +458,12 @@ def test_only_a_missing_index_makes_a_folder_its_usual_file(tmp_path: Path, serv
 def test_a_path_may_have_what_ends_a_uri(tmp_path: Path) -> None:
     index, _ = files.write_index(tmp_path / "a#b?c", [files.big(MiB), {"other": files.big(MiB)["block.0"]}])
     assert_same(load_file(str(index)), reference(*sorted((tmp_path / "a#b?c").glob("*.safetensors"))))
+
+
+def test_the_first_arguments_are_those_that_scripts_for_other_loaders_give() -> None:
+    first = list(inspect.signature(load_file).parameters.values())[:3]
+    assert [(each.name, each.default) for each in first] == [
+        ("file_uri", inspect.Parameter.empty),
+        ("device", "cpu"),
+        ("region", None),
+    ]

@@ -572,3 +572,28 @@ def test_of_what_says_that_it_is_absurdly_large_nothing_is_made(
     origin.size = size
     assert through_cache(CONTENT.uri, lambda: origin, Interrupt()) is origin
     assert store.kept() == []
+
+
+def test_readers_of_parts_take_memory_for_a_few_chunks_only(store: Store) -> None:
+    fill(store, small(1, chunks=20))
+    [content] = [kept.content for kept in store.kept()]
+    entry = store.peek(content.key)
+    assert entry is not None
+    whole, lock, now, most = entry._fill, threading.Lock(), [0], [0]
+
+    def slowly(chunk: int, start: int, into: memoryview) -> bool:
+        if len(into) < content.chunk_size:
+            return whole(chunk, start, into)
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        found = whole(chunk, start, into)
+        with lock:
+            now[0] -= 1
+        return found
+
+    entry._fill = slowly  # type: ignore[method-assign]
+    with entry, ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(lambda chunk: entry.read(chunk, 5, memoryview(bytearray(10))), range(20)))
+    assert 1 < most[0] <= cache_entry.CHECKED_AT_A_TIME

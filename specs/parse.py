@@ -52,6 +52,11 @@ KINDS = ("Service", "ClusterPolicy", BASE, VARIABLES)
 MAX_MESSAGE = 500
 """Errors go to terminals, logs and the status page, a line each."""
 
+WIDE_MESSAGE = "the file is UTF-16 or UTF-32 text: save it as UTF-8"
+
+MAX_ERRORS = 100
+"""Of one file: more are one mistake made many times, and every look at the status would tell them all."""
+
 MAX_LINKS = 50
 """Of a circle of services: each of them is told all links."""
 
@@ -62,6 +67,9 @@ _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 _OUR_LINE = re.compile(rb"^(?:---)?[ \t]*(?:\{[ \t]*)?[\"']?apiVersion[\"']?[ \t]*:[^\n]*heliostat\.dev", re.M | re.I)
 """Tells whose file it is when it cannot be read as YAML."""
+
+_WIDE = tuple(GROUP.encode(encoding) for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"))
+"""Whose file it is when an editor has saved it in another encoding: passed over, its services would seem removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +191,8 @@ class SpecReader:
             return known.at(folders.commit)
         if is_lfs_pointer(content):
             return _KnownFile(content=content, read=_Read(errors=(_error(folders.file, (1, 1), LFS_MESSAGE),)))
+        if any(name in content for name in _WIDE):
+            return _KnownFile(content=content, read=_Read(errors=(_error(folders.file, (1, 1), WIDE_MESSAGE),)))
         if GROUP.encode() not in content:
             return _KnownFile(content=content, read=_Read())
         if library.is_spent:
@@ -307,8 +317,18 @@ def _read_file(file: YamlFile, content: bytes, folders: Folders, library: Librar
     )
     if read.errors:
         written = tuple(model for model in read.written if isinstance(model, ClusterPolicy))
-        return replace(read, services=(), written=written)
+        return replace(read, services=(), written=written, errors=_fewer(read.errors))
     return read
+
+
+def _fewer(errors: tuple[SpecError, ...]) -> tuple[SpecError, ...]:
+    """Return the first errors of a file, and how many more there are."""
+    found = sorted(set(errors))
+    if len(found) <= MAX_ERRORS:
+        return tuple(found)
+    last = found[MAX_ERRORS]
+    more = replace(last, message=f"and {len(found) - MAX_ERRORS} more from here on: mend those above first")
+    return (*found[:MAX_ERRORS], more)
 
 
 def _yaml_errors(problems: Iterable[YamlProblem], path: str) -> tuple[SpecError, ...]:

@@ -32,22 +32,22 @@ class CommitReader:
         self.packer = Packer(objects, self._reader.is_spec_file, max_package_bytes)
         self._contents: dict[str, bytes] = {}
         self._bases: dict[str, bytes] = {}
+        """Files that the specs of the last reading take something from, by their blobs' ids."""
         self._listed: tuple[str, list[Entry]] = ("", [])
         """A commit, and what is in its folder with the specs."""
 
     def read(self, sha: str, branch: str) -> Specs:
         """Return what a commit wants. Raises GitFailed when it cannot be read, or holds nothing to read."""
         commit = self._objects.commit(sha, branch)
-        packages = self.packer.at(commit.sha)
-        return self._reader.read(
-            commit, self.files(commit.sha), packages, self._elsewhere(commit.sha), self.unread(commit.sha)
-        )
+        packages, before, self._bases = self.packer.at(commit.sha), self._bases, {}
+        elsewhere = self._elsewhere(commit.sha, before)
+        return self._reader.read(commit, self.files(commit.sha), packages, elsewhere, self.unread(commit.sha))
 
     def consulted(self) -> Mapping[str, bytes]:
         """Return the files, wherever they are, that the specs of the last reading take something from."""
         return self._reader.consulted()
 
-    def _elsewhere(self, sha: str) -> Callable[[str], bytes | None]:
+    def _elsewhere(self, sha: str, before: Mapping[str, bytes]) -> Callable[[str], bytes | None]:
         """Return how to read files of a commit beyond the folder with the specs; not links, wherever they lead."""
 
         def read(path: str) -> bytes | None:
@@ -55,7 +55,8 @@ class CommitReader:
             if entry is None or (entry.size or 0) > MAX_BYTES:
                 return None
             if entry.oid not in self._bases:
-                self._bases[entry.oid] = self._objects.blobs([entry.oid])[entry.oid]
+                known = before.get(entry.oid)
+                self._bases[entry.oid] = self._objects.blobs([entry.oid])[entry.oid] if known is None else known
             return self._bases[entry.oid]
 
         return read

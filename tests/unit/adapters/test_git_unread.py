@@ -185,6 +185,24 @@ def test_a_base_that_became_a_pointer_is_told_at_its_place(repository: Repositor
     assert errors[0].startswith("lib/b.yaml:1:1: this is a Git LFS pointer")
 
 
+def test_of_bases_elsewhere_only_those_of_the_newest_commit_are_held(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_top = "apiVersion: heliostat.dev/v1alpha1\nkind: Service\nmetadata: {name: top}\nbases: [../lib/b.yaml]\n"
+    reader, read = CommitReader(repository.mirror.objects, "services"), list[str]()
+    blobs = repository.mirror.objects.blobs
+    monkeypatch.setattr(
+        repository.mirror.objects, "blobs", lambda oids: read.extend(found := list(oids)) or blobs(found)
+    )
+    for label in ("one", "two", "two", "three"):
+        base = f"apiVersion: heliostat.dev/v1alpha1\nkind: ServiceBase\nmetadata: {{labels: {{is: {label}}}}}\n"
+        base += 'spec: {application: {import_path: "a:b"}}\n'
+        sha = repository.origin.commit({"services/top.yaml": on_top, "lib/b.yaml": base})
+        assert reader.read(sha, "main").desired.services[0].labels == {"is": label}
+        assert len(reader._bases) == 1
+    assert len(read) == 4, "the service once, each base once"
+
+
 # -- a ClusterPolicy that cannot be read any more ----------------------------------------------------
 
 APART = {"chat.yaml": spec("chat"), "rules/policy.yaml": POLICY}

@@ -264,3 +264,9 @@ def test_a_secret_in_the_wrong_place_is_not_in_what_is_told_of_it(field: str, se
     errors = read(text).errors
     assert errors
     assert not [error for error in errors if "canary" in str(error).lower()]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_a_file_that_an_editor_saved_in_another_encoding_is_wrong_and_not_gone(encoding: str) -> None:
+    found = read_desired(COMMIT, {"a.yaml": CHAT.encode(encoding)}, KnownFolders())
+    assert [str(error) for error in found.errors] == ["a.yaml:1:1: the file is UTF-16 or UTF-32 text: save it as UTF-8"]

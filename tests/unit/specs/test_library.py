@@ -117,7 +117,7 @@ def test_a_long_key_counts_for_its_length_as_well() -> None:
     assert few > 3 * 9
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_reader_that_knows_most_files_stops_where_a_fresh_one_does(
     monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

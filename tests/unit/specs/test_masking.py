@@ -46,10 +46,10 @@ def test_addresses_lose_their_credentials_only(text: str, shown: str) -> None:
     ["token", "?token", "a.token-", "eyJaaaaaaaa-", "--token ", "password ", "-----BEGIN A", "://a:", " : ", "= "],
 )
 def test_no_text_takes_longer_than_its_length_is_worth(begin: str, again: str) -> None:
-    text = begin + again * (300_000 // len(again))
+    text = begin + again * (100_000 // len(again))
     begun = time.process_time()
     masked_text(text)
-    assert time.process_time() - begun < 5
+    assert time.process_time() - begun < 2
 
 
 def test_values_are_hidden_by_where_they_are_and_by_what_they_are_called() -> None:

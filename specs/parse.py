@@ -40,7 +40,7 @@ from specs.service import (
     Service,
 )
 from specs.service_values import desired_service
-from specs.unread import LFS_MESSAGE, error_of, is_lfs_pointer
+from specs.unread import LFS_MESSAGE, WIDE_MESSAGE, error_of, is_lfs_pointer, is_wide
 from specs.yaml_marks import Document, FiledMark, Mark, Node, YamlFile, YamlProblem, read_yaml
 
 __all__ = ["PackageIndex", "SpecReader", "Specs", "is_spec_file", "read_desired"]
@@ -51,8 +51,6 @@ KINDS = ("Service", "ClusterPolicy", BASE, VARIABLES)
 
 MAX_MESSAGE = 500
 """Errors go to terminals, logs and the status page, a line each."""
-
-WIDE_MESSAGE = "the file is UTF-16 or UTF-32 text: save it as UTF-8"
 
 MAX_ERRORS = 100
 """Of one file: more are one mistake made many times, and every look at the status would tell them all."""
@@ -67,9 +65,6 @@ _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 _OUR_LINE = re.compile(rb"^(?:---)?[ \t]*(?:\{[ \t]*)?[\"']?apiVersion[\"']?[ \t]*:[^\n]*heliostat\.dev", re.M | re.I)
 """Tells whose file it is when it cannot be read as YAML."""
-
-_WIDE = tuple(GROUP.encode(encoding) for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"))
-"""Whose file it is when an editor has saved it in another encoding: passed over, its services would seem removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +169,7 @@ class SpecReader:
         """Return what the function of that name does; keeps the work for the `read` that follows."""
         known = self._is_spec.get(content)
         if known is None:
-            known = GROUP.encode() in content and _is_spec(self._yaml(content), content)
+            known = is_wide(content) or (GROUP.encode() in content and _is_spec(self._yaml(content), content))
             self._is_spec[content] = known
         return known
 
@@ -191,7 +186,7 @@ class SpecReader:
             return known.at(folders.commit)
         if is_lfs_pointer(content):
             return _KnownFile(content=content, read=_Read(errors=(_error(folders.file, (1, 1), LFS_MESSAGE),)))
-        if any(name in content for name in _WIDE):
+        if is_wide(content):
             return _KnownFile(content=content, read=_Read(errors=(_error(folders.file, (1, 1), WIDE_MESSAGE),)))
         if GROUP.encode() not in content:
             return _KnownFile(content=content, read=_Read())
@@ -290,7 +285,7 @@ def _assembled(commit: Commit, read: _Read, unread: tuple[Unread, ...]) -> Specs
 
 def is_spec_file(content: bytes) -> bool:
     """Return whether a YAML file has a document for Heliostat, right or wrong."""
-    return GROUP.encode() in content and _is_spec(read_yaml(content), content)
+    return is_wide(content) or (GROUP.encode() in content and _is_spec(read_yaml(content), content))
 
 
 def _is_spec(file: YamlFile, content: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What stands in a commit where specs are read and cannot be read itself: links, submodules, Git LFS pointers.
+"""What stands in a commit where specs are read and cannot be read itself: links, submodules, Git LFS pointers, UTF-16.
 
 Passed over, such a thing would look as if its services had been taken out of the repository.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from specs.desired import Desired, DesiredService, SpecError, Unread, Unreadable
+from specs.service import GROUP
 
 SPEC_SUFFIXES = (".yaml", ".yml")
 
@@ -20,6 +21,10 @@ LFS_MESSAGE = (
     "and commit it itself; if it is no spec, keep it out of the folder that is read"
 )
 
+
+WIDE_MESSAGE = "the file is UTF-16 or UTF-32 text: save it as UTF-8"
+
+_WIDE = tuple(GROUP.encode(encoding) for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"))
 
 _MESSAGES = {
     Unreadable.LINK: (
@@ -42,6 +47,11 @@ def error_of(place: Unread) -> SpecError:
 def is_lfs_pointer(content: bytes) -> bool:
     """Return whether a file is what Git LFS leaves in its place."""
     return len(content) <= _LFS_POINTER_BYTES and content.startswith(_LFS_POINTER)
+
+
+def is_wide(content: bytes) -> bool:
+    """Return whether a file speaks of Heliostat in an encoding that some editors save: it is a spec all the same."""
+    return any(name in content for name in _WIDE)
 
 
 def with_lost(desired: Desired, known: Iterable[DesiredService], policy_path: str = "") -> Desired:

@@ -14,6 +14,8 @@ METADATA = tuple(
             "fe80::/10",
             "fd00:ec2::/32",  # AWS over IPv6
             "fd20:ce::/32",  # Google over IPv6
+            "fd00:c1::a9fe:a9fe/128",  # Oracle over IPv6
+            "fd00:42::42/128",  # Scaleway over IPv6
             "100.100.100.200/32",  # Alibaba
             "168.63.129.16/32",  # Azure's own agent
             "192.0.0.192/32",  # Oracle, first generation
@@ -22,7 +24,8 @@ METADATA = tuple(
 )
 """Link-local networks, and where clouds hand a machine's credentials to whoever asks from it."""
 
-NAT64 = ip_network("64:ff9b::/96")
+TRANSLATED = tuple(map(ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")))
+"""Where a translator on the way (NAT64, also a network's own, and SIIT) takes the last bits for an IPv4 address."""
 COMPATIBLE = ip_network("::/96")
 LOCAL_NAMES = ("localhost", "ip6-localhost")
 
@@ -53,7 +56,8 @@ def _forms(address: Address) -> list[Address]:
     if isinstance(address, IPv6Address):
         teredo = address.teredo[1] if address.teredo else None
         last = IPv4Address(int(address) & 0xFFFFFFFF)
-        embedded = last if address in NAT64 or (address in COMPATIBLE and int(address) > 1) else None
+        is_translated = any(address in network for network in TRANSLATED)
+        embedded = last if is_translated or (address in COMPATIBLE and int(address) > 1) else None
         forms += [found for found in (address.ipv4_mapped, address.sixtofour, teredo, embedded) if found is not None]
     return forms
 

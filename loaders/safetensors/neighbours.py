@@ -20,7 +20,7 @@ from loaders.safetensors.fill import Membership
 from loaders.safetensors.sources.http import Pool
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.wire import Broken, Place
-from loaders.safetensors.swarm import AVOIDED, UPLOADS
+from loaders.safetensors.swarm import AVOIDED
 from loaders.safetensors.tracker import TrackerLost
 
 LOG = logging.getLogger(__name__)
@@ -30,6 +30,10 @@ LOOKS_EVERY = 3.0
 
 FIRST_LOOK = 1.0
 """Seconds that the first read waits for the tracker's answer."""
+
+MOST_ASKED, BUSY_FOR, LOOK_EVERY = 8, 1.0, 0.05
+"""Ranges that a peer is asked for at a time, and seconds that a read waits for its turn: the rows of an inner dimension
+are thousands of small ranges, read by many threads, and the origin should not get those that come fifth."""
 
 SILENCE = 1
 SLOWEST = 8 << 20
@@ -45,7 +49,7 @@ class Neighbours:
         self._membership = membership
         self._known = threading.Event()
         self._over = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._token = ""
         self._holders: dict[str, int] = {}
         self._pools: dict[str, Pool] = {}
@@ -74,8 +78,10 @@ class Neighbours:
         with interrupt.breaking(self._known.set):
             self._known.wait(FIRST_LOOK)
         interrupt.check()
-        while (endpoint := self._choose(chunk)) is not None:
-            if self._brings(endpoint, chunk * self._content.chunk_size + start, into, interrupt):
+        until = time.monotonic() + BUSY_FOR
+        while (endpoint := self._choose(chunk, until)) is not None:
+            interrupt.check()
+            if endpoint and self._brings(endpoint, chunk * self._content.chunk_size + start, into, interrupt):
                 return True
         return False
 
@@ -88,23 +94,24 @@ class Neighbours:
         finally:
             with self._lock:
                 self._asked[endpoint] -= 1
+                self._lock.notify()
                 if received != len(into):
                     self._avoid[endpoint] = time.monotonic() + AVOIDED
                     self.in_vain += received
         return received == len(into)
 
-    def _choose(self, chunk: int) -> str | None:
-        """Return the one that is asked for least, if there is one who may be asked for more."""
+    def _choose(self, chunk: int, until: float) -> str | None:
+        """Return the one that is asked for least; nothing (look again) if all are busy, `None` if there is nobody."""
         now = time.monotonic()
         with self._lock:
-            able = [
-                endpoint
-                for endpoint, have in self._holders.items()
-                if have >> chunk & 1 and self._avoid.get(endpoint, now) <= now and self._asked[endpoint] < UPLOADS
-            ]
-            if not able:
+            holders = [endpoint for endpoint, have in self._holders.items() if have >> chunk & 1]
+            able = [endpoint for endpoint in holders if self._avoid.get(endpoint, now) <= now]
+            if not able or now > until:
                 return None
             endpoint = min(able, key=lambda each: (self._asked[each], each))
+            if self._asked[endpoint] >= MOST_ASKED:
+                self._lock.wait(LOOK_EVERY)
+                return ""
             self._asked[endpoint] += 1
             return endpoint
 

@@ -99,10 +99,15 @@ class _Staging:
         self._until = None if timeout is None else time.monotonic() + timeout
         task = ray.remote(num_cpus=0, max_retries=0, num_returns="streaming")(stage_each)
         self._running: dict[Any, str] = {}
+        self._refused: dict[str, str] = {}
         for node in dict.fromkeys(nodes if nodes is not None else workers()):
-            bound = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+            try:
+                bound = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+            except ValueError as error:  # what is no id keeps nobody from theirs
+                self._refused[node] = str(error)
+                continue
             self._running[task.options(scheduling_strategy=bound).remote(list(uris), region, until)] = node
-        self._nodes = len(self._running)
+        self._nodes = len(self._running) + len(self._refused)
         self._far: dict[tuple[str, str], tuple[int, int]] = {}
         self._ended: set[tuple[str, str]] = set()
 
@@ -113,6 +118,8 @@ class _Staging:
 
     def results(self) -> Iterator[NodeStaged | None]:
         """Yield what becomes of each URI on each node as it ends, and `None` now and then in between."""
+        for node, error in self._refused.items():
+            yield from self._lost(node, error)
         while self._running:
             left = PRINTED_EVERY if self._until is None else min(PRINTED_EVERY, self._until - time.monotonic())
             ready, _ = ray.wait(list(self._running), timeout=max(0.0, left))

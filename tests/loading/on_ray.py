@@ -17,6 +17,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from loaders.safetensors.stage import stage
 from loaders.safetensors.stage_nodes import workers
 
+NOBODY = ("f" * 56, "ab" * 28, "none")
+"""What Ray calls no id at all, an id of no node, and what is none."""
+
 
 class Place:
     """A process on one node. It stays, as a replica does, so that its node goes on serving."""
@@ -48,7 +51,7 @@ def main() -> None:
     ray.init(log_to_driver=False, runtime_env={"env_vars": everywhere})
     nodes = workers()[:3]
     told: list[tuple[int, int]] = []
-    by_tasks = stage(small, nodes=[*nodes, "f" * 56], timeout=60, told=lambda done, size: told.append((done, size)))
+    by_tasks = stage(small, nodes=[*nodes, *NOBODY], timeout=60, told=lambda done, size: told.append((done, size)))
     found: dict[str, object] = {
         "alone": staged(Path(folder) / "alone", nodes[:1], small, alone),
         "together": staged(Path(folder) / "together", nodes, small, together),

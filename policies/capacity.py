@@ -141,6 +141,7 @@ def next_counts(
         for revision in view.revisions
         if _has(view, revision, deployment)
     }
+    _stand_in(view, deployment, posts, weights)
     room = view.room(deployment)
     fresh = fresh_line(view)
     wants = sum(max(0, target[revision] - _sum(mine)) for revision, mine in posts.items())
@@ -150,7 +151,7 @@ def next_counts(
         most = min(target[revision] - _sum(mine), room + unheard)
         if revision == view.memory.candidate and fresh in posts and target[fresh] > _sum(posts[fresh]):
             most = min(most, max(0, room - room // 2) + unheard)  # Its baseline grows beside it.
-        growth = _grow(mine, most) or _grow_beyond(view, mine, most if budget.surge else 0, layout)
+        growth = _grow(mine, most) or _grow_beyond(view, deployment, mine, most, layout)
         room += unheard - growth
         wants -= growth
     unmet = max(0, wants + _pending_start(view, deployment) - max(0, room))
@@ -198,6 +199,28 @@ def _posts(view: ServiceView, revision: str, deployment: str, target: int, layou
     ]
 
 
+def _stand_in(view: ServiceView, deployment: str, posts: Mapping[str, list[_Post]], weights: Mapping[str, int]) -> None:
+    """Let the cells that stay have what a revision carries, where those that leave give up no more room by parts.
+
+    A cell leaves as a whole, when the others carry its requests. Without any surge these get the room for that from
+    nobody else, and what they are to have in the end may be less: it waits for them.
+    """
+    budget = view.budget(deployment)
+    for revision, mine in posts.items() if not budget.surge else ():
+        leaving = [post.cell for post in mine if post.is_leaving and post.cell.answers]
+        staying = [post for post in mine if not post.is_leaving and post.cell.answers]
+        if not staying or not _hold_on(view, leaving):
+            continue
+        for _ in range(_carried(view, revision, weights, budget) - sum(post.aim for post in staying)):
+            min(staying, key=lambda post: (post.aim, post.cell.name)).aim += 1
+
+
+def _hold_on(view: ServiceView, leaving: list[CellView]) -> bool:
+    """Return whether each of these cells has but one replica of a deployment that has no room."""
+    names = {name for cell in leaving for name in cell.deployments}
+    return any(view.room(name) < 1 and all(cell.followed(name) <= 1 for cell in leaving) for name in names)
+
+
 def _is_whole(cell: CellView) -> bool:
     """Return whether each deployment runs: by Serve's word, for a gateway may be late."""
     return all(cell.running(name) for name in cell.deployments)
@@ -219,15 +242,16 @@ def _grow(posts: list[_Post], most: int) -> int:
     return grown
 
 
-def _grow_beyond(view: ServiceView, posts: list[_Post], most: int, layout: Layout) -> int:
+def _grow_beyond(view: ServiceView, deployment: str, posts: list[_Post], most: int, layout: Layout) -> int:
     """Let a revision that is stuck have where it is what it is to have where it has no cell yet; return 0 or 1.
 
-    Else the serving replicas that a cell of another revision waits for before it goes would never come. Not without
-    any surge, where what is in the wrong place makes way at once: that would go to and fro.
+    Else the serving replicas that a cell of another revision waits for before it goes would never come.
     """
     line = posts[0].cell.line if posts else None
     able = [post for post in posts if post.is_scarce and post.cell.answers]
-    if most < 1 or not able or not layout.missing(view, line) or not is_stuck(view, layout, line):
+    if most < 1 or not able or line is None or not layout.missing(view, line):
+        return 0
+    if _makeable(view, line, deployment, layout) or not is_stuck(view, layout, line):
         return 0
     min(able, key=lambda post: (post.now, post.cell.name)).now += 1
     return 1
@@ -252,9 +276,22 @@ def _makeable(view: ServiceView, line: str, deployment: str, layout: Layout) -> 
     While another one has none replicas are of more use where they are: what was let grow there is not taken back.
     """
     others = [name for name in view.deployments_of(line) if name != deployment]
-    if any(view.room(name) < 1 and view.budget(name).surge for name in others):
+    if any(view.room(name) < 1 and not _makes_way(view, line, name, layout) for name in others):
         return 0
     return len(layout.missing(view, line))
+
+
+def _makes_way(view: ServiceView, line: str, deployment: str, layout: Layout) -> bool:
+    """Return whether replicas in the wrong place go first, as they do without any surge: there is about to be room.
+
+    Not while a candidate waits for that room: nothing moves then.
+    """
+    if view.budget(deployment).surge or _pending_start(view, deployment):
+        return False
+    return any(
+        cell.followed(deployment) > max(layout.aim(cell, deployment), 1 if layout.is_leaving(cell) else 0)
+        for cell in view.cells_of(line)
+    )
 
 
 def _may_move(view: ServiceView, posts: list[_Post], deployment: str) -> bool:

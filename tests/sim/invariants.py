@@ -326,7 +326,7 @@ class Watch:
             serving, losses = 0, 0
             for key, app in self.applications(service):
                 found = app.deployments.get(deployment)
-                if found is None or key.name not in routed or not _is_whole(app):
+                if found is None or key.name not in routed or not self._answers(key.name, app):
                     continue  # What a cell has that lacks another deployment serves nobody.
                 serving += len(self.truth.serving(key.name, found))
                 if (key.name, deployment) in lowered:
@@ -454,10 +454,6 @@ def _by_revision(row: ServiceRoute | None) -> dict[str, int]:
         weights[key.revision] += cell.weight
     assert sum(weights.values()) in (0, FULL)
     return dict(weights)
-
-
-def _is_whole(app: SimApplication) -> bool:
-    return all(any(one.state == "RUNNING" for one in found.replicas) for found in app.deployments.values())
 
 
 def _is_of(application: str, service: str) -> bool:

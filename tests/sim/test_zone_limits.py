@@ -139,3 +139,19 @@ async def test_no_step_of_a_rollout_a_rollback_or_a_change_of_size_is_in_fewer_z
     await sim.settle()
     assert (sim.memory().stable, sum(per_zone(sim).values())) == ("v2", size + 3)
     assert min(fewest) >= 2
+
+
+async def rolled_out_without_surge(size: dict[str, int]) -> None:
+    sim = over_zones("a", "b", "c")
+    ways: dict[str, Any] = {"size": size, "surge": 0, "unavailable": 1}
+    await deployed(sim, spec(**ways))
+    sim.push(spec("v2", **ways))
+    await sim.settle()
+    assert sim.memory().stable == "v2", sim.describe()
+
+
+@pytest.mark.parametrize("echoes", [3, 4, 5, 6])
+@pytest.mark.parametrize("backends", [2, 4])
+async def test_without_any_surge_a_rollout_of_two_deployments_arrives(echoes: int, backends: int) -> None:
+    """Each cell holds what the next one waits for, and goes as a whole."""
+    await rolled_out_without_surge({"Echo": echoes, "Backend": backends})

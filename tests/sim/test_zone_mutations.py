@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import policies.shares
 import policies.sites
 import policies.view
 import reconciler.planning.routing
+from tests.sim import test_zone_limits as limits
 from tests.sim import test_zones as stories
 
 Story = Callable[[], Awaitable[None]]
@@ -69,6 +71,24 @@ MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
         "kept_ready",
         lambda target, known, usable: target,
         stories.test_enough_is_kept_ready_for_the_loss_of_a_zone,
+    ),
+    "without surge no cell stands in for one that leaves": (
+        policies.capacity,
+        "_stand_in",
+        lambda view, deployment, posts, weights: None,
+        partial(limits.rolled_out_without_surge, {"Echo": 4, "Backend": 2}),
+    ),
+    "without surge nothing grows where it is": (
+        policies.capacity,
+        "_grow_beyond",
+        lambda view, deployment, posts, most, layout: 0,
+        partial(limits.rolled_out_without_surge, {"Echo": 5, "Backend": 2}),
+    ),
+    "without surge what grew makes way at once": (
+        policies.capacity,
+        "_makes_way",
+        lambda view, line, deployment, layout: not view.budget(deployment).surge,
+        partial(limits.rolled_out_without_surge, {"Echo": 5, "Backend": 4}),
     ),
     "without surge nothing goes first": (
         policies.capacity,

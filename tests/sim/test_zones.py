@@ -454,6 +454,19 @@ LOCKS: tuple[tuple[dict[str, int], int, list[Turn]], ...] = (
             *(turn(3, "drain", "a"), turn(20, "lose", "b")),
         ],
     ),
+    # The cell that stays takes over what the one that leaves still serves.
+    ({"Echo": 4, "Backend": 2}, 0, [turn(20, "lose", "c")]),
+    # One cell has a Backend more than it is to have and lacks an Echo, and then the other way round.
+    ({"Echo": 5, "Backend": 4}, 0, [turn(0, "push", "a")]),
+    # What is to make way for a new cell does not while the candidate waits for that room, too.
+    (
+        {"Echo": 6, "Backend": 4},
+        0,
+        [
+            *(turn(3, "abort", "c"), turn(0, "choose", "b"), turn(60, "push", "a"), turn(8, "back", "c")),
+            *(turn(3, "node", "c", 7), turn(60, "lose", "b"), turn(3, "crash", "a", 3), turn(60, "choose", "b")),
+        ],
+    ),
     # The stable revision takes back what another candidate has, and finds no room for a new cell either.
     ({"Echo": 5, "Backend": 3}, 1, [turn(8, "push", "a"), turn(60, "back", "a"), turn(8, "drain", "b")]),
     # An old cell has an Echo and no Backend any more: the room that it holds is of no use to anybody.

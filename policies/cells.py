@@ -142,9 +142,15 @@ def _no_room(view: ServiceView, candidate: str, counts: Mapping[str, Counts]) ->
         return
 
 
-def depart(view: ServiceView, layout: Layout, weights: Mapping[str, int]) -> tuple[Decision, ...]:
-    """Take away cells of a revision that stays, where it is to have none any more: drained first, then retired."""
-    going = departures(view, layout, weights)
+def depart(
+    view: ServiceView, layout: Layout, weights: Mapping[str, int], routed: Mapping[str, int]
+) -> tuple[Decision, ...]:
+    """Take away cells of a revision that stays, where it is to have none any more: drained first, then retired.
+
+    `routed` are the basis points per cell about to be routed: one that drains is the last resort when all others of
+    its revision are lost.
+    """
+    going = {name for name in departures(view, layout, weights) if not routed.get(name)}
     cells = (cell for revision in view.revisions for cell in view.cells_of(revision) if cell.name in going)
     idle = (cell for cell in cells if not (cell.lane and cell.lane.weight) and not view.memory.weights.get(cell.name))
     return tuple(leave(view, cell, urgent=False) for cell in idle if is_due(view, cell))

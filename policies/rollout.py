@@ -158,11 +158,12 @@ def _towards(view: ServiceView, goal: Mapping[str, int]) -> tuple[Decision, ...]
     weights = next_weights(view, goal)
     layout = make_layout(view, {name: goal_counts(view, name, goal) for name in view.deployments})
     counts = {name: next_counts(view, name, goal, weights, layout) for name in view.deployments}
+    routed = cell_weights(view, weights, layout)
     return (
-        *_route(view, cell_weights(view, weights, layout)),
+        *_route(view, routed),
         *create(view, counts, layout),
         *_resize(view, counts, goal, layout),
-        *depart(view, layout, weights),
+        *depart(view, layout, weights, routed),
     )
 
 

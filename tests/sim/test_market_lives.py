@@ -127,3 +127,9 @@ async def test_making_way_for_who_is_not_there_is_found(monkeypatch: pytest.Monk
     monkeypatch.setattr(policies.layout, "_is_begun", lambda view, revision: True)
     with pytest.raises(AssertionError, match=r"^I9: chat\.v1\.b\.on-demand\.\d+ is made .* to and fro"):
         await _waits_beside_an_outgoing_revision()
+
+
+async def test_a_draining_cell_that_takes_the_requests_of_lost_ones_is_not_retired_in_the_same_look() -> None:
+    life = Life({"Echo": 2, "Backend": 2}, 4)
+    wanted = [(20, "reclaim", "b", 4), (3, "push", "a", 6), (20, "zone", "b", 4)]
+    await life.tell([Turn(after=after, what=what, zone=zone, number=number) for after, what, zone, number in wanted])

@@ -18,6 +18,7 @@ from policies.window import next_comparison
 from reconciler.planning.drift import digest
 from specs.memory import CellMemory, Memory, Rollout, ServiceMemory
 from specs.observed import CellSeen, CellStatus, DeploymentSeen, ReplicaState
+from specs.placement import Placing
 from specs.updated import updated
 from specs.world import World
 
@@ -83,14 +84,13 @@ def _on_this_clock(view: ServiceView) -> ServiceView:
         reached = min(rollout.reached_at, now) if rollout.reached_at else None
         rollout = replace(rollout, reached_at=reached, progress_at=min(rollout.progress_at, now))
     cells = tuple(_cell_on_this_clock(cell, now) for cell in view.cells)
-    placing = view.memory.placing
     memory = replace(
         view.memory,
         rollout=rollout,
         sites=tuple(replace(entry, since=min(entry.since, now)) for entry in view.memory.sites),
         outgoing=tuple(replace(out, since=min(out.since, now)) for out in view.memory.outgoing),
         cells=tuple(cell.memory for cell in cells),
-        placing=replace(placing, since=min(placing.since, now)) if placing is not None else None,
+        placing=_placing_on_this_clock(view.memory.placing, now),
     )
     return replace(view, memory=memory, cells=cells)
 
@@ -100,9 +100,13 @@ def _latest(view: ServiceView) -> datetime | None:
     """Return the latest of the times that may not lie ahead."""
     memory, rollout = view.memory, view.memory.rollout
     times = [*(entry.since for entry in memory.sites), *(out.since for out in memory.outgoing)]
-    times += [memory.placing.since] if memory.placing is not None else []
+    times += _times_of_wish(memory.placing) if memory.placing is not None else []
     times += [rollout.progress_at, rollout.reached_at or rollout.progress_at] if rollout is not None else []
     return max((*times, *(at for cell in memory.cells for at in _times_of(cell))), default=None)
+
+
+def _times_of_wish(placing: Placing) -> Iterable[datetime]:
+    return (at for at in (placing.since, placing.silent_since) if at is not None)
 
 
 def _times_of(cell: CellMemory) -> Iterable[datetime]:
@@ -120,6 +124,13 @@ def _cell_on_this_clock(cell: CellView, now: datetime) -> CellView:
         restored_at=min(memory.restored_at, now) if memory.restored_at else None,
     )
     return replace(cell, memory=memory)
+
+
+def _placing_on_this_clock(placing: Placing | None, now: datetime) -> Placing | None:
+    if placing is None:
+        return None
+    silent = min(placing.silent_since, now) if placing.silent_since else None
+    return replace(placing, since=min(placing.since, now), silent_since=silent)
 
 
 def _is_judged(cell: CellView, memory: ServiceMemory) -> bool:

@@ -306,6 +306,19 @@ async def test_a_broken_rule_is_found(name: str, monkeypatch: pytest.MonkeyPatch
         await rule()
 
 
+async def test_a_machine_that_comes_up_with_an_older_time_keeps_the_wish_of_a_policy_that_is_gone_no_longer() -> None:
+    sim = over("a", "b", "c", says=Apportion(zones={"a": 9}))
+    await deployed(sim, spec(placement=wished()))
+    await sim.until(_is(sim, a=4, b=1, c=1), within=180, what="by weight")
+    await sim.settle()
+    del sim.advisers.policies["placement.cheap"]
+    await sim.run(30)
+    sim.kill()
+    sim.forget_time()
+    sim.clock_jumps(-timedelta(hours=1))
+    await sim.until(_is(sim, a=2, b=2, c=2), within=KEPT.total_seconds() + 120, what="as without it")
+
+
 # -- hostile ones ------------------------------------------------------------------------------------------
 
 
@@ -373,9 +386,8 @@ def _now_and_then(policy: Policy) -> Policy:
 async def test_a_hostile_placement_policy_breaks_nothing(
     size: Any, way: dict[str, Any], seed: int, least: int, told: list[Turn]
 ) -> None:
-    if isinstance(size, dict):
-        way = {"surge": 2}
-    elif way.get("surge") == 0 and (isinstance(size, tuple) or size == 1):
+    counts = size.values() if isinstance(size, dict) else [size]
+    if way.get("surge") == 0 and (isinstance(size, tuple) or 1 in counts):
         way = {"surge": 1}
     life = WishedLife(size, way, seed, least)
     try:

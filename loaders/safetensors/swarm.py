@@ -18,6 +18,9 @@ from loaders.safetensors.cache_content import bits
 SILENT = 15.0
 """Seconds without a word after which a node counts as dead: several heartbeats, and a pause for garbage collection."""
 
+QUIET = 3.0
+"""Seconds without a word, of several per second, after which another process of a node may fetch what one was to."""
+
 STUCK = 30.0
 """Seconds after which a chunk that one node fetches from the origin may be fetched by another as well."""
 
@@ -172,9 +175,10 @@ class Swarm:
         """Tell whether the nodes have everything between them."""
         return not self._held_by[0]
 
-    def _missing(self, node: str) -> int:
+    def _missing(self, node: str, now: float) -> int:
         """What a node wants, and neither has nor fetches, in any of its processes."""
-        asked = sum({1 << chunk for member in self._of_site(node) for chunk in member.fetching})
+        lively = [member for member in self._of_site(node) if now - member.seen <= QUIET]
+        asked = sum({1 << chunk for member in lively for chunk in member.fetching})
         return self.members[node].want & self.all & ~self._there(node) & ~asked
 
     def _of_site(self, node: str) -> list[Member]:
@@ -203,14 +207,16 @@ class Swarm:
         for name, member in self.members.items():
             late = me.late_chunks if name in me.late_peers else 0
             reachable |= 0 if me.avoids(name, now) else member.have & ~late
-        missing = self._missing(node) & ~reachable & ~self._asked_of_origin(now)
+        missing = self._missing(node, now) & ~reachable & ~self._asked_of_origin(node, now)
         for chunk in _first([missing & me.late_chunks, missing & ~me.late_chunks], slots):
             yield self._begin(node, chunk, None, now)
 
-    def _asked_of_origin(self, now: float) -> int:
+    def _asked_of_origin(self, node: str, now: float) -> int:
         """The chunks that some node is fetching from the origin, and is not stuck with."""
         asked = 0
-        for member in self.members.values():
+        for name, member in self.members.items():
+            if site(name) == site(node) and now - member.seen > QUIET:
+                continue
             for chunk, fetch in member.fetching.items():
                 if fetch.source is None and now - fetch.since < STUCK:
                     asked |= 1 << chunk
@@ -224,7 +230,7 @@ class Swarm:
         reachable = 0
         for name in usable:
             reachable |= self.members[name].have
-        missing = self._missing(node) & reachable
+        missing = self._missing(node, now) & reachable
         late = missing & me.late_chunks
         for chunk in itertools.chain(bits(late), self._rarest(missing & ~late)):
             if not slots or not usable:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from loaders.safetensors import swarm as module
 from loaders.safetensors.cache_content import bits
-from loaders.safetensors.swarm import AVOIDED, SILENT, STUCK, UPLOADS, Swarm
+from loaders.safetensors.swarm import AVOIDED, QUIET, SILENT, STUCK, UPLOADS, Swarm
 
 
 def three(chunks: int = 6) -> Swarm:
@@ -165,10 +165,11 @@ def test_what_a_killed_process_fetched_is_another_ones_of_its_node() -> None:
         swarm.join(name, "a:1", 0, 0.0)
         swarm.begin(name, 0, 1)
     swarm.assign("a/1", 0.0, origin=1, peers=0)
-    assert swarm.heard("a/2", SILENT - 1)
-    assert swarm.assign("a/2", SILENT - 1, origin=1, peers=0) == []
-    assert swarm.heard("a/2", SILENT + 1)
-    assert [each.chunk for each in swarm.assign("a/2", SILENT + 1, origin=1, peers=0)] == [0]
+    assert swarm.heard("a/2", QUIET - 1)
+    assert swarm.assign("a/2", QUIET - 1, origin=1, peers=0) == []
+    assert swarm.heard("a/2", QUIET + 1)
+    assert swarm.assign("b", QUIET + 1, origin=1, peers=0) == [], "other nodes wait for longer: it may be on its way"
+    assert [each.chunk for each in swarm.assign("a/2", QUIET + 1, origin=1, peers=0)] == [0]
 
 
 def test_a_node_whose_cache_was_emptied_is_believed() -> None:

@@ -90,8 +90,11 @@ class Checkout:
         return {
             "commit": specs.desired.commit.sha,
             "subject": specs.desired.commit.subject,
-            "files": {path: content.decode(errors="replace") for path, content in sorted(files.items())},
-            "bases": {path: text.decode(errors="replace") for path, text in sorted(bases.items()) if path not in files},
+            # What is no UTF-8 goes as it is, for the daemon to find the mistake as it would in the commit.
+            "files": {path: text.decode(errors="surrogateescape") for path, text in sorted(files.items())},
+            "bases": {
+                path: text.decode(errors="surrogateescape") for path, text in sorted(bases.items()) if path not in files
+            },
             "folders": [
                 {"path": path, "keepFolder": keep, "tree": tree} for (path, keep), tree in sorted(packages.items())
             ],

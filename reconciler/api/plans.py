@@ -27,6 +27,7 @@ MOST_ENTRIES = 20_000
 FIELDS = frozenset({"commit", "subject", "files", "folders", "bases", "unread"})
 
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_HALF = re.compile("[\ud800-\udfff]")
 _TREE = re.compile(r"[0-9a-f]{40}")
 
 
@@ -106,7 +107,17 @@ def _sha(given: object, name: str) -> str:
 def _files(given: object) -> dict[str, bytes]:
     if not isinstance(given, dict) or len(given) > MOST_ENTRIES:
         raise Problem(400, f'"files" is an object of at most {MOST_ENTRIES} paths with their texts')
-    return {path: _text(text, "files").encode(errors="replace") for path, text in given.items()}
+    return {_text(path, "files"): _bytes(text) for path, text in given.items()}
+
+
+def _bytes(text: object) -> bytes:
+    """Return a file as it was: bytes that are no UTF-8 come as halves of surrogate pairs."""
+    if not isinstance(text, str):
+        raise Problem(400, '"files" must hold texts')
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="replace")
 
 
 def _entries(given: object, name: str) -> list[Any]:
@@ -136,4 +147,6 @@ def _unread(given: object) -> Unread:
 def _text(given: object, name: str) -> str:
     if not isinstance(given, str):
         raise Problem(400, f'"{name}" must be text')
+    if _HALF.search(given):  # No answer could say it.
+        raise Problem(400, f'"{name}" holds half of a surrogate pair')
     return given

@@ -54,7 +54,9 @@ class Daemon:
                 "HELIOSTAT_TOKEN or --token, or name the folder with HELIOSTAT_STATE"
             )
         waits = {"timeout": httpx.Timeout(patience, connect=3.0)} if patience is not None else {}
-        return self._answer("POST", path, json=body, **waits).json()
+        # In ASCII: a proposal may hold files that are no UTF-8.
+        headers = self._bearer() | {"Content-Type": "application/json"}
+        return self._answer("POST", path, content=json.dumps(body).encode(), headers=headers, **waits).json()
 
     def _bearer(self) -> dict[str, str]:
         """Return the header with the token that is given, or found on this machine for this very daemon."""
@@ -77,11 +79,9 @@ class Daemon:
             raise self._unreachable(error) from error
 
     def _answer(self, method: str, path: str, **rest: Any) -> httpx.Response:
-        rest = {"timeout": PATIENCE, **rest}
+        rest = {"timeout": PATIENCE, "headers": self._bearer(), **rest}
         try:
-            response = httpx.request(
-                method, self._url(path), trust_env=False, verify=self._trusted, headers=self._bearer(), **rest
-            )
+            response = httpx.request(method, self._url(path), trust_env=False, verify=self._trusted, **rest)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
         if response.is_error:

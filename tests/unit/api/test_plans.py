@@ -14,6 +14,8 @@ from click.testing import CliRunner
 
 from reconciler.api.backend import Refused
 from reconciler.api.documents import plan_document
+from reconciler.api.plans import read_proposal
+from reconciler.api.problems import Problem
 from reconciler.cli.main import heliostat
 from reconciler.cli.replies import read
 from reconciler.planner import Folder
@@ -184,6 +186,28 @@ def test_the_command_sends_the_commit_as_it_is_here_and_prints_the_answer(
     comment = CliRunner().invoke(heliostat, [*asked, "--format", "markdown"]).stdout
     assert "chat, step by step" in comment
     assert "its gates say yes at once" in comment
+
+
+def test_a_file_that_is_no_text_reaches_the_daemon_as_it_is(
+    server: Serving, backend: MemoryBackend, tmp_path: Path
+) -> None:
+    """Mended on the way, its mistake would not be found, and the plan would promise what the merge does not do."""
+    origin, latin = Origin(tmp_path / "work"), SPEC.replace("kind: Service", "kind: Service # café").encode("latin-1")
+    origin.commit({"chat/chat.yaml": latin, "chat/app.py": "x"})
+    asked = ["plan", "--server", server.url, "--token", TOKEN, "--repo", str(origin.folder)]
+    assert CliRunner().invoke(heliostat, asked).exit_code == 0
+    (proposal,) = backend.proposals
+    assert proposal is not None
+    assert proposal.files == {"chat/chat.yaml": latin}
+
+
+def test_halves_of_surrogate_pairs_are_no_crash() -> None:
+    body = json.dumps({"commit": "a" * 40, "files": {"a.yaml": "x\ud800y", "b.yaml": "\udce9"}}).encode()
+    assert read_proposal(body).files == {"a.yaml": b"x?y", "b.yaml": b"\xe9"}
+    for odd in ({"files": {"\ud800.yaml": ""}}, {"subject": "\udce9"}, {"files": {"a.yaml": 1}}):
+        with pytest.raises(Problem) as refused:
+            read_proposal(json.dumps({"commit": "a" * 40, **odd}).encode())
+        assert refused.value.status_code == 400
 
 
 def test_a_base_is_the_daemons_own(server: Serving, tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ class Host:
                 "include_dashboard": True,
                 "dashboard_host": self.dashboard_host,
                 "dashboard_port": request["dashboard_port"],
+                # The agent binds 127.0.0.1, too: beside another cluster it would have no port, and run no jobs.
+                "dashboard_agent_listen_port": 0,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "runtime_env_dir_name": _packages_folder(request["ip"]),
                 "no_monitor": True,

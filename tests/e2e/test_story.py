@@ -202,7 +202,8 @@ def test_minute_long_streams_survive_everything_that_heliostat_does(stage: Stage
     streams = story.load.records("stream")
     assert held["stream"] == len([stream for stream in streams if stream.start <= killed <= stream.end])
     whole = [stream for stream in streams if not stream.failed]
-    assert len(whole) >= len(WEIGHTS) + 4
+    # What was opened after the rollout may still be open when HAProxy is killed: four of ten.
+    assert len(whole) >= len(streams) - 4
     assert all(stream.end - stream.start >= 59 for stream in whole)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import random
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -262,49 +260,6 @@ def test_a_part_takes_room_for_a_part(tmp_path: Path) -> None:
     assert uris(store) == {"0", "1"}
 
 
-def part(store: Store, content: Content, first: int, last: int) -> int:
-    """Load chunks of a content, as a partial load does; return how many bytes of it are there then."""
-    entry = store.open(content, 0)
-    assert entry is not None
-    source = ReadThrough(store, entry, Counting())
-    source.expect([(first * CHUNK, last * CHUNK), (0, 100)])
-    read(source, first * CHUNK, (last - first) * CHUNK)
-    source.close()
-    return next(kept.present for kept in store.kept() if kept.content.key == content.key)
-
-
-def test_a_partial_load_takes_room_for_what_it_keeps(tmp_path: Path) -> None:
-    store = Store(tmp_path, 3 * CHUNK)
-    fill(store, small(1))
-    assert part(store, CONTENT, 0, 1) == CHUNK
-    assert part(store, CONTENT, 0, 1) == CHUNK, "the same again takes no more"
-    assert uris(store) == {"1", "s"}
-    assert part(store, CONTENT, 1, 3) == 3 * CHUNK
-    assert uris(store) == {"s"}, "rooms of parts add up, and others go when there is none left"
-    assert sum(kept.room for kept in store.kept()) <= store.cap
-    entry, origin = store.open(CONTENT, 0), Counting()
-    assert entry is not None
-    source = ReadThrough(store, entry, origin)
-    source.expect([(0, SIZE)])
-    assert read(source, 0, SIZE) == BYTES
-    source.close()
-    assert origin.given == SIZE - 3 * CHUNK, "there is no room for the rest, and what is there is used"
-
-
-def test_parts_of_two_processes_have_room_beside_each_other(tmp_path: Path) -> None:
-    store = Store(tmp_path, 3 * CHUNK)
-    opened = [store.open(CONTENT, 0) for _ in range(2)]
-    assert store.reserve(CONTENT, 0b001)
-    assert store.reserve(CONTENT, 0b010)
-    assert store.reserve(CONTENT, 0b011)
-    assert store.kept()[0].room == 2 * CHUNK
-    assert store.reserve(CONTENT, 0b100)
-    assert not store.reserve(CONTENT, 0b1000), "beyond the cap"
-    for entry in opened:
-        assert entry is not None
-        entry.close()
-
-
 def test_a_full_disk_is_no_error_of_the_load(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -527,73 +482,3 @@ def test_without_checksums_damage_would_be_handed_out(store: Store, monkeypatch:
     with (store.folder / CONTENT.key / "data").open("r+b") as data:
         data.write(b"wrong")
     assert read_all(store, Counting()) != BYTES
-
-
-def test_who_stopped_with_the_lock_in_hand_holds_up_no_load(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("HELIOSTAT_CACHE_DIR", str(store.folder))
-    descriptor = os.open(store.folder / "lock", os.O_RDWR | os.O_CREAT)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    interrupt = Interrupt()
-    threading.Timer(0.2, interrupt.fire, [LoadCancelled("enough")]).start()
-    began = time.monotonic()
-    with pytest.raises(LoadCancelled):
-        through_cache(CONTENT.uri, Counting, interrupt)
-    assert time.monotonic() - began < 5
-    monkeypatch.setattr(cache_entry, "LOCKED_FOR", 0.2)
-    assert isinstance(through_cache(CONTENT.uri, Counting, Interrupt()), Counting)
-    assert "another process holds the weight cache's lock" in caplog.text
-    os.close(descriptor)
-    source = through_cache(CONTENT.uri, Counting, Interrupt())
-    assert isinstance(source, ReadThrough)
-    source.close()
-
-
-def test_a_content_whose_lease_is_held_for_long_is_loaded_without_the_cache(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read_all(store, Counting())
-    monkeypatch.setenv("HELIOSTAT_CACHE_DIR", str(store.folder))
-    monkeypatch.setattr(cache_entry, "LOCKED_FOR", 0.2)
-    descriptor = os.open(store.folder / CONTENT.key / "lease", os.O_RDWR)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    assert isinstance(through_cache(CONTENT.uri, Counting, Interrupt()), Counting)
-    os.close(descriptor)
-
-
-@pytest.mark.parametrize("size", [2**44 + 1, 2**62])
-def test_of_what_says_that_it_is_absurdly_large_nothing_is_made(
-    store: Store, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    """A sparse file of exabytes, and a record for each of its chunks, is more than a lie is worth."""
-    monkeypatch.setattr("loaders.safetensors.cache.node_store", lambda _: store)
-    origin = Counting()
-    origin.size = size
-    assert through_cache(CONTENT.uri, lambda: origin, Interrupt()) is origin
-    assert store.kept() == []
-
-
-def test_readers_of_parts_take_memory_for_a_few_chunks_only(store: Store) -> None:
-    fill(store, small(1, chunks=20))
-    [content] = [kept.content for kept in store.kept()]
-    entry = store.peek(content.key)
-    assert entry is not None
-    whole, lock, now, most = entry._fill, threading.Lock(), [0], [0]
-
-    def slowly(chunk: int, start: int, into: memoryview) -> bool:
-        if len(into) < content.chunk_size:
-            return whole(chunk, start, into)
-        with lock:
-            now[0] += 1
-            most[0] = max(most[0], now[0])
-        time.sleep(0.02)
-        found = whole(chunk, start, into)
-        with lock:
-            now[0] -= 1
-        return found
-
-    entry._fill = slowly  # type: ignore[method-assign]
-    with entry, ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(lambda chunk: entry.read(chunk, 5, memoryview(bytearray(10))), range(20)))
-    assert 1 < most[0] <= cache_entry.CHECKED_AT_A_TIME

@@ -130,11 +130,13 @@ def _step(view: ServiceView, candidate: str) -> Hold:
     goal = goal_weight(view)
     step = steps[rollout.step] if rollout is not None and rollout.step < len(steps) else None
     direct = view.memory.stable is None or (rollout is not None and rollout.is_fast)
-    if isinstance(step, Pause) and not direct and weight == goal and rollout is not None and rollout.reached_at:
-        until = rollout.reached_at + step.duration if step.duration is not None else None
+    # More than the step asks for where the stable revision has no replica: one replica and no surge, or after a loss.
+    reached_at = rollout.reached_at if rollout is not None and not direct and weight >= goal else None
+    if isinstance(step, Pause) and reached_at is not None:
+        until = reached_at + step.duration if step.duration is not None else None
         end = f"until {until:%H:%M:%S}" if until else "until promote"
         return _hold(view, Reason.PAUSING, f"pausing at {weight / 100:g}%{_asking(view)} {end}", until)
-    if isinstance(step, Analysis) and not direct and weight == goal and rollout is not None and rollout.reached_at:
+    if isinstance(step, Analysis) and reached_at is not None:
         return _analysing(view, weight)
     text = f"{candidate} has {weight / 100:g}% on its way to {goal / 100:g}%{_aimed(view)}"
     share = ready_share(view, candidate)
@@ -155,6 +157,8 @@ def _analysing(view: ServiceView, weight: int) -> Hold:
     """Say how an analysis step stands; what is still needed comes with the judgement's own words."""
     found, until = judgement(view), analysis_until(view)
     said = found.message if found is not None else NOTHING_COMPARED
+    if found is None and weight == FULL:
+        said = f"{view.memory.candidate} has all requests, {view.memory.stable} none to compare with; promote goes on"
     if until is not None and view.now < until:
         return _hold(view, Reason.ANALYSING, f"analysing at {weight / 100:g}% until {until:%H:%M:%S}: {said}", until)
     if missing := unmeasured(view):

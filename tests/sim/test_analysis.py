@@ -20,6 +20,7 @@ import policies.window
 import reconciler.planning.perceive
 from policies.view import ServiceView
 from specs.analysis import Judgement, Outcome
+from specs.desired import OnInconclusive
 from specs.reasons import Reason
 from tests.builders import service, steps
 from tests.sim.scenarios import CODE, Story, Teller, stories
@@ -135,6 +136,20 @@ CHECKS = (check_no_evidence, check_bad, check_equal, check_restarts, check_lost_
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 async def test_holds(check: Callable[[], Any]) -> None:
     await check()
+
+
+@pytest.mark.parametrize("goes_on", [OnInconclusive.HOLD, OnInconclusive.PROMOTE])
+async def test_who_cannot_have_both_revisions_is_told_that_nothing_can_be_compared(goes_on: OnInconclusive) -> None:
+    sim = await rollout("good", sizes=1, surge=0, unavailable=1, on_inconclusive=goes_on)
+    for _ in range(2) if goes_on is OnInconclusive.HOLD else ():
+        assert sim.weights() == {"v2": 100.0}
+        status = sim.status()
+        assert status.reason is Reason.ANALYSIS_INCONCLUSIVE
+        assert "v2 has all requests, v1 none to compare with; promote goes on" in status.message
+        await sim.order("promote", "chat")
+        await sim.run(30)
+    await sim.settle()
+    assert sim.memory().stable == "v2"
 
 
 async def test_a_verdict_s_numbers_stand_in_status_events_and_history() -> None:

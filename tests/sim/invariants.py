@@ -104,6 +104,8 @@ class Watch:
             if event.kind == "Ordered":
                 self.starts.moved_by_people(event.service)
                 self.returns.stirred()
+                if event.message.startswith("promote --full"):  # Also past gates that were not asked yet.
+                    self.overruled.add(event.service)
             if event.kind == "RolledBack":
                 self.barred.add((event.service, event.revision))
                 self.ever_barred.add((event.service, event.revision))

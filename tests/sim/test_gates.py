@@ -28,6 +28,9 @@ LAST = replace(THREE, gates=("beforePromotion",))
 REFUSED = story((0, "gate", 1), (5, "push", 1), (90, "git", 0), shapes=(GATED,))
 SILENT = story((0, "gate", 2), (5, "push", 1), (90, "git", 0), shapes=(GATED,))
 REFUSED_LAST = story((5, "push", 1), (20, "gate", 1), (120, "git", 0), shapes=(LAST,))
+ONE = replace(LAST, sizes={"Echo": 1}, surge=1, unavailable=0, steps=(50,), min_ready=0, gates=("beforeStep",))
+EARLY = story((0, "push", 1), (8, "full", 1), (1, "push", 0), shapes=(ONE,))
+"""A person goes past a gate that was not asked yet."""
 DEATHS = story((5, "push", 1), (8, "crash", 7), (8, "crash", 8), (20, "crash", 9), (60, "git", 0), shapes=(GATED,))
 
 
@@ -75,7 +78,9 @@ async def test_a_broken_rule_is_found(name: str, monkeypatch: pytest.MonkeyPatch
         await Teller(told).tell()
 
 
-@pytest.mark.parametrize("told", [REFUSED, SILENT, REFUSED_LAST, DEATHS], ids=["refused", "silent", "last", "deaths"])
+@pytest.mark.parametrize(
+    "told", [REFUSED, SILENT, REFUSED_LAST, EARLY, DEATHS], ids=["refused", "silent", "last", "early", "deaths"]
+)
 async def test_the_same_stories_go_well_otherwise(told: Story) -> None:
     await Teller(told).tell()
 

@@ -76,27 +76,26 @@ types: $(STAMP)
 unit: $(STAMP)
 	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(BIN)/python -m pytest tests/unit -n 3 --dist worksteal -q $(PYTEST_ARGS)
 
-# Tests in virtual time wait for no clock, and types are checked for most of a minute where mypy has no cache: they
-# take what the end-to-end tests leave of the processor, which is about half of it: replicas start, drain and are
-# waited for. What tells time by the clock runs before, on its own.
+# End-to-end tests take about half of the processor: replicas start, drain and are waited for. What is in no hurry takes
+# the rest: types, unit tests, and tests in virtual time or with random inputs. What tells time by the clock runs before.
 WORKERS ?= 3
-VIRTUAL := $(wildcard tests/cases tests/sim)
-REAL := $(filter-out $(VIRTUAL),$(SUITES))
+UNHURRIED := $(wildcard tests/unit tests/cases tests/sim tests/fuzz)
+TIMED := $(filter-out $(UNHURRIED),$(SUITES))
 IDLE := $(shell command -v chrt >/dev/null && echo chrt --idle 0) nice -n 19
-BESIDE := build/types.log build/virtual-time.log
+BESIDE := build/types.log build/unhurried.log
 
 test: style programs  ## check, then cases, simulation, contracts and end-to-end tests on a real Ray cluster
-	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(BIN)/python -m pytest $(REAL) -m "not ray and not slow" \
+	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(BIN)/python -m pytest $(TIMED) -m "not ray and not slow" \
 		-n $(WORKERS) --dist loadfile --durations=20 -q $(PYTEST_ARGS)
 	@mkdir -p build
-	@echo "Types are checked and tests in virtual time run beside the following ones; what they say comes after them"
+	@echo "Beside the following ones run the unit tests, those in virtual time, fuzzing and mypy; what they say comes last"
 	@echo "($(BESIDE))"
 	@$(IDLE) $(MAKE) types >$(word 1,$(BESIDE)) 2>&1 & types=$$!; \
-	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(IDLE) $(BIN)/python -m pytest $(VIRTUAL) -m "not ray and not slow" \
-		-n 2 --dist worksteal --timeout 1500 --durations=20 -q $(PYTEST_ARGS) >$(word 2,$(BESIDE)) 2>&1 & virtual=$$!; \
-	trap 'kill $$types $$virtual 2>/dev/null || true' EXIT; failed=0; \
-	$(BIN)/python -m pytest $(REAL) -m "ray and not slow" --durations=20 $(PYTEST_ARGS) || failed=$$?; \
-	wait $$types || failed=$$?; wait $$virtual || failed=$$?; cat $(BESIDE); exit $$failed
+	HELIOSTAT_EXAMPLES=$${HELIOSTAT_EXAMPLES:-10} $(IDLE) $(BIN)/python -m pytest $(UNHURRIED) -m "not ray and not slow" \
+		-n 2 --dist worksteal --timeout 1500 --durations=20 -q $(PYTEST_ARGS) >$(word 2,$(BESIDE)) 2>&1 & unhurried=$$!; \
+	trap 'kill $$types $$unhurried 2>/dev/null || true' EXIT; failed=0; \
+	$(BIN)/python -m pytest $(SUITES) -m "ray and not slow" --durations=20 $(PYTEST_ARGS) || failed=$$?; \
+	wait $$types || failed=$$?; wait $$unhurried || failed=$$?; cat $(BESIDE); exit $$failed
 
 test-full: lint programs  ## test, and what takes longer
 	HELIOSTAT_SEEDS=$${HELIOSTAT_SEEDS:-150} $(BIN)/python -m pytest $(SUITES) -m "not ray" -n $(WORKERS) --dist loadfile -q $(PYTEST_ARGS)

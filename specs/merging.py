@@ -85,7 +85,7 @@ def without(root: Node, keys: tuple[str, ...]) -> Node:
     if not isinstance(root.content, dict) or not any(key in root.content for key in keys):
         return root
     content = {key: node for key, node in root.content.items() if key not in keys}
-    return Node(root.mark, content, root.key_marks, root.values, root.height)
+    return root.holding(content)
 
 
 def filed(node: Node, file: str) -> Node:
@@ -113,4 +113,4 @@ def changed(node: Node, path: tuple[str, ...], change: Callable[[Node], Node]) -
         content = {**node.content, step: changed(node.content[step], rest, change)}
     else:
         return node
-    return Node(node.mark, content, node.key_marks, node.values, node.height)
+    return node.holding(content)

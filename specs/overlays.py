@@ -206,7 +206,7 @@ class _Composer:
                 content = self._filled_text(text, node.mark, file)
             case _:
                 return node
-        return Node(node.mark, content, node.key_marks, node.values, node.height)
+        return node.holding(content)
 
     def _filled_text(self, text: str, mark: Mark, file: str) -> JsonScalar:
         whole = _REFERENCE.fullmatch(text)
@@ -255,7 +255,7 @@ def _unnamed(root: Node) -> Node:
     if metadata is None or not isinstance(root.content, dict):
         return root
     content = {**root.content, "metadata": without(metadata, ("name",))}
-    return Node(root.mark, content, root.key_marks, root.values, root.height)
+    return root.holding(content)
 
 
 def _rebased(root: Node, base: str, file: str) -> Node:
@@ -265,7 +265,7 @@ def _rebased(root: Node, base: str, file: str) -> Node:
         if not isinstance(folder.content, str) or not _is_relative(folder.content):
             return folder
         path = _from(file, posixpath.join(posixpath.dirname(base), folder.content))
-        return Node(folder.mark, path, folder.key_marks, folder.values, folder.height)
+        return folder.holding(path)
 
     for owner in _OWNERS:
         for folder in _FOLDERS:

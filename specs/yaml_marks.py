@@ -89,6 +89,10 @@ class Node:
     """How many values it stands for, aliases followed; a long text stands for several."""
     height: int = 1
 
+    def holding(self, content: JsonScalar | list[Node] | dict[str, Node]) -> Node:
+        """Return a value in this one's place and of its size, with other content."""
+        return Node(self.mark, content, self.key_marks, self.values, self.height)
+
     def plain(self) -> Any:
         """Return the JSON value."""
         match self.content:

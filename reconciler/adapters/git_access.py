@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from reconciler.adapters.git_location import Location, Login
+from reconciler.adapters.git_location import Location, Login, scope_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +39,13 @@ class GitAccess:
         """Return name and password for the repository's own host; None for one that is not asked over HTTP."""
         if self.token_file is None:
             return location.login
-        parts = urlsplit(location.address)
-        if parts.scheme not in ("http", "https"):
+        if urlsplit(location.address).scheme not in ("http", "https"):
             return None
         try:
             token = self.token_file.read_text().strip()
         except (OSError, UnicodeDecodeError):
             return location.login  # the host's refusal then says what is missing
-        return Login(scope=scope_of(location), username=location.username or self.username, password=token)
-
-
-def scope_of(location: Location) -> str:
-    """Return the scheme, host and port of an address, as git's settings of credentials name them."""
-    parts = urlsplit(location.address)
-    return f"{parts.scheme}://{parts.netloc}"
+        return Login(scope=scope_of(location.address), username=location.username or self.username, password=token)
 
 
 def _literal(path: Path) -> str:

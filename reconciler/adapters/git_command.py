@@ -18,8 +18,8 @@ from typing import ParamSpec, TypeVar, cast
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # else importing GitPython fails where git is not installed
 import git
 
-from reconciler.adapters.git_access import OPEN, GitAccess, scope_of
-from reconciler.adapters.git_location import Location, Login, mask
+from reconciler.adapters.git_access import OPEN, GitAccess
+from reconciler.adapters.git_location import Location, Login, mask, scope_of
 from reconciler.adapters.git_output import TooMuch, end, listen
 
 P = ParamSpec("P")
@@ -228,7 +228,7 @@ class GitCommand:
             environment = {"HELIOSTAT_GIT_USERNAME": login.username, "HELIOSTAT_GIT_PASSWORD": login.password}
             settings.append((f"credential.{login.scope}.helper", _FROM_ENVIRONMENT))
         elif self._location.username:
-            settings.append((f"credential.{scope_of(self._location)}.username", self._location.username))
+            settings.append((f"credential.{scope_of(self._location.address)}.username", self._location.username))
         if self._access.helper:
             settings.append(("credential.helper", self._access.helper))
         count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)

@@ -74,11 +74,18 @@ def _locate_url(text: str) -> Location:
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     place = f"{host}:{port}" if port else host
     username = unquote(parts.username or "")
-    scope = f"{parts.scheme}://{place}"
-    login = None if parts.password is None else Login(scope=scope, username=username, password=unquote(parts.password))
     # Not even the name stays in the address, which everybody on the machine can read on git's command line.
     address = urlunsplit(parts._replace(netloc=place))
+    login = None
+    if parts.password is not None:
+        login = Login(scope=scope_of(address), username=username, password=unquote(parts.password))
     return Location(address=address, shown=mask(text), login=login, username=username)
+
+
+def scope_of(address: str) -> str:
+    """Return the scheme, host and port of a URL without a name, as git's settings of credentials have them."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def check_branch(branch: str) -> str:

@@ -260,17 +260,20 @@ class ServiceView:
 
     @recalled
     def scale(self, deployment: str) -> Scale | None:
-        """Return how a deployment is scaled: as the spec says, else as the newest record that lists it.
+        """Return how a deployment is scaled: as the spec says, else as the newest revision that lists it and has cells.
 
         Whether it is autoscaled belongs to a revision: where the spec wants that changed, it holds from the
-        candidate on, and not for one that runs instead.
+        candidate on, and not for one that runs instead. What nobody lists that is still there has its code's count,
+        whatever a revision of former times, or one that never got a cell, said of it.
         """
         running = self.memory.revision(self.memory.candidate or self.memory.stable or "") or self.wanted
         own, written = running.scale(deployment), self.spec.revision.scale(deployment)
         if own is not None and type(own) is not type(written):
             return self._kept_ready(own)
         stable = self.memory.revision(self.memory.stable or "")
-        records = (self.spec.revision, self.wanted, *((stable,) if stable else ()), *reversed(self.memory.revisions))
+        live = {cell.revision for cell in self.cells}
+        former = (record for record in reversed(self.memory.revisions) if record.id in live)
+        records = (self.spec.revision, self.wanted, *((stable,) if stable else ()), *former)
         scales = (record.scale(deployment) for record in records)
         return self._kept_ready(next((scale for scale in scales if scale is not None), None))
 

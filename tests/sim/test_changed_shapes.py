@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.sim.scenarios import CODE
 from tests.sim.world import Simulation
 
 QUICK: Mapping[str, Any] = {"steps": steps(50), "surge": 1, "scale_down": 20}
+TWO_OF_BACKEND: Mapping[str, Any] = {"deployments": {"Echo": 1, "Backend": 2}}
+"""The code's own counts: what counts where the spec lists none."""
 
 
 async def rolled_out(*versions: tuple[str, Sizes]) -> Simulation:
@@ -85,3 +88,33 @@ def test_a_candidate_that_is_not_wanted_any_more_can_still_be_created() -> None:
     started = [decision for decision in move(view) if isinstance(decision, StartRevision)]
 
     assert [dict(decision.counts) for decision in started] == [{"Echo": 1, "Extra": 1}]
+
+
+async def test_what_a_new_revision_does_not_list_has_its_codes_count_whatever_one_that_never_ran_said_of_it() -> None:
+    sim = await rolled_out(("v1", {"Echo": 1}))
+    sim.push(service("chat", "v2", {"Echo": 1, "Backend": 1}, **QUICK))
+    await sim.until(lambda: sim.status().candidate == "v2")
+    assert not sim.memory().cells_of("v2"), "it is replaced before it has a cell"
+    sim.push(service("chat", "v3", {"Echo": 1, "Backend": None}, args=TWO_OF_BACKEND, **QUICK))
+    await sim.settle()
+
+    assert sim.status().stable == "v3"
+    assert targets(sim) == {"Echo": 1, "Backend": 2}
+
+
+async def test_what_a_new_revision_ceases_to_list_has_its_codes_count_once_the_old_one_is_gone() -> None:
+    sim = await rolled_out(("v1", {"Echo": 1, "Backend": 1}))
+    sim.push(service("chat", "v2", {"Echo": 1, "Backend": None}, args=TWO_OF_BACKEND, **QUICK))
+    await sim.settle()
+    await sim.run(60)
+
+    assert sim.status().stable == "v2"
+    assert targets(sim) == {"Echo": 1, "Backend": 2}
+
+
+def targets(sim: Simulation) -> Mapping[str, int]:
+    """Return the counts that Serve works towards, over all cells."""
+    totals: Counter[str] = Counter()
+    for application in sim.serve.instance.applications.values():
+        totals.update({name: found.target for name, found in application.deployments.items()})
+    return totals

@@ -36,6 +36,7 @@ from policies.compaction.steps import (
     Wait,
     follow,
     given_up,
+    not_begun,
     obstacle,
 )
 from policies.compaction.wishes import asks, heard, is_unknown, preferred
@@ -327,12 +328,12 @@ class Compactor:
         """Tell Ray. What it refuses is given up; what could not be asked is asked again."""
         try:
             await self._ports.drains.drain(
-                drain.node, expected_use(world.observed, drain.node), f"Heliostat empties {drain.ip}"
+                drain.node, expected_use(world.observed, drain.node, self._settled), f"Heliostat empties {drain.ip}"
             )
         except Retry as error:
             log.warning("a drain could not be asked for", node=drain.ip, reason=error.reason)
         except Stalled as error:
-            entry = given_up(drain, error.reason, self._ports.clock.now(), is_draining=False)
+            entry = not_begun(drain, error.reason, self._ports.clock.now())
             await self._take(GiveUp(entry=entry), world)
         else:
             now = self._ports.clock.now()

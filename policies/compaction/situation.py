@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from policies.compaction.problem import Crowd, Machine, Problem, fits, in_units
+from policies.compaction.starts import Starts, at_large, name_of, noted
 from policies.membership import moving
 from specs.compaction import CompactionMemory, CompactionSettings, Holding
 from specs.memory import ServiceMemory
@@ -22,8 +23,15 @@ SICK = ("UNHEALTHY", "DEPLOY_FAILED")
 class Settled:
     """What a service's replicas looked like, and since when."""
 
-    mark: str
+    size: str
+    sick: str
+    """Which deployments are sick."""
     since: datetime
+    """When one of the two last changed."""
+    sized_at: datetime
+    """When the size did: a service that comes and goes between well and sick has not changed that."""
+    starts: Mapping[str, Starts] = field(default_factory=dict)
+    """How replicas start, per deployment that is not whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,24 +63,30 @@ def settle(world: World, before: Mapping[str, Settled]) -> Mapping[str, Settled]
     """
     if not world.observed.complete:
         return before
-    marks = {name: _mark(world.observed, service) for name, service in sorted(world.memory.services.items())}
-    return {
-        name: before[name] if name in before and before[name].mark == mark else Settled(mark=mark, since=world.now)
-        for name, mark in marks.items()
-    }
+    services = sorted(world.memory.services.items())
+    return {name: _settled(world, service, before.get(name)) for name, service in services}
 
 
-def _mark(observed: Observed, service: ServiceMemory) -> str:
-    parts = [
-        f"{cell.key.name}#{seen.name}={seen.target}{'!' if seen.status in SICK else ''}"
-        for cell in service.cells
-        for seen in _deployments(observed.cell(cell.key.name))
+def _settled(world: World, service: ServiceMemory, known: Settled | None) -> Settled:
+    found = [
+        (name_of(cell, seen), seen)
+        for memory in service.cells
+        if (cell := world.observed.cell(memory.key.name)) is not None
+        for seen in cell.deployments
     ]
-    return " ".join(sorted(parts))
-
-
-def _deployments(seen: CellSeen | None) -> tuple[DeploymentSeen, ...]:
-    return seen.deployments if seen is not None else ()
+    size = " ".join(sorted(f"{name}={seen.target}" for name, seen in found))
+    sick = " ".join(sorted(name for name, seen in found if seen.status in SICK))
+    before = known.starts if known is not None else {}
+    starts = {name: noted(before.get(name, Starts()), seen) for name, seen in found}
+    is_as_large = known is not None and known.size == size
+    is_as_well = known is not None and known.sick == sick
+    return Settled(
+        size=size,
+        sick=sick,
+        since=known.since if known is not None and is_as_large and is_as_well else world.now,
+        sized_at=known.sized_at if known is not None and is_as_large else world.now,
+        starts=starts,
+    )
 
 
 def situation_of(
@@ -151,41 +165,58 @@ class _Draft:
     def take_cell(self, cell: CellSeen) -> None:
         """Replicas that may move become crowds; the others keep their nodes."""
         service = self._owners.get(cell.name)
-        why = f"a replica of {cell.name}, which is not Heliostat's, is on it" if service is None else self._why(service)
         for seen in cell.deployments:
-            reason = why or self._why_deployment(cell, seen)
-            if service is not None and seen.is_autoscaled and not self._is_settled(service):
-                self.swinging.add(service.name)
-            places = Counter(replica.node for replica in seen.replicas if replica.node in self.nodes)
+            places = self._places(seen, *ReplicaState)
             self.replicas.update(places)
-            if reason:
-                self._hold(seen, places, reason)
-            elif places:
+            if service is None:
+                self._hold(seen, places, f"a replica of {cell.name}, which is not Heliostat's, is on it")
+                continue
+            if seen.is_autoscaled and not self._is_over(self._sized_at(service)):
+                self.swinging.add(service.name)
+            fixed = self._why(service)
+            reason = fixed or self._why_unsettled(service) or self._why_deployment(cell, seen)
+            if not reason:
                 self._add(cell, seen, places, service)
+            elif fixed or not self._starts_in_vain(service, cell, seen):
+                self._hold(seen, places, reason)
+            else:
+                self._let_wander(cell, seen, reason)
+
+    def _places(self, seen: DeploymentSeen, *states: ReplicaState) -> Counter[str]:
+        """Return how many replicas in these states are on each node."""
+        return Counter(
+            replica.node for replica in seen.replicas if replica.state in states and replica.node in self.nodes
+        )
 
     def _hold(self, seen: DeploymentSeen, places: Mapping[str, int], reason: str) -> None:
-        for place, count in places.items():
+        for place in places:
             self._stay(place, reason)
+        self._take(seen, places)
+
+    def _take(self, seen: DeploymentSeen, places: Mapping[str, int]) -> None:
+        for place, count in places.items():
             self.taken[place].update({name: need * count for name, need in in_units(seen.needs).items()})
 
-    def _add(
-        self, cell: CellSeen, seen: DeploymentSeen, places: Mapping[str, int], service: ServiceMemory | None
-    ) -> None:
-        name = f"{cell.name}#{seen.name}"
-        if service is not None and service.wanted.rollout.max_surge.round_up(max(1, seen.target)) > 0:
-            self.surging.add(name)
+    def _add(self, cell: CellSeen, seen: DeploymentSeen, places: Mapping[str, int], service: ServiceMemory) -> None:
+        if not places:
+            return
+        if service.wanted.rollout.max_surge.round_up(max(1, seen.target)) > 0:
+            self.surging.add(name_of(cell, seen))
+        # What is on a node that drains is about to come somewhere else.
         leaving = sum(count for place, count in places.items() if self._drains(place))
-        self.crowds.append(
-            Crowd(
-                name=name,
-                needs=in_units(seen.needs),
-                selector=dict(sorted(seen.selector.items())),
-                per_node=seen.per_node,
-                places=dict(sorted(places.items())),
-                # What is on a node that drains is about to come somewhere else.
-                reserve=leaving,
-            )
-        )
+        self.crowds.append(_crowd(cell, seen, places, leaving))
+
+    def _let_wander(self, cell: CellSeen, seen: DeploymentSeen, reason: str) -> None:
+        """Replicas that start in vain keep no node: Serve tries the next one elsewhere, and has room for that.
+
+        Those that run keep theirs, for nothing would take their place. What stops leaves by itself.
+        """
+        running, starting = (self._places(seen, one) for one in (ReplicaState.RUNNING, ReplicaState.STARTING))
+        self._hold(seen, running, reason)
+        self._take(seen, self._places(seen, ReplicaState.STOPPING))
+        placed = sum(count for place, count in starting.items() if not self._drains(place))
+        lacking = seen.target - seen.count(ReplicaState.RUNNING) - placed
+        self.crowds.append(_crowd(cell, seen, starting, max(0, lacking)))
 
     def _drains(self, node: str) -> bool:
         """Return whether replicas leave a node and none come to it."""
@@ -202,18 +233,31 @@ class _Draft:
             return f"{service.name} is being removed"
         if service.name in self._moving or service.candidate or service.outgoing:
             return f"a rollout of {service.name} is under way"
-        if not self._is_settled(service):
-            return f"replicas of {service.name} changed less than {self.settings.settle} ago"
         return ""
 
-    def _is_settled(self, service: ServiceMemory) -> bool:
+    def _why_unsettled(self, service: ServiceMemory) -> str:
         known = self.settled.get(service.name)
-        if known is None:
+        if self._is_over(known.since if known is not None else None):
+            return ""
+        return f"replicas of {service.name} changed less than {self.settings.settle} ago"
+
+    def _sized_at(self, service: ServiceMemory) -> datetime | None:
+        known = self.settled.get(service.name)
+        return known.sized_at if known is not None else None
+
+    def _is_over(self, since: datetime | None) -> bool:
+        """Return whether a change is long enough ago; one at an unknown moment is not."""
+        if since is None:
             return False
-        until = known.since + self.settings.settle
+        until = since + self.settings.settle
         if until > self.world.now:
             self.waits.append(until)
         return until <= self.world.now
+
+    def _starts_in_vain(self, service: ServiceMemory, cell: CellSeen, seen: DeploymentSeen) -> bool:
+        known = self.settled.get(service.name)
+        # One that is on several nodes cannot be said to be on none.
+        return known is not None and not seen.is_scattered and bool(at_large(known.starts, name_of(cell, seen), seen))
 
     def _why_deployment(self, cell: CellSeen, seen: DeploymentSeen) -> str:
         running = seen.count(ReplicaState.RUNNING)
@@ -235,6 +279,17 @@ class _Draft:
             kept=self.stays.get(node.id, ""),
             takes=not self._drains(node.id) and not _is_bare_head(node),
         )
+
+
+def _crowd(cell: CellSeen, seen: DeploymentSeen, places: Mapping[str, int], reserve: int) -> Crowd:
+    return Crowd(
+        name=name_of(cell, seen),
+        needs=in_units(seen.needs),
+        selector=dict(sorted(seen.selector.items())),
+        per_node=seen.per_node,
+        places=dict(sorted(places.items())),
+        reserve=reserve,
+    )
 
 
 def _is_bare_head(node: Node) -> bool:
@@ -275,12 +330,22 @@ def _covers(other: Crowd, crowd: Crowd) -> bool:
     return fits(crowd.needs, other.needs) and crowd.selector.items() <= other.selector.items()
 
 
-def expected_use(observed: Observed, node: str) -> Mapping[str, float]:
-    """Return what Serve's replicas take of a node: whatever else is in use there is somebody else's."""
+def expected_use(observed: Observed, node: str, settled: Mapping[str, Settled]) -> Mapping[str, float]:
+    """Return what Serve's replicas take of a node: whatever else is in use there is somebody else's.
+
+    Replicas that start in vain are on other nodes every few seconds: each of them may have come here by now.
+    """
+    starts = {name: one for service in settled.values() for name, one in service.starts.items()}
     used: dict[str, float] = {}
     for cell in observed.cells:
         for seen in cell.deployments:
-            count = sum(1 for replica in seen.replicas if replica.node == node)
+            wandering = at_large(starts, name_of(cell, seen), seen)
+            here = (
+                replica
+                for replica in seen.replicas
+                if replica.node == node and (not wandering or replica.state is ReplicaState.RUNNING)
+            )
+            count = wandering + sum(1 for _ in here)
             for name, need in seen.needs.items() if count else ():
                 used[name] = used.get(name, 0.0) + need * count
     return used

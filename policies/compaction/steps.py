@@ -20,6 +20,9 @@ from specs.world import World
 RETRY_AFTER = timedelta(hours=1)
 """A node that could not be emptied is left alone for so long: what was in the way is rarely over sooner."""
 
+REFUSED_AGAIN_AFTER = timedelta(minutes=10)
+"""A node that Ray does not drain because something is in use there goes on as it was: to ask again costs a job."""
+
 TOLERANCE = 1e-6
 
 
@@ -112,9 +115,14 @@ def _followed(
     return GiveUp(entry=given_up(drain, why, world.now))
 
 
-def given_up(drain: NodeDrain, why: str, now: datetime, *, is_draining: bool = True) -> GivenUp:
-    """Return the record of a drain that is given up."""
-    return GivenUp(node=drain.node, ip=drain.ip, at=now, until=now + RETRY_AFTER, why=why, is_draining=is_draining)
+def given_up(drain: NodeDrain, why: str, now: datetime) -> GivenUp:
+    """Return the record of a drain that is given up halfway."""
+    return GivenUp(node=drain.node, ip=drain.ip, at=now, until=now + RETRY_AFTER, why=why, is_draining=True)
+
+
+def not_begun(drain: NodeDrain, why: str, now: datetime) -> GivenUp:
+    """Return the record of a drain that Ray did not begin."""
+    return GivenUp(node=drain.node, ip=drain.ip, at=now, until=now + REFUSED_AGAIN_AFTER, why=why, is_draining=False)
 
 
 def _shortage(world: World) -> str:

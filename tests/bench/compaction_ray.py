@@ -188,6 +188,8 @@ def _write(outcomes: Mapping[tuple[str, bool], Outcome]) -> None:
         "health checks all the time. A run ends when the number of used nodes has not changed for "
         f"{STILL_SECONDS:.0f} s.",
         report.table(head, rows),
-        "Heliostat keeps room for one more replica free, and never touches the node of the sick service.",
+        "Heliostat keeps room for one more replica free. A replica that runs keeps its node while its service is sick. "
+        "The one here fails each of its starts, and Serve tries it on another node every two seconds or so: to "
+        "Heliostat it keeps none of them.",
     ]
     report.write("compaction-ray", "Compaction beside Ray's own", sections)

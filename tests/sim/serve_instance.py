@@ -307,6 +307,9 @@ class ServeInstance:
         if not able:
             return
         home = max(able, key=lambda node: (free[node.id].get("CPU", 0.0), node.id))
+        if deployment.application in self.book.sick:
+            # Nodes that have just run a replica are left out where others are as good: each start is on another one.
+            home = able[int(replica.id, 16) % len(able)]
         for resource, amount in deployment.demand.items():
             free[home.id][resource] = free[home.id].get(resource, 0.0) - amount
         replica.node, replica.ip, replica.port = home.id, home.ip, next(self._ports)

@@ -63,7 +63,7 @@ def world(nodes: tuple[Node, ...], *cells: CellSeen, ours: tuple[str, ...] = ("c
 
 
 def look(seen: World, memory: CompactionMemory | None = None, holdings: tuple[Holding, ...] = ()) -> Situation:
-    settled = {name: Settled(mark="", since=LONG_AGO) for name in seen.memory.services}
+    settled = {name: Settled(size="", sick="", since=LONG_AGO, sized_at=LONG_AGO) for name in seen.memory.services}
     return situation_of(seen, SETTINGS, memory or CompactionMemory(), settled, holdings)
 
 
@@ -165,7 +165,8 @@ def test_a_service_is_settled_by_its_size_and_health_not_by_its_places() -> None
     first = settle(at(NOW, deployed(CHAT, {"a": 2})), {})
     assert settle(at(later, deployed(CHAT, {"b": 2})), first)["chat"].since == NOW
     assert settle(at(later, deployed(CHAT, {"a": 3})), first)["chat"].since == later
-    assert settle(at(later, deployed(CHAT, {"a": 2}, status="UNHEALTHY")), first)["chat"].since == later
+    sick = settle(at(later, deployed(CHAT, {"a": 2}, status="UNHEALTHY")), first)["chat"]
+    assert (sick.since, sick.sized_at) == (later, NOW)
     blind = at(later, deployed(CHAT, {"a": 3}))
     assert settle(replace(blind, observed=replace(blind.observed, complete=False)), first) == first
 

@@ -11,8 +11,8 @@ import specs.library
 import specs.overlays
 from specs.merging import merge
 from specs.parse import SpecReader, read_desired
-from specs.yaml_marks import Node, YamlFile, read_yaml
-from tests.unit.specs.commits import COMMIT, KnownFolders
+from specs.yaml_marks import Node, read_yaml
+from tests.unit.specs.commits import COMMIT, KnownFolders, counting_parses
 
 HEAD = "apiVersion: heliostat.dev/v1alpha1\n"
 
@@ -34,13 +34,7 @@ def services_on_bases(services: int, bases: int, keys: int) -> dict[str, bytes]:
 
 
 def test_a_base_is_parsed_once_for_all_who_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed: list[bytes] = []
-
-    def counted(content: bytes) -> YamlFile:
-        parsed.append(content)
-        return read_yaml(content)
-
-    monkeypatch.setattr(specs.library, "read_yaml", counted)
+    parsed = counting_parses(monkeypatch, specs.library)
     found = read_desired(COMMIT, services_on_bases(services=20, bases=10, keys=200), KnownFolders())
     assert len(found.services) == 20
     assert len(parsed) == 10
@@ -50,8 +44,7 @@ def test_what_is_kept_at_hand_is_limited_too(monkeypatch: pytest.MonkeyPatch) ->
     files = services_on_bases(services=4, bases=10, keys=200)
     before = read_desired(COMMIT, files, KnownFolders())
     monkeypatch.setattr(specs.library, "MOST_KEPT", 500)
-    parsed: list[bytes] = []
-    monkeypatch.setattr(specs.library, "read_yaml", lambda content: parsed.append(content) or read_yaml(content))
+    parsed = counting_parses(monkeypatch, specs.library)
     assert read_desired(COMMIT, files, KnownFolders()) == before
     assert len(parsed) == 40
 

@@ -12,8 +12,7 @@ from specs.cluster_policy import ClusterPolicy
 from specs.parse import SpecReader, is_spec_file, read_desired
 from specs.rendered import rendered
 from specs.service import Service
-from specs.yaml_marks import YamlFile, read_yaml
-from tests.unit.specs.commits import COMMIT, KnownFolders
+from tests.unit.specs.commits import COMMIT, KnownFolders, counting_parses
 
 GOOD = """apiVersion: heliostat.dev/v1alpha1
 kind: Service
@@ -49,13 +48,7 @@ def test_a_reader_says_what_a_fresh_one_would(seed: int) -> None:
 
 
 def test_only_what_differs_is_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed: list[bytes] = []
-
-    def counted(content: bytes) -> YamlFile:
-        parsed.append(content)
-        return read_yaml(content)
-
-    monkeypatch.setattr(specs.parse, "read_yaml", counted)
+    parsed = counting_parses(monkeypatch, specs.parse)
     reader = SpecReader()
     files = {f"a{n}.yaml": GOOD.replace("NAME", f"a{n}").encode() for n in range(9)}
     assert all(reader.is_spec_file(content) for content in files.values())

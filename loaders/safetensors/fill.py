@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 import xxhash
 
 from loaders.safetensors.cache_entry import Entry
-from loaders.safetensors.chunk_server import CHECKSUM, checksum_text
 from loaders.safetensors.errors import LoadError, SourceChanged
+from loaders.safetensors.peer_ranges import PeerRanges
 from loaders.safetensors.races import MOST_LATE, Overtaken, Patience, Race, Runner
 from loaders.safetensors.sources import Source
-from loaders.safetensors.sources.http import Pool
 from loaders.safetensors.sources.interrupt import Interrupt
-from loaders.safetensors.sources.wire import Broken, Place
+from loaders.safetensors.sources.wire import Broken
 from loaders.safetensors.swarm import Assignment
 from loaders.safetensors.tracker import Held, Report, Tracking, Turn
 
@@ -70,7 +69,7 @@ class Fill:
     def __init__(self, entry: Entry, origin: Source, membership: Membership) -> None:
         """The entry and the origin stay the caller's, who may close them after `run`."""
         self._entry, self._origin, self._membership = entry, origin, membership
-        self._pools: dict[str, Pool] = {}
+        self._peers = PeerRanges(entry.content.key)
         self._landed: queue.SimpleQueue[Landed] = queue.SimpleQueue()
         self._free = {True: ORIGIN_SLOTS, False: PEER_SLOTS}
         self._races: dict[int, Race] = {}
@@ -93,8 +92,7 @@ class Fill:
                     self._take_turns(pool, inner)
                 finally:
                     inner.fire(LoadError("the fill is over"))
-                    for connections in list(self._pools.values()):
-                        connections.close()
+                    self._peers.close()
         finally:
             self._count_the_rest()
 
@@ -233,44 +231,19 @@ class Fill:
 
     def _checked(self, runner: Runner, offset: int, buffer: memoryview) -> int:
         """Receive a chunk from a peer and return its checksum; raise `Lost` if it is not what the origin gave."""
-        assignment = runner.assignment
-        said = self._from_peer(runner, offset, buffer)
+        assignment, token = runner.assignment, self._membership.token
+        assert assignment.endpoint is not None
+        span = (offset, offset + len(buffer))
+        with self._peers.ask(assignment.endpoint, token, span, runner.interrupt) as offer:
+            runner.begun = True
+            offer.receive(buffer)
+            runner.received = offer.received
+        if offer.status != 206:
+            raise Lost(f"{assignment.endpoint} answered {offer.status}")
+        if not offer.complete:
+            raise Broken(f"{assignment.endpoint} ended its answer early")
         checksum = xxhash.xxh3_64_intdigest(buffer)
         # A tracker that was started anew knows no checksums; the peer's record goes back to the origin all the same.
-        if assignment.checksum not in (None, checksum) or said != checksum_text(checksum):
+        if assignment.checksum not in (None, checksum) or not offer.is_right(checksum):
             raise Lost(f"chunk {assignment.chunk} from {assignment.source} is not what the origin gave")
         return checksum
-
-    def _from_peer(self, runner: Runner, offset: int, buffer: memoryview) -> str:
-        """Receive a chunk; return the checksum that the peer has on record, empty if it does not say."""
-        assignment = runner.assignment
-        assert assignment.endpoint is not None
-        host, _, port = assignment.endpoint.rpartition(":")
-        place = Place(host=host, port=int(port), target=f"/{self._entry.content.key}")
-        connections = self._pools.setdefault(assignment.endpoint, Pool())
-        span = f"bytes={offset}-{offset + len(buffer) - 1}"
-        asked = {"Authorization": f"Bearer {self._membership.token}", "Range": span}
-        connection, fresh = connections.take(place, runner.interrupt)
-        complete, status, said = False, 0, ""
-        try:
-            answer = connection.ask(place, asked, runner.interrupt)
-            status, said = answer.status, answer.headers.get(CHECKSUM.lower(), "")
-            runner.begun = True
-            if status == 206 and answer.length == len(buffer):
-                runner.received = connection.receive(buffer, runner.interrupt)
-                complete = runner.received == len(buffer)
-        except Broken:
-            if fresh:
-                raise
-        finally:
-            if complete:
-                connections.give(connection)
-            else:
-                connection.close()
-        if status == 0:  # it had idled until the peer closed it
-            return self._from_peer(runner, offset, buffer)
-        if status != 206:
-            raise Lost(f"{assignment.endpoint} answered {status}")
-        if not complete:
-            raise Broken(f"{assignment.endpoint} ended its answer early")
-        return said

@@ -15,11 +15,10 @@ from collections.abc import Callable
 import xxhash
 
 from loaders.safetensors.cache_content import Content
-from loaders.safetensors.chunk_server import RANGE_CHECKSUM, checksum_text
 from loaders.safetensors.fill import Membership
-from loaders.safetensors.sources.http import Pool
+from loaders.safetensors.peer_ranges import PeerRanges
 from loaders.safetensors.sources.interrupt import Interrupt
-from loaders.safetensors.sources.wire import Broken, Place
+from loaders.safetensors.sources.wire import Broken
 from loaders.safetensors.swarm import AVOIDED
 from loaders.safetensors.tracker import TrackerLost
 
@@ -52,10 +51,10 @@ class Neighbours:
         self._lock = threading.Condition()
         self._token = ""
         self._holders: dict[str, int] = {}
-        self._pools: dict[str, Pool] = {}
+        self._peers = PeerRanges(content.key, SILENCE)
         self._asked: Counter[str] = Counter()
         self._avoid: dict[str, float] = {}
-        self.in_vain = 0
+        self._in_vain = 0
         threading.Thread(target=self._look, name="weights-neighbours", daemon=True).start()
 
     def _look(self) -> None:
@@ -86,19 +85,18 @@ class Neighbours:
         return False
 
     def _brings(self, endpoint: str, offset: int, into: memoryview, interrupt: Interrupt) -> bool:
-        received = 0
+        good = False
         try:
-            received = self._ask(endpoint, offset, into, interrupt)
+            good = self._receive(endpoint, offset, into, interrupt)
         except Broken:
             interrupt.check()
         finally:
             with self._lock:
                 self._asked[endpoint] -= 1
                 self._lock.notify()
-                if received != len(into):
+                if not good:
                     self._avoid[endpoint] = time.monotonic() + AVOIDED
-                    self.in_vain += received
-        return received == len(into)
+        return good
 
     def _choose(self, chunk: int, until: float) -> str | None:
         """Return the one that is asked for least; nothing (look again) if all are busy, `None` if there is nobody."""
@@ -115,41 +113,21 @@ class Neighbours:
             self._asked[endpoint] += 1
             return endpoint
 
-    def _ask(self, endpoint: str, offset: int, into: memoryview, interrupt: Interrupt) -> int:
-        """Receive a range and return how many good bytes came; 0 where the peer has not got it, or it is wrong."""
-        host, _, port = endpoint.rpartition(":")
-        place = Place(host=host, port=int(port), target=f"/{self._content.key}")
+    def _receive(self, endpoint: str, offset: int, into: memoryview, interrupt: Interrupt) -> bool:
+        """Receive a range; False where the peer has not got it, does not bring it in time, or it is wrong."""
         with self._lock:
-            pool = self._pools.setdefault(endpoint, Pool(SILENCE))
-            span = f"bytes={offset}-{offset + len(into) - 1}"
-            asked = {"Authorization": f"Bearer {self._token}", "Range": span}
-        connection, fresh = pool.take(place, interrupt)
-        got = 0
-        try:
-            answer = connection.ask(place, asked, interrupt)
-            if answer.status == 206 and answer.length == len(into):
-                until = time.monotonic() + SILENCE + len(into) / SLOWEST
-                got = connection.receive(into, interrupt, until)
-        except Broken:
-            if fresh:
-                raise
-        else:
-            fresh = True
-        finally:
-            if got == len(into):
-                pool.give(connection)
-            else:
-                connection.close()
-        if not fresh:  # it had idled until the peer closed it
-            return self._ask(endpoint, offset, into, interrupt)
-        said = answer.headers.get(RANGE_CHECKSUM.lower(), "")
-        good = got < len(into) or said == checksum_text(xxhash.xxh3_64_intdigest(into))
-        return got if good else 0
+            token = self._token
+        with self._peers.ask(endpoint, token, (offset, offset + len(into)), interrupt) as offer:
+            until = time.monotonic() + SILENCE + len(into) / SLOWEST
+            good = offer.receive(into, until) and offer.is_right(xxhash.xxh3_64_intdigest(into))
+        if not good:
+            with self._lock:
+                self._in_vain += offer.received
+        return good
 
     def close(self) -> None:
         """Ask no more."""
         self._over.set()
-        with self._lock:
-            pools = list(self._pools.values())
-        for pool in pools:
-            pool.close()
+        self._peers.close()
+        if self._in_vain:
+            LOG.info("%s: %d bytes of parts were asked for twice", self._content.public_uri, self._in_vain)

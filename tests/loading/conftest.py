@@ -8,12 +8,29 @@ from pathlib import Path
 import pytest
 
 from loaders.safetensors import chunk_server
+from tests.loading.servers import RangeServer
+from tests.loading.shape import Shape
 from tests.loading.swarming import HoldUp, Locked, Machine
 from tests.unit.loaders.conftest import node_cache
 
 __all__ = ["node_cache"]
 
 CAP = 160 << 20
+
+
+@pytest.fixture(scope="module")
+def range_server(folder: Path) -> Iterator[RangeServer]:
+    """An origin of what the module's `folder` holds."""
+    with RangeServer(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def server(range_server: RangeServer) -> RangeServer:
+    """It is quick and faultless, and has counted nothing, when a test begins."""
+    range_server.shape(Shape())
+    range_server.forget()
+    return range_server
 
 
 @pytest.fixture

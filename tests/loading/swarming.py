@@ -51,7 +51,7 @@ class Machine:
         return self.through(Content(uri=url, etag=origin.version, size=origin.size), origin)
 
     def through(self, content: Content, origin: HttpFile | Gone) -> ReadThrough:
-        entry = self.store.open(content, content.size)
+        entry = self.store.open(content, 0)
         assert entry is not None
         return ReadThrough(self.store, entry, origin, self.node)
 

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
@@ -34,12 +33,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files.write_file(folder / "model.safetensors", files.transformer(layers=2, width=128))
     files.write_file(folder / "big.safetensors", {f"t{n}": files.Kind(dtype="U8", shape=(2 * MiB,)) for n in range(20)})
     return folder
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[RangeServer]:
-    with RangeServer(folder) as server:
-        yield server
 
 
 def threads() -> set[threading.Thread]:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,11 +33,10 @@ def content() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> Iterator[RangeServer]:
+def folder(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> Path:
     folder = tmp_path_factory.mktemp("origin")
     (folder / "w").write_bytes(content)
-    with RangeServer(folder) as running:
-        yield running
+    return folder
 
 
 def reader(server: RangeServer, cache: Path) -> subprocess.Popen[str]:
@@ -53,7 +51,6 @@ def reader(server: RangeServer, cache: Path) -> subprocess.Popen[str]:
 
 def test_four_processes_fetch_each_byte_once(server: RangeServer, tmp_path: Path, content: bytes) -> None:
     server.shape(Shape(first_byte=0.02))
-    server.forget()
     readers = [reader(server, tmp_path) for _ in range(4)]
     assert {process.communicate(timeout=60)[0].strip() for process in readers} == {hashlib.sha256(content).hexdigest()}
     assert server.counters().body <= 1.05 * SIZE
@@ -107,7 +104,6 @@ def test_readers_keep_their_bytes_while_others_need_the_room(
     server: RangeServer, tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three objects share a cache with room for two: loads evict each other's all the time, and all are right."""
-    server.shape(Shape())
     monkeypatch.setenv("HELIOSTAT_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("HELIOSTAT_CACHE_BYTES", str(2 * SIZE))
     for name in ("w1", "w2"):

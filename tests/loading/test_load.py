@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,19 +50,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shards = [files.transformer(layers=1, width=128), {"head": files.Kind(dtype="F16", shape=(77, 128))}]
     files.write_index(folder / "sharded", shards)
     return folder
-
-
-@pytest.fixture(scope="module")
-def running(folder: Path) -> Iterator[RangeServer]:
-    with RangeServer(folder) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: RangeServer) -> RangeServer:
-    running.shape(Shape())
-    running.forget()
-    return running
 
 
 def asked_of(server: RangeServer) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -19,17 +18,10 @@ CONTENT = bytes(range(256)) * 4096
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RangeServer]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("origin")
     (folder / "weights").write_bytes(CONTENT)
-    with RangeServer(folder) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def plain(server: RangeServer) -> None:
-    server.shape(Shape())
-    server.forget()
+    return folder
 
 
 def get(server: RangeServer, **headers: str) -> httpx.Response:

@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,10 @@ ORIGIN = Shape(first_byte=0.01, total_bandwidth=SIZE / 0.8)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RangeServer]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("origin")
     (folder / "w").write_bytes(BYTES)
-    with RangeServer(folder) as running:
-        yield running
+    return folder
 
 
 @pytest.fixture(autouse=True)

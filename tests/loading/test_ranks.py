@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -27,10 +27,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def server(path: Path) -> Iterator[RangeServer]:
-    with RangeServer(path.parent) as running:
-        yield running
+@pytest.fixture(scope="module")
+def folder(path: Path) -> Path:
+    return path.parent
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from loaders.safetensors.sources.wire import (
     SILENCE_SECONDS,
     Answer,
     Broken,
+    Closed,
     Connection,
     Place,
     is_number,
@@ -49,8 +50,26 @@ class Pool:
         self._idle: list[Connection] = []
         self._closed = False
 
-    def take(self, place: Place, interrupt: Interrupt) -> tuple[Connection, bool]:
-        """Return a connection, and whether it is fresh (one that idled may have been closed by the peer)."""
+    def ask(self, place: Place, headers: Mapping[str, str], interrupt: Interrupt) -> tuple[Connection, Answer]:
+        """Send a GET and return the answer's head with the connection, which the caller gives back or closes.
+
+        One that idled may have been closed by the peer meanwhile. Then, and only then, another one is asked: a peer
+        that is silent or talks nonsense would do so again, and who asks has others to turn to.
+        """
+        while True:
+            connection, fresh = self._take(place, interrupt)
+            try:
+                return connection, connection.ask(place, headers, interrupt)
+            except BaseException as error:
+                connection.close()
+                if not fresh and not isinstance(error, Closed):
+                    self._forget()
+                if fresh or not isinstance(error, Closed):
+                    raise
+                interrupt.check()
+
+    def _take(self, place: Place, interrupt: Interrupt) -> tuple[Connection, bool]:
+        """Return a connection, and whether it is fresh."""
         with self._lock:
             while self._idle:
                 connection = self._idle.pop()
@@ -66,13 +85,18 @@ class Pool:
                 return
         connection.close()
 
+    def _forget(self) -> None:
+        """Close what idles: a router that has forgotten one connection has forgotten those that idled with it."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
     def close(self) -> None:
         """Close what idles, and what comes back later."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self._forget()
 
 
 class HttpFile:
@@ -140,24 +164,19 @@ class HttpFile:
 
     def _once(self, start: int, buffer: memoryview, interrupt: Interrupt) -> tuple[int, float, str]:
         """One request: return bytes received, how long the origin asks to wait, and what was wrong."""
-        connection, fresh = self._pool.take(self._place, interrupt)
-        keep = False
+        pool, keep = self._pool, False
+        asked = {**self._headers, **self._pin, "Range": f"bytes={start}-{start + len(buffer) - 1}"}
+        connection, answer = pool.ask(self._place, asked, interrupt)
         try:
-            asked = {**self._headers, **self._pin, "Range": f"bytes={start}-{start + len(buffer) - 1}"}
-            answer = connection.ask(self._place, asked, interrupt)
             if answer.status != 206:
                 return 0, self._refused(answer, start, interrupt), f"the origin answered {answer.status}"
             length = self._check(answer, start, len(buffer))
             got = connection.receive(buffer[:length], interrupt)
             keep = got == length and answer.stays
             return got, 0.0, "" if got == length else "the connection broke"
-        except Broken:
-            if fresh:
-                raise
-            return self._once(start, buffer, interrupt)
         finally:
             if keep:
-                self._pool.give(connection)
+                pool.give(connection)
             else:
                 connection.close()
 

@@ -103,6 +103,10 @@ class Broken(Exception):
     """The connection is of no use any more; what was received so far is good."""
 
 
+class Closed(Broken):
+    """The other side had closed it, or closed it before its answer's head was complete."""
+
+
 class Connection:
     """A keep-alive connection. One thread at a time; `cut` may come from any."""
 
@@ -139,6 +143,8 @@ class Connection:
                 answer = self._receive_head()
                 self._framed, self._frame = answer.framed, 0
                 return answer
+            except (ConnectionResetError, BrokenPipeError) as error:
+                raise Closed(str(error)) from error
             except OSError as error:
                 raise Broken(self._why(error)) from error
 
@@ -149,7 +155,7 @@ class Connection:
                 raise Broken("the answer's head does not end")
             count = self._socket.recv_into(self._head)
             if count == 0:
-                raise Broken("the connection was closed before an answer")
+                raise Closed("the connection was closed before an answer")
             head += memoryview(self._head)[:count]
         self._rest = memoryview(bytes(head[end + 4 :]))
         return _parse_head(bytes(head[:end]))

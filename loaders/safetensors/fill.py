@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import xxhash
 
@@ -17,7 +18,7 @@ from loaders.safetensors.sources import Source
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.wire import Broken
 from loaders.safetensors.swarm import Assignment
-from loaders.safetensors.tracker import Held, Report, Tracking, Turn
+from loaders.safetensors.tracker import Held, Report, TrackerLost, Tracking, Turn
 
 ORIGIN_SLOTS, PEER_SLOTS = 8, 4
 """Chunks on their way at a time; each takes one chunk of memory until it is written."""
@@ -75,6 +76,7 @@ class Fill:
         self._races: dict[int, Race] = {}
         self._patience = Patience(entry.content.size, entry.content.chunk_size)
         self._failures = 0
+        self._report = Report()
         self.from_origin = self.from_peers = 0
 
     @property
@@ -85,6 +87,7 @@ class Fill:
     def run(self, interrupt: Interrupt) -> None:
         """Return when what is wanted of the content is there; raise when it cannot be, or when interrupted."""
         self._begin()
+        lost = False
         workers = ThreadPoolExecutor(ORIGIN_SLOTS + PEER_SLOTS + MOST_LATE, thread_name_prefix="weights-fill")
         try:
             with interrupt.child() as inner, workers as pool:
@@ -93,20 +96,34 @@ class Fill:
                 finally:
                     inner.fire(LoadError("the fill is over"))
                     self._peers.close()
+        except TrackerLost:
+            lost = True
+            raise
         finally:
-            self._count_the_rest()
+            landed = self._take_the_rest()
+            if not lost:
+                self._say_the_last(landed)
 
-    def _count_the_rest(self) -> None:
-        """Those that lost when all was there already are over by now, and count as well."""
+    def _take_the_rest(self) -> tuple[tuple[int, int], ...]:
+        """Those under way when it was over have ended by now: count what lost, and return what landed."""
+        landed = []
         while not self._landed.empty():
             found = self._landed.get()
             self._patience.in_vain += found.runner.received if isinstance(found.error, Overtaken) else 0
+            if found.checksum is not None:
+                landed.append((found.runner.assignment.chunk, found.checksum))
+        return tuple(landed)
+
+    def _say_the_last(self, landed: tuple[tuple[int, int], ...]) -> None:
+        with contextlib.suppress(TrackerLost):
+            self._turn(replace(self._report, landed=self._report.landed + landed, is_last=True))
 
     def _take_turns(self, pool: ThreadPoolExecutor, interrupt: Interrupt) -> None:
-        report, pause = Report(), NEXT_ASK
+        pause = NEXT_ASK
         while True:
             interrupt.check()
-            turn = self._turn(report)
+            turn = self._turn(self._report)
+            self._report = Report()
             if turn.done:
                 return
             if not turn.known:
@@ -115,7 +132,9 @@ class Fill:
                 self._start(assignment, pool, interrupt)
             news = self._collect(pause)
             late = self._late()
-            report = Report(landed=tuple(news.landed), failed=tuple(news.failed), late=late, let_go=tuple(news.let_go))
+            self._report = Report(
+                landed=tuple(news.landed), failed=tuple(news.failed), late=late, let_go=tuple(news.let_go)
+            )
             pause = NEXT_ASK if news.landed or late or turn.assignments else min(IDLE_ASK, pause * 1.5)
 
     def _begin(self) -> None:

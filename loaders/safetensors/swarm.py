@@ -10,6 +10,7 @@ Sets of chunks are integers, one bit per chunk: with tens of thousands of chunks
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -55,6 +56,8 @@ class Member:
 
     endpoint: str
     seen: float
+    asked: float = -math.inf
+    """When it asked last what to fetch. A word may be of any process of a node, a fetch is of one."""
     have: int = 0
     want: int = -1
     """The chunks that it is to get; all of them, if nothing else was said."""
@@ -99,6 +102,7 @@ class Swarm:
         member.endpoint, member.seen = endpoint, now
         for chunk in bits(have & self.all & ~member.have):
             self._gain(node, chunk)
+            member.fetching.pop(chunk, None)
 
     def begin(self, node: str, have: int, want: int | None = None) -> None:
         """A node fetches anew and has exactly this: what it had before may be evicted, what it fetched is free."""
@@ -109,6 +113,11 @@ class Swarm:
         member.fetching.clear()
         member.late.clear()
         member.avoid.clear()
+
+    def end(self, node: str) -> None:
+        """A node fetches no more: what was on its way to it is free again. It keeps what it has."""
+        self.members[node].fetching.clear()
+        self.members[node].late.clear()
 
     def leave(self, node: str) -> None:
         """Forget a node: what it held is rarer, and what it was fetching is free again."""
@@ -165,6 +174,7 @@ class Swarm:
 
     def assign(self, node: str, now: float, *, origin: int, peers: int) -> list[Assignment]:
         """Choose what a node fetches next, for so many free slots of each kind."""
+        self.members[node].asked = now
         return [*self._from_origin(node, now, origin), *self._from_peers(node, now, peers)]
 
     def done(self, node: str) -> bool:
@@ -177,7 +187,7 @@ class Swarm:
 
     def _missing(self, node: str, now: float) -> int:
         """What a node wants, and neither has nor fetches, in any of its processes."""
-        lively = [member for member in self._of_site(node) if now - member.seen <= QUIET]
+        lively = [member for member in self._of_site(node) if now - member.asked <= QUIET]
         asked = sum({1 << chunk for member in lively for chunk in member.fetching})
         return self.members[node].want & self.all & ~self._there(node) & ~asked
 
@@ -215,7 +225,7 @@ class Swarm:
         """The chunks that some node is fetching from the origin, and is not stuck with."""
         asked = 0
         for name, member in self.members.items():
-            if site(name) == site(node) and now - member.seen > QUIET:
+            if now - member.asked > (QUIET if site(name) == site(node) else SILENT):
                 continue
             for chunk, fetch in member.fetching.items():
                 if fetch.source is None and now - fetch.since < STUCK:

@@ -39,6 +39,8 @@ class Report:
     failed: tuple[tuple[int, bool], ...] = ()
     late: tuple[int, ...] = ()
     let_go: tuple[tuple[int, str], ...] = ()
+    is_last: bool = False
+    """Nothing is fetched any more. Without this word others would wait for what was on its way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,9 @@ class Tracker:
             swarm.late(node, chunk)
         for chunk, source in report.let_go:
             swarm.let_go(node, chunk, source, now)
+        if report.is_last:
+            swarm.end(node)
+            return Turn(known=True, done=True)
         origin, peers = slots
         chosen = swarm.assign(node, now, origin=origin, peers=peers)
         return Turn(known=True, done=swarm.done(node), assignments=tuple(chosen))

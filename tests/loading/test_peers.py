@@ -19,7 +19,7 @@ from loaders.safetensors import tracker as tracker_module
 from loaders.safetensors.cache import Gone
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content
 from loaders.safetensors.cache_store import Store
-from loaders.safetensors.errors import SourceFailed, SourceUnreachable
+from loaders.safetensors.errors import LoadCancelled, SourceFailed, SourceUnreachable
 from loaders.safetensors.fill import Fill
 from loaders.safetensors.peers import FileLock, Node
 from loaders.safetensors.races import MOST_LATE
@@ -173,6 +173,20 @@ def test_a_peer_that_takes_nothing_holds_no_thread(
         waited_for(lambda: machines[0].sent > 0)
         waited_for(lambda: not any("process_request" in thread.name for thread in threading.enumerate()))
         assert machines[0].sent < SIZE
+
+
+def test_what_a_cancelled_load_was_fetching_is_another_nodes_at_once(
+    machines: list[Machine], server: RangeServer
+) -> None:
+    server.shape(Shape(first_byte=1.0))
+    source, interrupt = machines[0].open(server.url("w")), Interrupt()
+    threading.Timer(0.5, interrupt.fire, [LoadCancelled("enough")]).start()
+    source.expect([(0, SIZE)])
+    with pytest.raises(LoadCancelled):
+        source.read_into(0, memoryview(bytearray(SIZE)), interrupt)
+    source.close()
+    server.shape(Shape())
+    assert timed(machines[1], server.url("w")) < 5
 
 
 LATE = ["silent", "silent in the middle", "slow"]

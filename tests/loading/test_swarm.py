@@ -93,7 +93,9 @@ def test_a_chunk_that_its_holder_lost_comes_from_the_origin_again() -> None:
 def test_a_stuck_fetch_does_not_hold_up_the_others() -> None:
     swarm = three(1)
     swarm.assign("a", 0.0, origin=1, peers=0)
-    assert swarm.assign("b", STUCK - 1, origin=1, peers=0) == []
+    for second in (10, 20, STUCK - 1):
+        assert swarm.assign("a", second, origin=1, peers=0) == []
+        assert swarm.assign("b", second, origin=1, peers=0) == []
     assert swarm.assign("b", STUCK + 1, origin=1, peers=0)[0].chunk == 0
 
 
@@ -170,6 +172,42 @@ def test_what_a_killed_process_fetched_is_another_ones_of_its_node() -> None:
     assert swarm.heard("a/2", QUIET + 1)
     assert swarm.assign("b", QUIET + 1, origin=1, peers=0) == [], "other nodes wait for longer: it may be on its way"
     assert [each.chunk for each in swarm.assign("a/2", QUIET + 1, origin=1, peers=0)] == [0]
+
+
+def test_a_word_of_another_process_of_its_node_does_not_keep_what_a_killed_one_fetched() -> None:
+    swarm = three(1)
+    swarm.join("a/2", "a:1", 0, 0.0)
+    swarm.begin("a/2", 0, 1)
+    swarm.assign("a", 0.0, origin=1, peers=0)
+    for second in range(1, int(SILENT) + 2):
+        swarm.join("a", "a:1", 0, float(second))
+        assert swarm.heard("a/2", float(second))
+        assert swarm.heard("b", float(second))
+    assert swarm.assign("b", SILENT - 1, origin=1, peers=0) == []
+    assert [each.chunk for each in swarm.assign("b", SILENT + 1, origin=1, peers=0)] == [0]
+    assert swarm.assign("a/2", QUIET - 1, origin=1, peers=0) == []
+    swarm.end("b")
+    assert [each.chunk for each in swarm.assign("a/2", QUIET + 1, origin=1, peers=0)] == [0]
+
+
+def test_who_fetches_no_more_leaves_what_was_on_its_way_to_the_others_and_keeps_what_it_has() -> None:
+    swarm = three(3)
+    assert len(swarm.assign("a", 0.0, origin=2, peers=0)) == 2
+    swarm.landed("a", 0, 1)
+    assert swarm.assign("b", 0.0, origin=9, peers=0)[0].chunk == 2
+    swarm.end("a")
+    assert [each.chunk for each in swarm.assign("b", 0.0, origin=9, peers=0)] == [1]
+    assert swarm.holders("b") == {"a:1": 0b001}
+
+
+def test_what_a_node_says_it_has_is_not_on_its_way_to_it() -> None:
+    """Its peer may then be late with it, and the origin is asked although it was asked before."""
+    swarm = three(1)
+    swarm.assign("a", 0.0, origin=1, peers=0)
+    swarm.join("a", "a:1", 0b1, 1.0)
+    assert swarm.assign("b", 1.0, origin=1, peers=1)[0].source == "a"
+    swarm.late("b", 0)
+    assert [each.source for each in swarm.assign("b", 1.0, origin=1, peers=1)] == [None]
 
 
 def test_a_node_whose_cache_was_emptied_is_believed() -> None:

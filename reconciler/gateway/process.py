@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import importlib.util
 import os
 import shutil
@@ -17,7 +18,7 @@ from reconciler.errors import Stalled
 LOG = "haproxy.log"
 MAX_LOG = 1 << 20
 
-_children: set[subprocess.Popen[bytes]] = set()
+_children: dict[int, subprocess.Popen[bytes]] = {}
 """Kept until they have ended: `Popen` warns when it is forgotten before, but to be left running is the point."""
 POLL_SECONDS = 0.1
 
@@ -73,10 +74,8 @@ class HAProxyProcess:
         """Return whether it still runs."""
         if self._child is None:
             return start_time(self.pid) == self.started
-        if self._child.poll() is None:
-            return True
-        _children.discard(self._child)
-        return False
+        _reap()
+        return self._child.returncode is None
 
     async def ended(self) -> None:
         """Return when it has ended: at once by the kernel's word, or by looking where that is not to be had."""
@@ -124,7 +123,10 @@ def generation_of(name: str) -> int:
 def adopt(pid: int, generation: int) -> HAProxyProcess | None:
     """Return a running process that another daemon started, or None when it is gone."""
     started = start_time(pid)
-    return None if started is None else HAProxyProcess(pid=pid, started=started, generation=generation)
+    if started is None:
+        return None
+    # A child of this very process, that another daemon in it has left, is one that has to be waited for all the same.
+    return HAProxyProcess(pid=pid, started=started, generation=generation, child=_children.get(pid))
 
 
 def spawn(binary: Path, folder: Path, *, door: str, generation: int) -> HAProxyProcess:
@@ -134,6 +136,7 @@ def spawn(binary: Path, folder: Path, *, door: str, generation: int) -> HAProxyP
 
     Its output goes to a file: a pipe would break, and HAProxy with it, when the daemon dies.
     """
+    _reap()
     with (folder / LOG).open("ab") as log:
         log.truncate(0)
         try:
@@ -148,8 +151,18 @@ def spawn(binary: Path, folder: Path, *, door: str, generation: int) -> HAProxyP
             )
         except OSError as error:
             raise Stalled(f"HAProxy at {binary} cannot be started: {error.strerror}") from error
-    _children.add(child)
+    _children[child.pid] = child
     return HAProxyProcess(pid=child.pid, started=start_time(child.pid) or 0, generation=generation, child=child)
+
+
+def _reap() -> None:
+    """Take note of those that have ended, whoever ended them: until then the kernel keeps their numbers."""
+    for pid, child in tuple(_children.items()):
+        if child.poll() is not None:
+            _children.pop(pid, None)
+
+
+atexit.register(_reap)
 
 
 def trim_log(folder: Path) -> None:

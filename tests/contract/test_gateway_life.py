@@ -169,6 +169,7 @@ async def test_after_an_adoption_a_killed_haproxy_is_covered_too(tmp_path: Path)
             assert len(result.failures) <= 4, result.failures
             assert set(result.answers) == {200}
             assert await weights(gate) == WEIGHTS
+            assert not Path(f"/proc/{pid}").exists(), "nor is it left as a zombie"
 
 
 async def test_a_haproxy_that_died_with_its_daemon_is_started_with_its_table(tmp_path: Path) -> None:

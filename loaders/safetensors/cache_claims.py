@@ -1,5 +1,7 @@
 """Who fetches which chunk: one byte-range lock per chunk, let go by the kernel when its holder dies.
 
+A second lock per chunk is for whoever stands in for a holder that is stopped, so that only one does.
+
 Open-file-description locks (Linux) bind to one opened file, so that two loads in one process exclude each other just as
 two processes do. A lock file needs no cleaning up after a crash and cannot be stale.
 """
@@ -14,6 +16,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from loaders.safetensors.cache_signs import Signs
+
 FLOCK = struct.Struct("hhqqi4x")
 """`struct flock` on 64-bit Linux: type, whence, start, length, pid (0 for these locks)."""
 
@@ -24,41 +28,51 @@ def lock_byte(descriptor: int, byte: int, kind: int) -> None:
 
 
 class Claims:
-    """The claims of one opened content; used from many threads."""
+    """The claims of one opened content of so many chunks; used from many threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, chunks: int, signs: Signs) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._chunks, self._signs = chunks, signs
         self._process = os.getpid()
         self._held: set[int] = set()
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def attempt(self, chunk: int) -> Iterator[bool]:
-        """Try to be the one who fetches this chunk; tells whether it succeeded, and lets go at the end."""
-        if not self._take(chunk):
+    def attempt(self, chunk: int, *, stand_in: bool = False) -> Iterator[bool]:
+        """Try to be the one who fetches this chunk, or stands in for one who is stopped; tells whether it succeeded.
+
+        It lets go at the end.
+        """
+        place = chunk
+        taken = self._take(place)
+        if not taken and stand_in and self._signs.stopped(place):
+            place = chunk + self._chunks
+            taken = self._take(place)
+        if not taken:
             yield False
             return
         try:
-            yield True
+            with self._signs.showing(place):
+                yield True
         finally:
-            self._let_go(chunk)
+            self._let_go(place)
 
-    def _take(self, chunk: int) -> bool:
+    def _take(self, place: int) -> bool:
         with self._lock:
-            if chunk in self._held or self._descriptor < 0:
+            if place in self._held or self._descriptor < 0:
                 return False
             try:
-                lock_byte(self._descriptor, chunk, fcntl.F_WRLCK)
+                lock_byte(self._descriptor, place, fcntl.F_WRLCK)
             except (BlockingIOError, PermissionError):
                 return False
-            self._held.add(chunk)
+            self._held.add(place)
             return True
 
-    def _let_go(self, chunk: int) -> None:
+    def _let_go(self, place: int) -> None:
         with self._lock:
-            self._held.discard(chunk)
+            self._held.discard(place)
             if self._descriptor >= 0:  # a closed file has let go already
-                lock_byte(self._descriptor, chunk, fcntl.F_UNLCK)
+                lock_byte(self._descriptor, place, fcntl.F_UNLCK)
 
     def close(self) -> None:
         """Let go of everything, also where a child process that was forked meanwhile still has the file open."""
@@ -67,6 +81,6 @@ class Claims:
             if descriptor < 0:
                 return
             if self._process == os.getpid():
-                for chunk in self._held:
-                    lock_byte(descriptor, chunk, fcntl.F_UNLCK)
+                for place in self._held:
+                    lock_byte(descriptor, place, fcntl.F_UNLCK)
             os.close(descriptor)

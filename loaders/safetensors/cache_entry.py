@@ -22,6 +22,7 @@ import xxhash
 
 from loaders.safetensors.cache_claims import Claims
 from loaders.safetensors.cache_content import Content
+from loaders.safetensors.cache_signs import Signs
 
 RECORD = struct.Struct("<QQ")
 LOCKED_FOR = 10.0
@@ -60,7 +61,9 @@ class Entry:
             lock_in_time(self._lease, fcntl.LOCK_SH, time.sleep)
             self._data = _opened(folder / "data", os.O_RDWR, opened)
             self._records = _opened(folder / "records", os.O_RDWR, opened)
-            self._claims = Claims(folder / "claims")
+            self._signs = Signs(folder / "signs")
+            opened.callback(self._signs.close)
+            self._claims = Claims(folder / "claims", content.chunks, self._signs)
             opened.pop_all()
         self._checked: set[int] = set()
         self._unreadable: set[int] = set()
@@ -194,9 +197,17 @@ class Entry:
         except OSError:
             self._unreadable.add(chunk)
 
-    def claim(self, chunk: int) -> contextlib.AbstractContextManager[bool]:
-        """Try to be the one on this node who fetches this chunk."""
-        return self._claims.attempt(chunk)
+    def claim(self, chunk: int, *, stand_in: bool = False) -> contextlib.AbstractContextManager[bool]:
+        """Try to be the one on this node who fetches this chunk, or who stands in for one that is stopped."""
+        return self._claims.attempt(chunk, stand_in=stand_in)
+
+    def filling(self) -> contextlib.AbstractContextManager[None]:
+        """Show within the block that who fills this content for the whole node is alive."""
+        return self._signs.showing(2 * self.content.chunks)
+
+    def filler_is_stopped(self) -> bool:
+        """Tell whether who fills this content for the whole node has shown itself, and does so no more."""
+        return self._signs.stopped(2 * self.content.chunks)
 
     def descriptor(self) -> int:
         """The data file, for sending chunks without copying them."""
@@ -205,6 +216,7 @@ class Entry:
     def close(self) -> None:
         """Give the lease back: from now on the content may be evicted."""
         self._claims.close()
+        self._signs.close()
         with self._lock:
             first, self._closing = not self._closing, True
             last = first and not self._users

@@ -24,8 +24,12 @@ FIRST_WAIT = 0.001
 LONGEST_WAIT = 0.02
 """Seconds between two looks at a chunk that another is fetching: short against the time that a chunk takes."""
 
+STANDS_IN_AFTER = 0.5
+"""Seconds of waiting for a chunk after which it is looked whether who claims it is stopped: not right after it took it,
+before it has shown a sign."""
+
 PATIENCE = 60.0
-"""Seconds after which a chunk that another claims is read past the cache: a stopped process holds its claims."""
+"""Seconds after which a chunk that another claims is read past the cache, whatever it is that keeps the other."""
 
 NEARLY_ALL = 0.95
 """A chunk is fetched whole if at least this share of it is wanted: partial loads must not fetch what nobody asked."""
@@ -182,7 +186,7 @@ class ReadThrough:
                 if self._neighbours is None or not self._from_neighbour(self._neighbours, piece, into, interrupt):
                     self._fetch(piece.chunk, piece.start, into, interrupt)
                 return
-            with self._entry.claim(piece.chunk) as claimed:
+            with self._entry.claim(piece.chunk, stand_in=waited > STANDS_IN_AFTER) as claimed:
                 if claimed and self._fetch_and_keep(piece, into, interrupt):
                     return
             if not claimed:

@@ -4,7 +4,7 @@ ROOT/lock                     held while contents are admitted, evicted or liste
 ROOT/KEY/content.json         URI, ETag and size
 ROOT/KEY/room                 bytes reserved for it; their sum never exceeds the cap
 ROOT/KEY/reserved             the chunks that this is for, a set of bits
-ROOT/KEY/{data,records,claims,lease}   see cache_entry.py; the lease's time is the last use
+ROOT/KEY/{data,records,claims,signs,lease}   see cache_entry.py; the lease's time is the last use
 ROOT/leaving-KEY-N            on its way out; whoever evicts next removes what a crash left of it
 """
 

@@ -181,7 +181,11 @@ class Filling:
             except OSError as error:
                 LOG.warning("%s is loaded without peers: %s", self._entry.content.public_uri, error)
                 self._ended = True
-            return not self._ended and self._moves()
+            if not self._ended and not self._moves():
+                # Who has waited for one that does nothing does not do so again for each chunk.
+                self._ended = True
+                LOG.warning("%s: who fetches it for this node does not get on", self._entry.content.public_uri)
+            return not self._ended
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="weights-filler", daemon=True)
@@ -190,7 +194,8 @@ class Filling:
     def _run(self) -> None:
         try:
             self.fill = Fill(self._entry, self._origin, self._node.membership(self._want))
-            self.fill.run(self._interrupt)
+            with contextlib.nullcontext() if self._want is not None else self._entry.filling():
+                self.fill.run(self._interrupt)
         except Exception as error:
             if not self._interrupt.fired:
                 LOG.warning("%s: peers are of no help: %s", self._entry.content.public_uri, error)
@@ -209,7 +214,7 @@ class Filling:
             present = len(self._entry.present())
             if present != count:
                 self._seen = (present, now)
-            elif now - since > STALLED:
+            elif now - since > STALLED or (self._thread is None and self._entry.filler_is_stopped()):
                 return False
         return True
 

@@ -83,6 +83,25 @@ def test_killed_at_any_moment_a_reader_leaves_nothing_wrong(
     assert caught >= kills / 2, "most victims must have been alive when they were killed"
 
 
+def test_a_stopped_reader_is_stood_in_for_and_harms_nobody_when_it_goes_on(
+    server: RangeServer, tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.shape(Shape(first_byte=0.5))
+    expected = hashlib.sha256(content).hexdigest()
+    stopped = reader(server, tmp_path)
+    wait_for_requests(server, 4, stopped)
+    stopped.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    others = [reader(server, tmp_path) for _ in range(2)]
+    assert {process.communicate(timeout=60)[0].strip() for process in others} == {expected}
+    assert time.monotonic() - began < 25, "and not a minute for each of its chunks"
+    assert Store(tmp_path, 1 << 30).kept()[0].present == SIZE, "one of them keeps what it fetches instead"
+    stopped.send_signal(signal.SIGCONT)
+    assert stopped.communicate(timeout=60)[0].strip() == expected
+    assert server.counters().body <= SIZE + 6 * CHUNK + 3 * (FIRST_READ + 1), "its own chunks are fetched twice, once"
+    assert_all_there(server, tmp_path, content, monkeypatch)
+
+
 def wait_for_requests(server: RangeServer, count: int, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 30
     while server.counters().requests < count and process.poll() is None:

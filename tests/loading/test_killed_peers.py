@@ -1,9 +1,10 @@
-"""A process that is killed while it fetches for its node: the others take over what it had begun."""
+"""A process that is killed or stopped while it fetches for its node: the others take over what it had begun."""
 
 from __future__ import annotations
 
 import hashlib
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -20,9 +21,10 @@ SIZE = 24 << 20
 CONTENT = random.Random(8).randbytes(SIZE)
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("span", [(0, SIZE), (1 << 20, SIZE - (2 << 20))], ids=["whole", "part"])
-def test_what_a_killed_process_had_begun_is_soon_fetched_by_another_of_its_node(
-    tmp_path: Path, tracker: Locked, span: tuple[int, int]
+def test_what_a_process_had_begun_is_soon_fetched_by_another_of_its_node(
+    tmp_path: Path, tracker: Locked, span: tuple[int, int], how: signal.Signals
 ) -> None:
     (tmp_path / "origin").mkdir()
     (tmp_path / "origin" / "w").write_bytes(CONTENT)
@@ -36,9 +38,11 @@ def test_what_a_killed_process_had_begun_is_soon_fetched_by_another_of_its_node(
         while origin.counters().body < SIZE // 6:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        victim.kill()
-        victim.communicate()
-        killed = time.monotonic()
-        assert survivor.communicate(timeout=60)[0].strip() == hashlib.sha256(CONTENT[slice(*span)]).hexdigest()
-        assert time.monotonic() - killed < 12
+        victim.send_signal(how)
+        began, expected = time.monotonic(), hashlib.sha256(CONTENT[slice(*span)]).hexdigest()
+        assert survivor.communicate(timeout=60)[0].strip() == expected
+        assert time.monotonic() - began < 15
         assert origin.counters().body <= 1.5 * SIZE, "what was under way is fetched again, and nothing else"
+        victim.send_signal(signal.SIGCONT)
+        said = victim.communicate(timeout=60)[0].strip()
+        assert said == ("" if how is signal.SIGKILL else expected)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import Stalled
+from reconciler.pids import start_of
 
 CLAIM = "claim.lock"
 SUPERVISOR = "supervisor.lock"
@@ -151,13 +152,3 @@ def end_keeper(folder: Path, number: signal.Signals = signal.SIGTERM, *, within:
                 os.kill(pid, signal.SIGKILL)
         time.sleep(GLANCE)
     return True
-
-
-def start_of(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None when it is gone or a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])

@@ -33,12 +33,12 @@ from reconciler.gateway.process import (
     find_binary,
     generation_of,
     spawn,
-    start_time,
     trim_log,
     why_it_ended,
 )
 from reconciler.gateway.settings import GatewaySettings, sensible_threads
 from reconciler.gateway.state import Running
+from reconciler.pids import start_of
 
 START_SECONDS = 10.0
 DOOR = "door.sock"
@@ -120,7 +120,7 @@ class Fleet:
             except AdminError:
                 continue
             pid = int(parse_info(info)["Pid"])
-            started = start_time(pid)
+            started = start_of(pid)
             if started is not None:
                 size = len(parse_map(lanes))
                 return Running(pid=pid, started=started, generation=generation, version=UNKNOWN, lanes=size)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from reconciler.errors import Stalled
+from reconciler.pids import start_of
 
 LOG = "haproxy.log"
 MAX_LOG = 1 << 20
@@ -43,16 +44,6 @@ def binary_environment(binary: Path) -> Mapping[str, str]:
     return {"PATH": os.defpath, "LD_LIBRARY_PATH": str(binary.parent / "lib")}
 
 
-def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None when it is gone or a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])
-
-
 class HAProxyProcess:
     """One process, ours or an adopted one. A pid alone is reused by the kernel; with the start time it is not."""
 
@@ -73,7 +64,7 @@ class HAProxyProcess:
     def is_alive(self) -> bool:
         """Return whether it still runs."""
         if self._child is None:
-            return start_time(self.pid) == self.started
+            return start_of(self.pid) == self.started
         _reap()
         return self._child.returncode is None
 
@@ -122,7 +113,7 @@ def generation_of(name: str) -> int:
 
 def adopt(pid: int, generation: int) -> HAProxyProcess | None:
     """Return a running process that another daemon started, or None when it is gone."""
-    started = start_time(pid)
+    started = start_of(pid)
     if started is None:
         return None
     # A child of this very process, that another daemon in it has left, is one that has to be waited for all the same.
@@ -152,7 +143,7 @@ def spawn(binary: Path, folder: Path, *, door: str, generation: int) -> HAProxyP
         except OSError as error:
             raise Stalled(f"HAProxy at {binary} cannot be started: {error.strerror}") from error
     _children[child.pid] = child
-    return HAProxyProcess(pid=child.pid, started=start_time(child.pid) or 0, generation=generation, child=child)
+    return HAProxyProcess(pid=child.pid, started=start_of(child.pid) or 0, generation=generation, child=child)
 
 
 def _reap() -> None:

@@ -20,7 +20,7 @@ import pytest
 from reconciler.adapters.clock import SystemClock
 from reconciler.errors import Retry, Stalled
 from reconciler.gateway import HAProxyGateway
-from reconciler.gateway.process import start_time
+from reconciler.pids import start_of
 from tests.contract.gateway_front import Front, endpoints, eventually, front, service, settings, table
 from tests.contract.gateway_replicas import ReplicaDouble, free_port, replicas
 
@@ -97,7 +97,7 @@ async def nothing_left(tmp_path: Path) -> AsyncIterator[None]:
     yield
     for state in tmp_path.rglob("gateway.json"):
         running = json.loads(state.read_text())["running"]
-        if running and start_time(running["pid"]) == running["started"]:
+        if running and start_of(running["pid"]) == running["started"]:
             os.kill(running["pid"], signal.SIGKILL)
 
 
@@ -194,7 +194,7 @@ async def test_a_pid_that_now_belongs_to_another_program_is_not_adopted(tmp_path
     state.write_text(json.dumps(saved))
     async with front(given) as gate:
         assert gate.pid != os.getpid()
-        assert start_time(os.getpid()) is not None
+        assert start_of(os.getpid()) is not None
 
 
 @contextmanager
@@ -297,7 +297,7 @@ async def test_what_a_daemon_left_can_be_ended(tmp_path: Path, state_is_lost: bo
     if state_is_lost:
         (given.folder / "gateway.json").unlink()
     await HAProxyGateway(given, SystemClock()).stop(timedelta(0))
-    assert start_time(pid) is None
+    assert start_of(pid) is None
 
 
 async def test_a_new_address_is_taken_and_the_old_one_left(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ async def test_more_cells_than_lanes_grow_the_pool_with_one_seamless_reload(tmp_
             assert gate.pid != pid
 
             async def former_ended() -> bool:
-                return start_time(pid) is None
+                return start_of(pid) is None
 
             await eventually(former_ended)
         assert result.failures == []

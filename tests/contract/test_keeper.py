@@ -18,8 +18,9 @@ import pytest
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.store import SqliteStore
-from reconciler.claim import Claim, end_keeper, keeper_of, start_keeper, start_of
+from reconciler.claim import Claim, end_keeper, keeper_of, start_keeper
 from reconciler.gateway import GatewaySettings, HAProxyGateway
+from reconciler.pids import start_of
 from specs.effects import SaveMemory
 from specs.preemption import Preemption, PreemptionMemory
 from tests.builders import cell, look, service

@@ -87,9 +87,9 @@ def deadline_failure(view: ServiceView, cell: CellView) -> Failure | None:
     the old revision or a Serve that may not be disturbed are not.
     """
     rollout = view.memory.rollout
-    if rollout is None or cell.seen is None or _is_complete(view, cell) or is_disputed(cell.memory, view.now):
+    if rollout is None or rollout.is_untimed or cell.seen is None or _is_complete(view, cell):
         return None
-    if cell.is_stranded or cell.is_draining:
+    if is_disputed(cell.memory, view.now) or cell.is_stranded or cell.is_draining:
         return None
     since = max(rollout.progress_at, cell.memory.building_since)
     if view.now - since < view.spec.rollout.progress_deadline:
@@ -100,7 +100,7 @@ def deadline_failure(view: ServiceView, cell: CellView) -> Failure | None:
 def deadline_at(view: ServiceView, cell: CellView) -> datetime | None:
     """Return when the progress deadline strikes if nothing moves, or None when it does not run."""
     rollout = view.memory.rollout
-    if rollout is None or cell.seen is None or _is_complete(view, cell):
+    if rollout is None or rollout.is_untimed or cell.seen is None or _is_complete(view, cell):
         return None
     return max(rollout.progress_at, cell.memory.building_since) + view.spec.rollout.progress_deadline
 

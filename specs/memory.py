@@ -159,6 +159,8 @@ class Rollout:
     reached_at: datetime | None = None
     progress: str = ""
     progress_at: datetime
+    is_untimed: bool = False
+    """No progress is nobody's fault now (a pause, blindness, full nodes): `progressDeadline` begins when that ends."""
     tallies: tuple[MetricTally, ...] = ()
     """What the measurements of the service's metrics came to since the candidate has had requests."""
     is_fast: bool = False

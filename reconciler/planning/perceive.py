@@ -22,9 +22,6 @@ from specs.placement import Placing
 from specs.updated import updated
 from specs.world import World
 
-IDLE_REFRESH = timedelta(seconds=10)
-"""A clock that stands still (a pause, blindness) is moved on this often: not at every look, each is a write."""
-
 STAYED = timedelta(minutes=5)
 """A cell that was put back and is still there after this long is not fought over."""
 
@@ -46,7 +43,8 @@ def with_services(world: World, services: Mapping[str, ServiceMemory]) -> World:
 def _perceive_service(world: World, name: str) -> ServiceMemory:
     view = _on_this_clock(view_of(world, name))
     if not world.observed.complete:
-        return updated(view.memory, rollout=_time_stands_still(view, view.memory.rollout))
+        rollout = view.memory.rollout
+        return updated(view.memory, rollout=updated(rollout, is_untimed=True) if rollout is not None else None)
     memory = _with_cells(view)
     seen = view if memory is view.memory else replace(view, memory=memory)
     return updated(memory, rollout=_moved_on(seen), comparison=next_comparison(seen), baking=next_baking(seen))
@@ -225,23 +223,25 @@ def _progressed(view: ServiceView) -> Rollout | None:
     rollout = view.memory.rollout
     if rollout is None:
         return None
-    mark = _mark(view)
-    if mark != rollout.progress:
-        return replace(rollout, progress=mark, progress_at=view.now)
+    mark, is_untimed = _mark(view), _is_untimed(view)
+    if mark != rollout.progress or (rollout.is_untimed and not is_untimed):
+        return replace(rollout, progress=mark, progress_at=view.now, is_untimed=is_untimed)
+    return updated(rollout, is_untimed=is_untimed)
+
+
+def _is_untimed(view: ServiceView) -> bool:
+    """Return whether no progress is nobody's fault: a pause, full nodes, others' changes, what Serve was not given.
+
+    It is noted when that begins and when it ends. A deadline moved on meanwhile would be a write for each move, and a
+    Memory from which everything about the service is worked out anew.
+    """
     candidate = view.memory.candidate
     cells = view.cells_of(candidate)
-    held = any(cell.memory.drifts and is_disputed(cell.memory, view.now) for cell in cells) or bool(
-        shortages(view, candidate)
-    )
-    waits_for_us = is_pausing(view) or held or not any(cell.seen for cell in cells)
-    return _time_stands_still(view, rollout) if waits_for_us else rollout
-
-
-def _time_stands_still(view: ServiceView, rollout: Rollout | None) -> Rollout | None:
-    """Blindness, pauses, full nodes and a Serve that may not be disturbed are nobody's lack of progress."""
-    if rollout is None or not view.has_lasted(rollout.progress_at, IDLE_REFRESH):
-        return rollout
-    return replace(rollout, progress_at=view.now)
+    if is_pausing(view) or not any(cell.seen for cell in cells):
+        return True
+    if any(cell.memory.drifts and is_disputed(cell.memory, view.now) for cell in cells):
+        return True
+    return bool(shortages(view, candidate))
 
 
 def _mark(view: ServiceView) -> str:

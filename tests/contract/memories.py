@@ -190,6 +190,7 @@ def rich_service(name: str = "chat") -> ServiceMemory:
             tallies=(TALLY,),
             is_fast=True,
             is_parked=True,
+            is_untimed=True,
         ),
         comparison=Comparison(
             candidate="b7710de40a12",

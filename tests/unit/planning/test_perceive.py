@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from reconciler.planning.perceive import perceive
-from specs.memory import ServiceMemory
+from specs.memory import Memory, OperatorPause, Rollout, ServiceMemory
 from specs.observed import CellStatus
 from specs.routes import FULL
 from specs.world import World
@@ -17,6 +20,12 @@ NAME = "chat.v1.-.-.0"
 
 def after(made: World) -> ServiceMemory:
     return perceive(made).memory.services["chat"]
+
+
+def rollout_of(made: World) -> Rollout:
+    rollout = made.memory.services["chat"].rollout
+    assert rollout is not None
+    return rollout
 
 
 def rolling(**options: Any) -> World:
@@ -80,12 +89,39 @@ def test_counts_that_nobody_commanded_are_learned() -> None:
     assert after(made).learned == {"Backend": 4}
 
 
-def test_blindness_changes_nothing_but_the_deadline() -> None:
+def test_blindness_changes_nothing_but_that_the_deadline_does_not_run() -> None:
     made = replace(rolling(starting=1), observed=replace(rolling().observed, complete=False, cells=()))
-    before, memory = made.memory.services["chat"], after(made)
-    assert memory.rollout is not None
-    assert memory.rollout.progress_at == NOW
-    assert replace(memory, rollout=before.rollout) == before
+    before = made.memory.services["chat"]
+    assert after(made) == replace(before, rollout=replace(rollout_of(made), is_untimed=True))
+
+
+def blind(made: World) -> World:
+    return replace(made, observed=replace(made.observed, complete=False))
+
+
+def paused(made: World) -> World:
+    memory = replace(made.memory.services["chat"], pause=OperatorPause(by="ada", why="", at=NOW))
+    return replace(made, memory=Memory(services={"chat": memory}))
+
+
+def not_handed_to_serve(made: World) -> World:
+    return replace(made, observed=replace(made.observed, cells=made.observed.cells[:1]))
+
+
+@pytest.mark.parametrize("wait", [blind, paused, not_handed_to_serve])
+def test_a_wait_that_is_nobodys_fault_is_one_write_and_the_deadline_begins_at_its_end(
+    wait: Callable[[World], World],
+) -> None:
+    start = perceive(rolling(starting=1))
+    waiting = perceive(wait(replace(start, now=NOW + seconds(9))))
+    assert rollout_of(waiting).is_untimed
+
+    hour = perceive(replace(waiting, now=NOW + seconds(3600)))
+    assert hour.memory is waiting.memory, "nothing is written meanwhile"
+
+    memory = replace(hour.memory.services["chat"], pause=None)
+    ended = rollout_of(perceive(replace(hour, observed=start.observed, memory=Memory(services={"chat": memory}))))
+    assert (ended.is_untimed, ended.progress_at) == (False, NOW + seconds(3600))
 
 
 def test_progress_is_a_ready_replica_a_weight_or_a_step() -> None:
@@ -97,14 +133,6 @@ def test_progress_is_a_ready_replica_a_weight_or_a_step() -> None:
         rollout = after(rolling(rollout=same, **options)).rollout
         assert rollout is not None
         assert (rollout.progress_at == NOW) == moved, options
-
-
-def test_what_serve_was_not_yet_given_does_not_run_out_of_time() -> None:
-    mark = after(rolling(seen=False)).rollout
-    assert mark is not None
-    waiting = after(rolling(seen=False, rollout={"progress": mark.progress})).rollout
-    assert waiting is not None
-    assert waiting.progress_at == NOW
 
 
 def test_the_peak_is_kept_while_something_moves() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies.health import MESSAGE_LIMIT, clipped, deadline_failure, find_failure
+from policies.health import MESSAGE_LIMIT, clipped, deadline_at, deadline_failure, find_failure
 from policies.revisions import judge
 from policies.view import ServiceView, view_of
 from specs.decisions import LatchFailure, RollBack
@@ -103,6 +103,15 @@ def test_no_deadline_runs_in_a_pause() -> None:
     late = {"progress_at": NOW - seconds(3600), "reached_at": NOW - seconds(3600)}
     assert judge(candidate(spec=spec, rollout=late, starting=1)) == ()
     assert judge(candidate(spec=spec, rollout={**late, "reached_at": None}, starting=1)) != ()
+
+
+def test_no_deadline_runs_while_no_progress_is_nobodys_fault() -> None:
+    late = {"progress_at": NOW - seconds(3600)}
+    for untimed in (True, False):
+        view = candidate(rollout={**late, "is_untimed": untimed}, starting=1)
+        cell_view = view.cells_of("v2")[0]
+        assert (deadline_failure(view, cell_view) is None) == untimed
+        assert (deadline_at(view, cell_view) is None) == untimed
 
 
 def test_a_failure_is_latched_before_the_rollback() -> None:

@@ -233,6 +233,11 @@ class StickySpec(CamelModel):
 class StepSpec(CamelModel):
     """One step of a rollout: exactly one of `setWeight`, `pause`, `analysis` and `setHeaderRoute`."""
 
+    refused: ClassVar[dict[str, str]] = {
+        "setMirrorRoute": "requests are not mirrored, since a mirrored one is executed twice: write setHeaderRoute, "
+        "which sends chosen requests to the new revision"
+    }
+
     set_weight: int | None = Field(
         default=None, ge=1, le=100, description="Percent of the requests that the new revision gets."
     )

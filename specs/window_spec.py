@@ -17,17 +17,26 @@ def _zone(value: str) -> str:
     return value
 
 
+def _hours(value: str) -> str:
+    # Read by itself, so that it is told beside a wrong zone, and at its own place.
+    read_window(value, is_allowed=True, zone="UTC")
+    return value
+
+
+Hours = Annotated[str, AfterValidator(_hours)]
+
+
 class WindowSpec(CamelModel):
     """Hours in which rollouts may move (`allow`) or may not (`deny`): exactly one of the two."""
 
     refused: ClassVar[dict[str, str]] = {"timeZone": "write timezone"}
 
-    allow: str | None = Field(
+    allow: Hours | None = Field(
         default=None,
         description="Days and hours in which rollouts start and go on, such as Mon-Fri 09:00-17:00.",
         json_schema_extra=WINDOW_TEXT,
     )
-    deny: str | None = Field(
+    deny: Hours | None = Field(
         default=None,
         description="Days and hours in which none does. It wins over allow.",
         json_schema_extra=WINDOW_TEXT,

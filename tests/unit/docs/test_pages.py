@@ -52,6 +52,23 @@ def test_every_metric_that_is_listed_exists() -> None:
     assert b"heliostat_leader" in Metrics().render()
 
 
+def test_every_metric_that_exists_is_listed() -> None:
+    source = (ROOT / "reconciler" / "metrics.py").read_text()
+    registered = re.findall(r'(?:_counter|_gauge|Histogram|MetricFamily)\(\s*f?"(?:heliostat_)?(\w+)"', source)
+    stems = {name.removeprefix("heliostat_").removesuffix("_total") for name in rows("metric")}
+    assert len(registered) >= 15
+    assert set(registered) <= stems
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_row_of_a_table_has_as_many_cells_as_its_first(page: Path) -> None:
+    cells = 0
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        bars = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line))) if line.startswith("|") else 0
+        assert not (cells and bars) or bars == cells, f"{page.name}:{number}: {line}"
+        cells = bars
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):

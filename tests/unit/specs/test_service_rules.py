@@ -260,6 +260,11 @@ ROLLOUTS = [
         "7:68: a header value is exactly one of exact and prefix",
     ),
     (
+        "steps: [{setMirrorRoute: {percentage: 10}}]",
+        '7:14: "setMirrorRoute" does not belong here: requests are not mirrored, since a mirrored one is executed twice: '
+        "write setHeaderRoute",
+    ),
+    (
         "steps: [{setHeaderRoute: {match: [{headerName: x, headerValue: {regex: .*}}]}}]",
         '7:69: "regex" does not belong here: one service\'s regular expression could stall the requests of all',
     ),

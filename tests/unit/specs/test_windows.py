@@ -169,6 +169,17 @@ def test_a_wrong_window_says_where_and_what_to_write(window: str, error: str) ->
     assert not desired.is_policy_known
 
 
+def test_all_that_is_wrong_with_windows_is_listed_at_its_own_place() -> None:
+    first = "{allow: Mon-Fry 09:00-17:00, timezone: Mars/X}"
+    desired = read(POLICY.format(first + "\n    - {deny: Sun 9-17}"))
+    found = [(str(error).split(" ")[0], error.message.split(":")[0]) for error in desired.errors]
+    assert found == [
+        ("a.yaml:6:15:", "'Mon-Fry 09"),
+        ("a.yaml:6:46:", "'Mars/X' is not a time zone"),
+        ("a.yaml:7:14:", "'Sun 9-17' is not a window"),
+    ]
+
+
 def test_edges_never_lie_in_the_past() -> None:
     now = at("2026-11-23T12:00")
     edges = sorted(allow("daily 09:00-17:00").edges(now))

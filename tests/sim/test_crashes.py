@@ -32,7 +32,8 @@ def dying(at: int, *, is_after: bool, every: int = 0) -> Meddle:
 async def test_dying_again_and_again_changes_nothing_of_the_story(course: Course, first: int, is_after: bool) -> None:
     calm = await undisturbed(course)
     sim = await tell(course, dying(first, is_after=is_after, every=LIVES), downtime=DOWNTIMES[is_after])
-    assert sim.crashes >= (calm.crash.count - first) // LIVES + 1
+    # What begins and ends while no daemon runs (a wait) is never noted: an absence spares an effect or two.
+    assert sim.crashes >= (calm.crash.count - first) // LIVES
     assert ending(sim) == ending(calm)
     assert sim.serve.peak("chat", "Echo") <= course.size + 1
 

@@ -1,11 +1,9 @@
-"""Policies of another package, built and installed for real, in processes of their own."""
+"""Policies of another package, built and installed for real, in processes of their own: what no fake can show."""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -22,10 +20,9 @@ from reconciler.errors import Retry, Stalled
 from specs.memory import Memory
 from specs.placement import MARKET_LABEL, ZONE_LABEL
 from specs.wishes import Aim, Apportion, PolicyKind, Prefer, read_wish
-from specs.world import World
 from tests.builders import NOW, cell, node, service, world
+from tests.contract.ramp_package import PACKAGE, install, moving
 
-PACKAGE = Path(__file__).parents[1] / "apps" / "ramp_policy"
 CHAT = {"chat": "chat"}
 PRICE = "example.com/price-per-hour"
 NAMES = ("ramp", "hangs", "raises", "exits", "chatty", "forger", "absent")
@@ -34,13 +31,8 @@ NAMES = ("ramp", "hangs", "raises", "exits", "chatty", "forger", "absent")
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build and install the package, as its users would, into a folder of its own."""
-    folder, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source") / "ramp"
-    source.mkdir()
-    for file in PACKAGE.iterdir():
-        if file.is_file():
-            (source / file.name).write_bytes(file.read_bytes())
-    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--target", str(folder), str(source)], check=True, timeout=120)
+    folder = tmp_path_factory.mktemp("site")
+    install(folder, tmp_path_factory.mktemp("source") / "ramp")
     return folder
 
 
@@ -55,15 +47,6 @@ def there(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 async def policies(there: None) -> AsyncIterator[PluginPolicies]:
     async with PluginPolicies([f"rollout.{name}" for name in NAMES], SystemClock()) as found:
         yield found
-
-
-def moving(**fields: object) -> World:
-    """Return a world in which v2 of chat has been on its way for a minute."""
-    labels = {"ramp.example.com/percent-per-minute": "30"}
-    started = {"started_at": NOW - timedelta(minutes=1)}
-    wanted = replace(service(version="v2", policy="ramp"), labels=labels)
-    cells = (cell("v1", ready=3, weight=10_000), cell("v2", ready=1))
-    return world(wanted, *cells, stable="v1", candidate="v2", rollout=started)
 
 
 async def test_a_policy_of_another_package_sees_the_world_and_says_what_it_wants(policies: PluginPolicies) -> None:

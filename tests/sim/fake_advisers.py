@@ -27,10 +27,16 @@ class FakeAdvisers:
 
     async def consult(self, policy: str, subjects: Mapping[str, object], world: World) -> Mapping[str, object]:
         self.asked += [(policy, name) for name in subjects]
-        return {name: _document(self.policies[policy](world, subject)) for name, subject in subjects.items()}
+        return {name: _answer(self.policies[policy], world, subject) for name, subject in subjects.items()}
 
 
-def _document(answer: object) -> object:
+def _answer(policy: Policy, world: World, subject: object) -> object:
+    try:
+        answer = policy(world, subject)
+    except (Retry, AssertionError):
+        raise
+    except Exception as error:
+        return {"problem": f"it raised {type(error).__name__}: {error}"}
     try:
         return write_wish(answer)
     except TypeError:

@@ -261,8 +261,8 @@ ROLLOUTS = [
     ),
     (
         "steps: [{setMirrorRoute: {percentage: 10}}]",
-        '7:14: "setMirrorRoute" does not belong here: requests are not mirrored, since a mirrored one is executed twice: '
-        "write setHeaderRoute",
+        '7:14: "setMirrorRoute" does not belong here: requests are not mirrored, since a mirrored one is '
+        "executed twice: write setHeaderRoute",
     ),
     (
         "steps: [{setHeaderRoute: {match: [{headerName: x, headerValue: {regex: .*}}]}}]",

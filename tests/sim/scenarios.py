@@ -250,6 +250,8 @@ class Teller:
         self.absent: set[str] = set()
         self.needs: dict[str, tuple[str, ...]] = {}
         """What each service depends on."""
+        self.groups: dict[str, str] = {}
+        """Who is taken back together with whom."""
         self.older: dict[str, int | str] = dict(self.versions)
 
     async def tell(self) -> Simulation:
@@ -291,6 +293,7 @@ class Teller:
                 replace(
                     self.shape(name).spec(name, version, plus=self.plus[name], suspend=name in self.suspended),
                     depends_on=tuple(other for other in self.needs.get(name, ()) if other in self.versions),
+                    group=self.groups.get(name, ""),
                 )
                 for name, version in self.versions.items()
                 if name not in self.absent

@@ -33,6 +33,7 @@ HISTORY_KEPT = 1_000
 """Per service."""
 LOCK_WAIT = timedelta(seconds=2)
 """A backup tool may hold the file for a moment."""
+MEND = "Make room on its disk, or make it writable for this user; nothing is changed on Ray until then"
 COMPACTION = "compaction"
 PREEMPTION = "preemption"
 """The rows of the cluster's own values, by who keeps them."""
@@ -119,7 +120,7 @@ class SqliteStore:
         try:
             self._path.touch(mode=0o600)
         except OSError as error:
-            raise Stalled(f"cannot create the state file {self._path}: {error.strerror}") from error
+            raise Stalled(f"the state file {self._path} cannot be written: {error.strerror}. {MEND}") from error
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -190,10 +191,7 @@ class SqliteStore:
         except sqlite3.OperationalError as error:
             if "locked" in str(error) or "busy" in str(error):
                 raise Retry(f"another program holds the state file {self._path}: {error}", LOCK_WAIT) from error
-            raise Stalled(
-                f"the state file {self._path} cannot be read or written: {error}. "
-                "Make room on its disk, or make it writable for this user; nothing is changed on Ray until then"
-            ) from error
+            raise Stalled(f"the state file {self._path} cannot be read or written: {error}. {MEND}") from error
         except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
             raise
         except sqlite3.DatabaseError as error:

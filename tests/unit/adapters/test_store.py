@@ -173,6 +173,62 @@ def test_a_full_disk_is_told_and_saving_goes_on_when_there_is_room_again(tmp_pat
     assert peak == "7"
 
 
+READ_ONLY = """
+import asyncio, subprocess, sys
+from pathlib import Path
+from reconciler.adapters.store import SqliteStore
+from reconciler.errors import Stalled
+from specs.effects import SaveMemory
+from tests.contract.memories import plain_service
+
+folder = Path(sys.argv[1])
+
+def mount(*options):
+    subprocess.run(["mount", *options, str(folder)], check=True)
+
+async def main():
+    mount("-t", "tmpfs", "state")
+    before = SqliteStore(folder)
+    await before.save(SaveMemory(services=(plain_service("chat", 1),)))
+    await before.close()
+    mount("-o", "remount,ro")
+    store = SqliteStore(folder)
+    for _ in range(2):
+        try:
+            await store.save(SaveMemory(services=(plain_service("chat", 2),)))
+        except Stalled as error:
+            print(error.reason)
+    mount("-o", "remount,rw")
+    print((await store.load()).services["chat"].peak)
+    await store.save(SaveMemory(services=(plain_service("chat", 3),)))
+    print((await store.load()).services["chat"].peak)
+    await store.close()
+
+asyncio.run(main())
+"""
+OWN_MOUNTS = ["unshare", "--user", "--map-root-user", "--mount"]
+"""A disk of the test's own: it is gone with the process, and nobody else ever sees it."""
+
+
+def _may_mount() -> bool:
+    mount = [*OWN_MOUNTS, "mount", "-t", "tmpfs", "x", "/mnt"]
+    try:
+        return subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not _may_mount(), reason="needs unshare (util-linux), and a kernel that lets users mount")
+def test_a_read_only_disk_is_told_and_saving_goes_on_when_it_is_writable_again(tmp_path: Path) -> None:
+    command = [*OWN_MOUNTS, sys.executable, "-c", READ_ONLY, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    *reasons, before, after = done.stdout.splitlines()
+    assert len(reasons) == 2
+    assert all("make it writable for this user" in reason for reason in reasons), reasons
+    assert (before, after) == ("1", "3")
+
+
 async def test_a_state_that_cannot_be_opened_is_told_with_its_path(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
     store = SqliteStore(tmp_path)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from policies.capacity import Counts, share_of
 from policies.layout import Layout
-from policies.placing import zone_weights
+from policies.parts import Parts, parts_of
 from policies.view import CellView, ServiceView
-from policies.zones import apportion
 from specs.cells import CellKey
 from specs.desired import AutoScale
 from specs.memory import Bounds
-from specs.placement import Market, Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,46 +32,11 @@ def first_bounds(view: ServiceView, key: CellKey, deployment: str, count: int, l
     if not isinstance(scale, AutoScale):
         return Bounds(min_replicas=count, max_replicas=count)
     sites, site = layout.of(key.revision), key.site
-    part = _parts(view, sites)
+    part = parts_of(view, sites)
     highest = part.of(scale.max_replicas, site, deployment)
     initial = scale.initial_replicas or 0 if view.memory.stable is None else 0
     start = min(max(count, part.of(initial, site, deployment) if initial else 0), highest)
     return Bounds(min_replicas=start, max_replicas=max(start, highest))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """How a revision's bounds are divided over its sites; each cell has at least one replica.
-
-    `fixed` sites have the base and do not scale: only what is beyond it comes and goes with the requests. `weights`
-    are those of zones that are not to be even, 1 where one is not named.
-    """
-
-    sites: Mapping[Site, Mapping[str, int]]
-    fixed: frozenset[Site] = frozenset()
-    weights: Mapping[str, int] = field(default_factory=dict)
-
-    def of(self, total: int, site: Site, deployment: str) -> int:
-        """Return a site's part of a bound."""
-        base = {one: self.sites[one][deployment] for one in self.fixed}
-        if site in base:
-            return base[site]
-        scaling = {one: self.weights.get(one.zone or "", 1) for one in self.sites if one not in base}
-        rest = total - sum(base.values()) - len(scaling)
-        return 1 + apportion(max(0, rest), scaling).get(site, 0)
-
-
-def _parts(view: ServiceView, sites: Mapping[Site, Mapping[str, int]]) -> Parts:
-    return Parts(sites=sites, fixed=fixed_sites(view, sites), weights=zone_weights(view))
-
-
-def fixed_sites(view: ServiceView, sites: Mapping[Site, Mapping[str, int]]) -> frozenset[Site]:
-    """Return the sites of a base that is a count, where there are spot nodes that scale beside it."""
-    market = view.spec.placement.market
-    if market is None or market.prefer is not Market.SPOT or market.base.is_percent:
-        return frozenset()
-    stays = frozenset(site for site in sites if site.market is Market.ON_DEMAND)
-    return stays if len(stays) < len(sites) else frozenset()
 
 
 def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGoal) -> Bounds | None:
@@ -89,8 +51,10 @@ def next_bounds(view: ServiceView, cell: CellView, deployment: str, goal: CellGo
     seen = cell.deployment(deployment)
     if scale is None or seen is None:
         return None
-    is_moving = any(goal.layout.is_leaving(other) for other in view.cells_of(cell.line))
-    part = _parts(view, sites)
+    is_moving = any(goal.layout.is_leaving(other) for other in view.cells_of(cell.line)) or bool(
+        goal.layout.missing(view, cell.line)
+    )
+    part = parts_of(view, sites)
     if _is_free(view, cell, deployment, scale) and not (is_moving and count != seen.target) and site in sites:
         low, high = (part.of(bound, site, deployment) for bound in (scale.min_replicas, scale.max_replicas))
         # Never to 0, which a cell has that somebody else stopped: Serve would be free to leave it so, and no request

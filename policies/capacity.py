@@ -160,18 +160,14 @@ def next_counts(
     for revision in reversed(posts):
         mine, is_routed = posts[revision], _is_routed(view, revision, weights)
         excess = max(0, _sum(mine) - max(target[revision], _carried(view, revision, weights, budget)))
-        if _leaves_by_retirement(view, revision) or isinstance(view.scale(deployment), AutoScale):
-            excess = min(excess, unmet)
+        givers, excess = _givers(view, deployment, mine, excess, unmet)
         before = _sum(mine)
-        lost = _shrink(mine, excess, spare if is_routed else excess)
+        lost = _shrink(givers, excess, spare if is_routed else excess)
         spare -= lost if is_routed else 0
         unmet = max(0, unmet - (before - _sum(mine)))
-    for revision in () if is_tight else reversed(posts):
-        if not _leaves_by_retirement(view, revision) and _may_move(view, posts[revision], deployment):
-            missing = _makeable(view, revision, deployment, layout)
-            room -= _move(posts[revision], missing, room)
-            if room <= 0 and budget.surge == 0 and spare > 0:
-                spare -= _make_way(posts[revision], missing)
+    if not is_tight:
+        staying = {line: mine for line, mine in reversed(posts.items()) if not _leaves_by_retirement(view, line)}
+        room = _moved(view, deployment, staying, layout, _Means(room=room, spare=spare))
     cells = {post.cell.name: post.now for mine in posts.values() for post in mine}
     return Counts(cells=cells, goal=target, room=room, is_tight=is_tight)
 
@@ -257,6 +253,21 @@ def _grow_beyond(view: ServiceView, deployment: str, posts: list[_Post], most: i
     return 1
 
 
+def _givers(view: ServiceView, deployment: str, posts: list[_Post], excess: int, unmet: int) -> tuple[list[_Post], int]:
+    """Return which cells of a revision give up what is too much, and how much of it.
+
+    What retires as a whole, and what Serve scales, gives what others need; autoscaled cells that leave go on to nothing
+    all the same, for those that stay grow into their room.
+    """
+    is_autoscaled = isinstance(view.scale(deployment), AutoScale)
+    if posts and _leaves_by_retirement(view, posts[0].cell.line):
+        return posts, min(excess, unmet)
+    leaving = [post for post in posts if post.is_leaving] if is_autoscaled else []
+    if leaving and excess > unmet:
+        return leaving, excess
+    return posts, min(excess, unmet) if is_autoscaled else excess
+
+
 def _shrink(posts: list[_Post], excess: int, spare: int) -> int:
     """Take `excess` where most is too much; return how many serving replicas that costs, at most `spare`."""
     lost = 0
@@ -268,6 +279,28 @@ def _shrink(posts: list[_Post], excess: int, spare: int) -> int:
         lost += 0 if post.unstarted else 1
         post.give(1)
     return lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Means:
+    """What moves have: room in the budget, and serving replicas that may go."""
+
+    room: int
+    spare: int
+
+
+def _moved(view: ServiceView, deployment: str, posts: Mapping[str, list[_Post]], layout: Layout, means: _Means) -> int:
+    """Let what is in the wrong place move; return the room that is left."""
+    room, spare, surge = means.room, means.spare, view.budget(deployment).surge
+    for line, mine in posts.items():
+        missing = _makeable(view, line, deployment, layout)
+        if _may_move(view, mine, deployment):
+            room -= _move(mine, missing, room)
+        elif not missing:
+            continue
+        if room <= 0 and surge == 0 and spare > 0:
+            spare -= _make_way(mine, missing)
+    return room
 
 
 def _makeable(view: ServiceView, line: str, deployment: str, layout: Layout) -> int:

@@ -10,6 +10,7 @@ from policies.bake import next_baking
 from policies.drift import is_disputed
 from policies.health import is_pausing
 from policies.metrics import next_tallies
+from policies.moving import base_of_move, is_on_its_way
 from policies.recall import recalled
 from policies.resources import shortages
 from policies.sites import next_sites
@@ -200,16 +201,19 @@ def _learned(view: ServiceView, cells: tuple[CellMemory, ...]) -> Mapping[str, i
 
 
 def _base(view: ServiceView) -> Mapping[str, int]:
-    """Forget the rollout's autoscaling base once the revision that took over has grown to it."""
+    """Return the autoscaling base of a rollout, or of a move to other places, until it is over.
+
+    A rollout's is over once the revision that took over has grown to it, a move's once nothing is left behind.
+    """
     memory = view.memory
     others = {weight for line, weight in view.weights.items() if line != memory.stable}
-    if not memory.base or memory.candidate is not None or any(others):
-        return memory.base
+    if memory.candidate is not None or is_on_its_way(view) or any(others):
+        return base_of_move(view)
     regained = all(
         sum(cell.commanded(name) for cell in view.cells_of(memory.stable)) >= min(count, view.budget(name).target)
         for name, count in memory.base.items()
     )
-    return {} if regained else memory.base
+    return {} if regained and memory.base else memory.base
 
 
 @recalled

@@ -9,6 +9,7 @@ from typing import Any
 
 from policies.drift import TRUCE
 from policies.gates import left_over
+from policies.moving import base_of_move
 from policies.steps import resettle
 from policies.window import reference_evidence
 from reconciler.planning import remember_gates
@@ -69,6 +70,7 @@ from specs.memory import (
     Rollout,
     ServiceMemory,
 )
+from specs.updated import updated
 
 REVISIONS_KEPT = 5
 """Good revisions that stay recreatable: enough for a way back, not a growing archive. More if `rollbackWindow` is."""
@@ -230,7 +232,9 @@ def _set_capacity(memory: ServiceMemory, decision: SetCapacity, moment: Moment) 
             return replace(cell, bounds={**cell.bounds, decision.deployment: decision.bounds})
         return replace(cell, counts={**cell.counts, decision.deployment: decision.count or 0})
 
-    return _with_cell(memory, decision.cell, changed)
+    # The first look at a move raises bounds already: the next one could not tell that from what the requests ask for.
+    base = base_of_move(moment.view) if moment.view is not None and not memory.base else memory.base
+    return updated(_with_cell(memory, decision.cell, changed), base=base)
 
 
 def _set_weights(memory: ServiceMemory, decision: SetWeights, moment: Moment) -> ServiceMemory:

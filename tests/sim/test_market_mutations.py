@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import policies.bounds
 import policies.capacity
 import policies.layout
 import policies.shares
@@ -49,10 +48,16 @@ MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
         markets.test_what_spot_nodes_held_falls_back_and_comes_back_without_haste,
     ),
     "the base scales": (
-        policies.bounds,
-        "fixed_sites",
-        lambda view, sites: frozenset(),
+        policies.parts.Parts,
+        "_share",
+        lambda self, total, deployment: total // 2,
         markets.test_the_base_of_an_autoscaled_service_does_not_scale,
+    ),
+    "a percentage of an autoscaled service halves it": (
+        policies.parts.Parts,
+        "_share",
+        lambda self, total, deployment: total // 2,
+        partial(markets.test_a_percentage_is_of_both_bounds_of_an_autoscaled_service, *markets.SHARES[0]),
     ),
     "what counts lose is held against them": (
         policies.view.ServiceView,

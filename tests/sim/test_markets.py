@@ -160,11 +160,45 @@ async def test_the_base_of_an_autoscaled_service_does_not_scale() -> None:
 
 
 def bounds_by_market(sim: Simulation) -> dict[str, tuple[int, int]]:
-    return {
-        str(key.market): (found["min_replicas"], found["max_replicas"])
-        for key, app in sim.watch.applications("chat")
-        if not app.is_deleting and (found := app.deployments["Echo"].bounds) is not None
-    }
+    """Return lower and upper bounds per market, all zones together."""
+    found: dict[str, tuple[int, int]] = {}
+    for key, app in sim.watch.applications("chat"):
+        bounds = app.deployments["Echo"].bounds
+        if not app.is_deleting and bounds is not None:
+            low, high = found.get(str(key.market), (0, 0))
+            found[str(key.market)] = (low + bounds["min_replicas"], high + bounds["max_replicas"])
+    return found
+
+
+SHARES = [
+    ("a", (4, 12), "25%", {"on-demand": (1, 3), "spot": (3, 9)}),
+    ("ab", (8, 24), "25%", {"on-demand": (2, 6), "spot": (6, 18)}),
+    ("abc", (6, 14), "50%", {"on-demand": (3, 7), "spot": (3, 7)}),
+    ("a", (1, 5), "50%", {"on-demand": (1, 5)}),
+    ("a", (4, 12), "100%", {"on-demand": (4, 12)}),
+]
+
+
+@pytest.mark.parametrize(("letters", "size", "base", "wanted"), SHARES)
+async def test_a_percentage_is_of_both_bounds_of_an_autoscaled_service(
+    letters: str, size: tuple[int, int], base: str, wanted: dict[str, tuple[int, int]]
+) -> None:
+    sim = of_markets(*letters)
+    await deployed(sim, spec(size=size, placement=on(base)))
+    assert bounds_by_market(sim) == wanted
+    sim.push(spec("v2", size=size, placement=on(base)))
+    await sim.settle()
+    assert sim.memory().stable == "v2"
+    await sim.until(lambda: bounds_by_market(sim) == wanted, within=120, what="the new revision has the same bounds")
+
+
+async def test_spot_nodes_that_are_gone_leave_an_autoscaled_service_its_whole_range() -> None:
+    sim = of_markets("a", "b")
+    await deployed(sim, spec(size=(4, 12), placement=on("25%")))
+    reclaim(sim, *spot_nodes(sim, "b"))
+    await sim.until(lambda: per_market(sim) == {"spot": 1, "on-demand": 3}, within=300, what="rebuilt on demand")
+    bounds = list(bounds_by_market(sim).values())
+    assert [sum(side) for side in zip(*bounds, strict=True)] == [4, 12]
 
 
 @pytest.mark.parametrize("size", [{"Echo": 6, "Backend": 2}, {"Echo": 5, "Backend": 3}])

@@ -144,7 +144,7 @@ async def test_what_is_kept_ready_for_the_loss_of_a_zone_is_not_for_a_policy() -
 async def test_autoscaled_services_have_their_bounds_divided_by_weight() -> None:
     sim = over("a", "b", "c", says=Apportion(zones={"a": 4}))
     await deployed(sim, spec(size={"Echo": (6, 12)}, placement=wished()))
-    await sim.until(lambda: bounds(sim) == {"a": (3, 7), "b": (2, 3), "c": (1, 2)}, within=120, what=f"{bounds(sim)}")
+    await sim.until(lambda: bounds(sim) == {"a": (4, 8), "b": (1, 2), "c": (1, 2)}, within=120, what=f"{bounds(sim)}")
     await sim.settle()
     says(sim, Apportion(zones={"c": 0}))
     await sim.run(TAKEN_UP_AFTER.total_seconds())

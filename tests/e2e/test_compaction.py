@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -15,7 +15,7 @@ from tests.e2e.conftest import lent
 from tests.e2e.load import sending
 from tests.e2e.project import Spec, pause, policy, weight
 from tests.e2e.stage import Stage
-from tests.e2e.waiting import wait_for
+from tests.e2e.waiting import holds_for, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -168,3 +168,87 @@ def test_what_somebody_else_runs_keeps_its_node_and_a_kill_of_the_daemon_loses_n
     plan = compaction(stage)
     assert plan["freed"] >= 1
     assert any("theirs, which is not Heliostat's" in node["why"] for node in plan["nodes"])
+
+
+def slow_chat(stage: Stage, revision: str = "v1", start: float = 8) -> Spec:
+    """Return a service whose replicas start slowly, so that emptying a node takes a while."""
+    return sized(stage, "chat", 6, revision, cpus=0.4, steps=(weight(50), pause(1)), args={"start_seconds": start})
+
+
+def events(stage: Stage, *kinds: str) -> list[dict[str, Any]]:
+    """Return the events of these kinds, the oldest first."""
+    found: list[dict[str, Any]] = stage.daemon.get("/api/v1/events?limit=500")["events"]
+    return sorted((event for event in found if event["kind"] in kinds), key=lambda event: event["id"])
+
+
+def wait_draining(stage: Stage) -> None:
+    wait_for(
+        lambda: any(drain["state"] == "draining" and drain["replicas"] for drain in compaction(stage)["drains"]),
+        120,
+        "a node is being emptied",
+        shows=lambda: told(stage),
+        interval=0.5,
+    )
+
+
+def closed_now() -> dict[str, str]:
+    """Return hours that are half a day away."""
+    begins = datetime.now(UTC) + timedelta(hours=12)
+    return {"allow": f"daily {begins:%H:%M}-{begins + timedelta(hours=1):%H:%M}", "timezone": "UTC"}
+
+
+@pytest.mark.slow
+def test_a_rollout_and_the_end_of_the_hours_stop_compaction_between_two_nodes(own: Clusters) -> None:
+    stage = own(("a", "b", "c") * 2, 2.0)
+    stage.deploy(slow_chat(stage), cluster=policy(compaction={**SETTINGS, "enabled": False}), within=180)
+    with sending(stage.load(rate=RATE)) as load:
+        stage.project.push(slow_chat(stage), cluster=policy(compaction=SETTINGS))
+        wait_draining(stage)
+        sha = stage.project.push(slow_chat(stage, "v2"), cluster=policy(compaction=SETTINGS))
+        stage.daemon.wait_commit(sha)
+        stage.daemon.wait_settled("chat", "v2", 300)
+        wait_draining(stage)
+        began, promoted = events(stage, "NodeDrainBegun"), events(stage, "Promoted")[-1]
+        started = events(stage, "RolloutStarted")[-1]
+        assert began[0]["id"] < started["id"] < promoted["id"], told(stage)
+        assert not [one for one in began if started["id"] < one["id"] < promoted["id"]], told(stage)
+        assert events(stage, "NodeDrainGivenUp") == []
+        before = len(began)
+        stage.project.push(slow_chat(stage, "v2"), cluster=policy(compaction={**SETTINGS, "windows": [closed_now()]}))
+        wait_for(
+            lambda: not compaction(stage)["drains"] and "outside of" in compaction(stage)["message"],
+            120,
+            "what was begun has ended, and nothing more begins",
+            shows=lambda: told(stage),
+            interval=1,
+        )
+        # It may have begun one more node before the commit was read; none of those that are left goes after that.
+        left, freed = len(workers(stage)), len(events(stage, "NodeDrainBegun"))
+        assert freed <= before + 1
+        assert left == 6 - freed > 2, told(stage)
+        holds_for(lambda: len(workers(stage)) == left, 15, "no node goes", shows=lambda: told(stage))
+    assert load.failures() == [], told(stage)
+    assert len(events(stage, "NodeFreed")) == freed
+
+
+@pytest.mark.slow
+def test_a_node_that_is_needed_by_the_time_that_it_is_empty_is_not_given_back(own: Clusters) -> None:
+    stage = own(("a", "b", "c"), 2.0)
+    slow = sized(stage, "chat", 3, cpus=0.5, args={"start_seconds": 50})
+    stage.deploy(slow, cluster=policy(compaction={**SETTINGS, "enabled": False}), within=240)
+    with sending(stage.load(rate=RATE)) as load:
+        stage.project.push(slow, cluster=policy(compaction=SETTINGS))
+        wait_draining(stage)
+        # Only a node of its own holds it, and Serve says so after half a minute.
+        large = sized(stage, "large", 1, cpus=2.0)
+        stage.project.push(slow, large, cluster=policy(compaction=SETTINGS))
+        wait_for(
+            lambda: bool(events(stage, "NodeKept")), 180, "the node is kept", shows=lambda: told(stage), interval=1
+        )
+        assert "wait for room" in events(stage, "NodeKept")[0]["message"]
+        assert stage.daemon.metric("heliostat_compaction_nodes_freed_total") == 0
+        stage.cluster.add_node("a")
+        stage.daemon.wait_settled("large", "v1", 180)
+        assert len(events(stage, "NodeDrainBegun")) == 1, told(stage)
+    assert load.failures() == [], told(stage)
+    assert stage.daemon.status("chat")["replicas"]["ready"] == 3

@@ -1,4 +1,4 @@
-"""Waiting for conditions, never for time."""
+"""Waiting for conditions, or for one to go on."""
 
 from __future__ import annotations
 
@@ -28,3 +28,14 @@ def wait_for(
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within:g} s: {what}\n{shows()}")
         time.sleep(interval)
+
+
+def holds_for(
+    condition: Callable[[], bool], seconds: float, what: str, *, shows: Callable[[], object] = lambda: ""
+) -> None:
+    """Fail as soon as the condition does not hold any more, within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not condition():
+            raise AssertionError(f"not for {seconds:g} s: {what}\n{shows()}")
+        time.sleep(1)

@@ -116,7 +116,7 @@ bench: $(STAMP)  ## measure throughput, latency and footprint; prints tables for
 	$(BIN)/python -m tests.bench $(ARGS)
 
 bench-loading: $(STAMP)  ## measure loading beside other loaders (installs them under build); writes docs/benchmarks/loading.md
-	$(BIN)/python -m tests.bench.loading
+	$(BIN)/python -m tests.bench.loading $(ARGS)
 
 format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix-only --quiet .

@@ -6,6 +6,7 @@ measurement is a fresh process; a ratio is that of two medians of the same run.
 
 from __future__ import annotations
 
+import argparse
 import json
 import mmap
 import os
@@ -29,9 +30,6 @@ from tests.loading.shape import Shape
 ROOT = Path(__file__).parents[2]
 VENV = ROOT / "build" / "bench-loading"
 ANCHORS = Path(__file__).with_name("loading_anchors.txt")
-ROUNDS = int(os.environ.get("HELIOSTAT_ROUNDS", "7"))
-OTHER_ROUNDS = int(os.environ.get("HELIOSTAT_OTHER_ROUNDS", str(ROUNDS)))
-"""Of those loaders that no gate compares with: a busy machine takes an hour for all rounds of all of them."""
 SHAPED = Shape(first_byte=0.03, bandwidth=100e6)
 MiB = 1 << 20
 
@@ -63,6 +61,29 @@ REMOTE = (
     Way(loader="s3torchconnector", place="s3", title="s3torchconnector, then parse"),
 )
 Results = dict[str, list[dict[str, list[float]]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How much is measured, and where the page goes."""
+
+    rounds: int
+    other_rounds: int
+    layers: int
+    folder: Path
+
+
+def extent() -> Extent:
+    """Read the command line, so that nobody who only asks for help measures for half an hour."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.loading", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of every loader (7)")
+    others = "rounds of those that no gate compares with (as many): all of them take long on a busy machine"
+    parser.add_argument("--other-rounds", type=int, help=others)
+    parser.add_argument("--layers", type=int, default=10, help="layers of the model; 10 are 252 MiB, 1 is for a try")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the page goes (docs/benchmarks)")
+    found = parser.parse_args()
+    other_rounds = found.rounds if found.other_rounds is None else found.other_rounds
+    return Extent(rounds=found.rounds, other_rounds=max(1, other_rounds), layers=found.layers, folder=found.folder)
 
 
 def environment() -> Path:
@@ -97,11 +118,11 @@ def s3_environment(server: RangeServer) -> dict[str, str]:
 class Bench:
     """The files, the server and the results of one run."""
 
-    def __init__(self, folder: Path, server: RangeServer) -> None:
+    def __init__(self, folder: Path, server: RangeServer, extent: Extent) -> None:
         self.python = str(environment())
-        self.server = server
+        self.server, self.extent = server, extent
         self.file = folder / "weights" / "model.safetensors"
-        files.write_file(self.file, files.transformer(layers=10, width=1024))
+        files.write_file(self.file, files.transformer(layers=extent.layers, width=1024))
         self.tensors = self.file.with_suffix(".tensors")
         self.run("tensorize", str(self.file), str(self.tensors))
         self.checksums: set[int] = set()
@@ -128,12 +149,12 @@ class Bench:
     def rounds(self, ways: Sequence[Way]) -> Results:
         """Measure every way once per round, so that a busy minute of the machine touches all of them."""
         found: Results = {way.title: [] for way in ways}
-        for number in range(ROUNDS):
-            for way in (way for way in ways if way.gate or number < OTHER_ROUNDS):
+        for number in range(self.extent.rounds):
+            for way in (way for way in ways if way.gate or number < self.extent.other_rounds):
                 result = json.loads(self.run(way.loader, self.place(way), str(way.times)))
                 self.checksums |= set(result["checksums"])
                 found[way.title].append(result)
-            print(f"round {number + 1} of {ROUNDS}", file=sys.stderr)
+            print(f"round {number + 1} of {self.extent.rounds}", file=sys.stderr)
         if len(self.checksums) != 1:
             raise SystemExit(f"the loaders disagree about the bytes: {self.checksums}")
         return found
@@ -190,8 +211,10 @@ def gates(local: Results, plain: Results, shaped: Results, size: int) -> list[li
 
 def run() -> None:
     """Measure, and write the page, its chart, and the figures behind both."""
+    wanted = extent()
+    wanted.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name, RangeServer(Path(name)) as server:
-        bench = Bench(Path(name), server)
+        bench = Bench(Path(name), server, wanted)
         size = bench.file.stat().st_size
         load_before, touch = os.getloadavg()[0], first_touch()
         local = bench.rounds(LOCAL)
@@ -203,7 +226,7 @@ def run() -> None:
     figures = {
         kind: {title: first(result) * 1000 for title, result in results.items()} for kind, results in found.items()
     }
-    chart = FOLDER / "loading.png"
+    chart = wanted.folder.absolute() / "loading.png"
     subprocess.run(
         [bench.python, "-m", "tests.bench.loading_chart", str(chart)],
         input=json.dumps(figures),
@@ -211,8 +234,9 @@ def run() -> None:
         check=True,
         cwd=ROOT,
     )
-    (FOLDER / "loading.md").write_text(page(found, size, (load_before, load_after), touch))
-    print((FOLDER / "loading.md").read_text())
+    text = page(found, size, (load_before, load_after), touch)
+    (wanted.folder / "loading.md").write_text(text)
+    print(text)
 
 
 def first_touch() -> float:
@@ -232,7 +256,7 @@ def page(found: Mapping[str, Results], size: int, load: tuple[float, float], tou
     anchors = ", ".join(line for line in ANCHORS.read_text().split() if line.split("==")[0] in NAMED)
     return TEXT.format(
         size=f"{size / MiB:.0f} MiB",
-        rounds=ROUNDS,
+        rounds=len(found["local"][LOCAL[0].title]),
         machine=machine(),
         date=datetime.now(UTC).date(),
         versions=f"Python {sys.version.split()[0]}, torch {version('torch')}, {anchors}",

@@ -86,6 +86,15 @@ def test_an_index_and_a_folder_are_loaded_from_disk_and_over_http(folder: Path, 
         assert_same(load_file(uri, cache=None), expected)
 
 
+def test_the_headers_of_an_index_are_read_at_the_same_time(tmp_path: Path) -> None:
+    index, contents = files.write_index(tmp_path, [{f"t{n}": files.Kind(dtype="U8", shape=(999,))} for n in range(12)])
+    with RangeServer(tmp_path, Shape(first_byte=0.5)) as late:
+        began = time.monotonic()
+        found = load_file(late.url(index.name), cache=None)
+        assert time.monotonic() - began < 4, "one after the other they take six seconds and the index's half"
+    assert {name: bytes_of(tensor) for name, tensor in found.items()} == contents
+
+
 def test_a_stream_gives_every_tensor_once(folder: Path, server: RangeServer) -> None:
     path = folder / "model.safetensors"
     pairs = list(stream(server.url(path.name), cache=None))

@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import cached_property
 from operator import is_
 
-from policies.budget import Budget
+from policies.budget import Budget, budget_of
 from policies.once import once
 from policies.recall import THIS_LOOK, THIS_WORLD, Answers, Reads, recalled
 from policies.zones import kept_ready
@@ -305,17 +305,15 @@ class ServiceView:
     @recalled
     def budget(self, deployment: str) -> Budget:
         """Return target, surge and unavailable of a deployment, counts summed over revisions."""
-        target = self._target(deployment)
-        rollout = self.spec.rollout
-        surge = rollout.max_surge.round_up(target)
-        unavailable = min(target, rollout.max_unavailable.round_down(target))
-        # Without surge and without leave to be short of replicas nothing could ever be replaced.
-        least = 0 if unavailable else min(surge, 1)
-        return Budget(
-            target=target,
-            surge=max(least, min(surge, self.memory.surge.get(deployment, surge))),
-            unavailable=unavailable,
-        )
+        target, granted = self._target(deployment), self.memory.surge.get(deployment)
+        return budget_of(target, self.spec.rollout, granted, has_zero=not self._is_autoscaled)
+
+    @property
+    @recalled
+    def _is_autoscaled(self) -> bool:
+        """Return whether some deployment is autoscaled, which excludes the scale call in the whole application."""
+        is_bound = any(cell.memory.bounds for cell in self.cells if not cell.memory.is_retired)
+        return is_bound or any(isinstance(self.scale(name), AutoScale) for name in self.deployments)
 
     def _target(self, deployment: str) -> int:
         match self.scale(deployment):

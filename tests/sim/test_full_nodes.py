@@ -86,6 +86,21 @@ async def test_with_leave_to_be_short_old_replicas_stop_first() -> None:
     await _stops_first()
 
 
+async def test_the_last_replica_of_an_autoscaled_service_is_not_stopped_first_for_it_cannot_be() -> None:
+    sim, ways = crowded(1), {"steps": steps(50), "scale_down": 0, "max_request": 20, "unavailable": 1}
+    await sim.start()
+    sim.push(service("chat", "v1", {"Echo": (1, 2)}, **ways))
+    await sim.settle()
+    sim.push(service("chat", "v2", {"Echo": (1, 2)}, **ways))
+    await sim.until(lambda: sim.status().reason is Reason.INSUFFICIENT_RESOURCES, within=90, what="blocked")
+    await sim.run(60)
+    assert sim.weights() == {"v1": 100.0}
+    assert "SurgeLimited" not in [event.kind for event in sim.events()]
+    sim.nodes.add(make_node(2, "a", cpus=1))
+    await sim.settle()
+    assert sim.memory().stable == "v2"
+
+
 async def test_not_stopping_first_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies.service, "stop_first", lambda view: ())
     with pytest.raises(AssertionError, match=r"not within|stable v1"):

@@ -20,7 +20,8 @@ from tests.sim.world import Simulation
 
 
 def spec(name: str, version: str, sizes: Sizes, surge: int | str, unavailable: int | str = 0) -> DesiredService:
-    args = {"deployments": {key: size for key, size in sizes.items() if isinstance(size, int)}}
+    counts = {key: size[0] if isinstance(size, tuple) else size for key, size in sizes.items()}
+    args = {"deployments": {key: count for key, count in counts.items() if count is not None}}
     ways = {"surge": surge, "unavailable": unavailable, "steps": steps(50), "scale_down": 5, "max_request": 20}
     return service(name, version, sizes, args=args, **ways)
 
@@ -125,6 +126,23 @@ async def test_who_has_waited_longest_starts_first() -> None:
 async def test_asking_by_name_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler.planning.plan, "in_turn", sorted)
     assert await _turns() == ["alpha", "beta", "zeta"]
+
+
+@pytest.mark.parametrize("sizes", [{"Echo": (1, 2)}, {"Echo": (2, 4), "Backend": 1}], ids=["alone", "beside-another"])
+async def test_who_cannot_stop_its_last_replica_first_waits_for_surge(sizes: Sizes) -> None:
+    """Counts of an application with an autoscaled deployment go through Serve's document, which has no zero."""
+    sim = Simulation()
+    settings = ClusterSettings(max_surge_replicas=1)
+    alpha = {version: spec("alpha", version, {"Echo": 2}, 1) for version in ("v1", "v2")}
+    await sim.start()
+    sim.push(alpha["v1"], spec("chat", "v1", sizes, 1, 1), settings=settings)
+    await sim.settle()
+    sim.push(alpha["v2"], spec("chat", "v1", sizes, 1, 1), settings=settings)
+    await sim.run(3)
+    sim.push(alpha["v2"], spec("chat", "v2", sizes, 1, 1), settings=settings)
+    await sim.run(3)
+    assert "0 of budget.maxSurgeReplicas 1 left (held: alpha 1)" in sim.status("chat").message
+    await sim.until(lambda: sim.memory("chat").stable == "v2", what="it arrives")
 
 
 async def test_a_budget_that_is_too_small_says_so() -> None:

@@ -107,7 +107,7 @@ fuzz: $(STAMP)  ## throw odd spec files, webhooks and commits at the parsers for
 # Property by property on all workers, with new lives each time.
 lives: $(STAMP)  ## random lives of services in virtual time, thousands of them (HELIOSTAT_SEEDS per property)
 	HELIOSTAT_RANDOM=1 HELIOSTAT_SEEDS=$${HELIOSTAT_SEEDS:-160} $(BIN)/python -m pytest tests/sim/test_properties.py \
-		-n $(WORKERS) --dist load -q $(PYTEST_ARGS)
+		tests/sim/test_rules_together.py -n $(WORKERS) --dist load -q $(PYTEST_ARGS)
 
 programs:  ## what tests need of Debian (installed when root, else named; they are skipped without it)
 	@tests/debian_packages.sh

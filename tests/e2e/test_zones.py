@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -57,21 +56,34 @@ def _broke_off(records: list[Record], lost_at: float) -> list[Record]:
     return [record for record in records if not lost_at - 1 <= record.start <= lost_at + LEFT_WITHIN]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Loss:
-    at: float
-    ip: str
+def _last_failure(records: list[Record], lost_at: float) -> str:
+    """Say how long requests failed."""
+    if not records:
+        return "no request failed"
+    return f"{len(records)} requests failed, the last began {max(r.start for r in records) - lost_at:.1f} s after it"
 
 
-def _lose(stage: Stage, zone: str) -> _Loss:
-    ip = next(node.ip for node in stage.cluster.nodes.values() if node.zone == zone)
+@pytest.fixture
+def pairs(stage: Stage) -> Iterator[Stage]:
+    """Lend the stage with two nodes in each zone."""
+    more = [stage.cluster.add_node(zone).ip for zone in "abc"]
+    yield stage
+    for ip in more:
+        if ip in stage.cluster.nodes:
+            stage.cluster.kill_node(ip)
+
+
+def _lose(stage: Stage, zone: str) -> tuple[float, int]:
+    """Kill all nodes of a zone; return when that began, and how many there were."""
+    doomed = [node.ip for node in stage.cluster.nodes.values() if node.zone == zone]
     at = time.time()
-    stage.cluster.kill_node(ip)
-    return _Loss(at=at, ip=ip)
+    for ip in doomed:
+        stage.cluster.kill_node(ip)
+    return at, len(doomed)
 
 
-def test_a_service_is_spread_loses_a_zone_and_gets_it_back_under_load(stage: Stage) -> None:
-    daemon = stage.daemon
+def test_a_service_is_spread_loses_a_zone_and_gets_it_back_under_load(pairs: Stage) -> None:
+    stage, daemon = pairs, pairs.daemon
     stage.deploy(spread(stage, min=2))
     settled(stage, 30, a=1, b=1, c=1)
     with sending(stage.load(rate=50)) as load, stage.watch() as watch:
@@ -79,14 +91,18 @@ def test_a_service_is_spread_loses_a_zone_and_gets_it_back_under_load(stage: Sta
         daemon.wait_settled("chat", "v2", 120)
         settled(stage, 30, a=1, b=1, c=1)
         assert load.failures() == [], watch.around(load.failures())
-        loss = _lose(stage, "c")
+        lost_at, nodes = _lose(stage, "c")
+        assert nodes == 2
         try:
             wait_for(lambda: sum(per_zone(stage).get(z, 0) for z in "ab") == 3, 60, "rebuilt", shows=daemon.tail)
+            print(f"rebuilt {time.time() - lost_at:.1f} s after the loss; {_last_failure(load.failures(), lost_at)}")
             wait_for(lambda: daemon.status("chat")["reason"] == "Steady", 30, "steady", shows=daemon.tail)
         finally:
             stage.cluster.add_node("c")
+        back_at = time.time()
         settled(stage, 120, a=1, b=1, c=1)
-    late = _broke_off(load.failures(), loss.at)
+        print(f"spread again {time.time() - back_at:.1f} s after the return")
+    late = _broke_off(load.failures(), lost_at)
     assert late == [], watch.around(late)
     assert watch.peak("chat") <= 3 + 1
 

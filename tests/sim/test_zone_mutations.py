@@ -15,6 +15,7 @@ import policies.registry
 import policies.shares
 import policies.sites
 import policies.view
+import reconciler.planning.remember
 import reconciler.planning.routing
 from tests.sim import test_zone_limits as limits
 from tests.sim import test_zones as stories
@@ -27,6 +28,8 @@ def _all_in_the_first(total: int, sites: Any, ground: Any) -> dict[Any, int]:
     parts[sites[0]] += total - len(parts)
     return parts
 
+
+SURGE = {"surge": 2}
 
 MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
     "not spread": (policies.registry.PLACEMENT, "spread", _all_in_the_first, stories.test_replicas_are_spread_evenly),
@@ -47,6 +50,22 @@ MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
         "_move",
         lambda posts, missing, room: 0,
         stories.test_zones_may_be_chosen_changed_and_left_out_again,
+    ),
+    "a move's surge is taken for what requests ask for": (
+        reconciler.planning.remember,
+        "base_of_move",
+        lambda view: {},
+        partial(
+            stories.test_an_autoscaled_service_leaves_a_zone_without_growing_by_more_than_its_surge, (12, 40), SURGE
+        ),
+    ),
+    "autoscaled cells that leave make no room": (
+        policies.capacity,
+        "_givers",
+        lambda view, deployment, posts, excess, unmet: (posts, min(excess, unmet)),
+        partial(
+            stories.test_an_autoscaled_service_leaves_a_zone_without_growing_by_more_than_its_surge, (12, 12), SURGE
+        ),
     ),
     "left before the others carry it": (
         policies.shares,

@@ -9,23 +9,27 @@ import subprocess
 import sys
 import time
 import zipfile
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
+from safetensors import safe_open
 
 from loaders.safetensors.cache_settings import FOLDER_VARIABLE
 from loaders.safetensors.cache_store import Store
+from loaders.safetensors.sources.http import FIRST_READ
 from reconciler.cli.main import heliostat
 from reconciler.embedded import EmbeddedCluster
 from tests.e2e.conftest import lent
 from tests.e2e.project import pause, weight
 from tests.e2e.stage import Stage
 from tests.e2e.waiting import wait_for
-from tests.loading.files import big, write_file
+from tests.loading.files import big, transformer, write_file
 from tests.loading.on_ray import NOBODY
+from tests.loading.parts_on_ray import RANKS, RULES
 from tests.loading.servers import ROOT, RangeServer
 from tests.loading.shape import Shape
 
@@ -74,6 +78,46 @@ def test_three_nodes_cost_the_origin_one_and_take_little_longer(ray_cluster: Emb
         assert all(each["staged"]["size"] == size for each in by_tasks.values())
         assert found["told"] == [3 * size, 3 * size]
         assert found["all"]
+
+
+def test_ranks_and_layers_come_from_the_nodes_that_have_them(ray_cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    """Who has what is asked of the tracker's actor; every tensor is compared with what safetensors slices."""
+    for number, name in enumerate(("held", "fresh")):
+        path, kinds = tmp_path / name, transformer(layers=2, width=256, dtype="F32", vocabulary=16384)
+        write_file(path, kinds, seed=number)
+    size = path.stat().st_size
+    with RangeServer(tmp_path, Shape(first_byte=0.01, total_bandwidth=40e6)) as origin:
+        program = ROOT / "tests" / "loading" / "parts_on_ray.py"
+        logs = run_job(
+            ray_cluster,
+            f"{sys.executable} {program} {origin.url('held')} {origin.url('fresh')} {tmp_path / 'caches'}",
+        )
+        found: dict[str, Any] = json.loads(next(line for line in logs.splitlines() if line.startswith('{"whole"')))
+        cost = {name: bytes_sent / size for name, bytes_sent in origin.counters().paths.items()}
+    print(f"the origin sent {cost} of each file")
+    held, fresh = tmp_path / "held", tmp_path / "fresh"
+    assert found["whole"] == sliced(held)
+    assert found["rank"] == sliced(held, rank=1)
+    assert found["layer"] == {name: digest for name, digest in sliced(held).items() if name.startswith("layers.1.")}
+    assert found["ranks"] == [sliced(fresh, rank=rank) for rank in range(RANKS)]
+    opening = (FIRST_READ + 1) / size
+    assert cost["/held"] <= 1.05 + 3 * opening, "the rank's part and the layer came from the node that had them"
+    assert cost["/fresh"] <= 1.15 + RANKS * opening, "what ranks have in common is asked of the origin about once"
+
+
+def sliced(path: Path, rank: int | None = None) -> dict[str, str]:
+    """Return the digest of every tensor's bytes, or of those of a rank's part, as safetensors reads them."""
+    found = {}
+    with safe_open(path, "np") as file:
+        for name in file.keys():  # noqa: SIM118 - it is no mapping
+            tensor = file.get_slice(name)
+            dimension = next(each for pattern, each in RULES.items() if fnmatchcase(name, pattern))
+            cut = [slice(None)] * len(tensor.get_shape())
+            if rank is not None and dimension is not None:
+                step = tensor.get_shape()[dimension] // RANKS
+                cut[dimension] = slice(rank * step, (rank + 1) * step)
+            found[name] = hashlib.sha256(tensor[tuple(cut)].tobytes()).hexdigest()
+    return found
 
 
 def test_the_command_line_stages_on_a_cluster_s_nodes(ray_cluster: EmbeddedCluster, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""All that holds rollouts back, together: dependencies, groups, windows, places, surge, gates. All still arrive."""
+"""All that holds rollouts back, together: dependencies, groups, windows, places, surge, gates, analyses. All arrive."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import policies.pacing
 from specs.windows import Window
 from tests.sim.scenarios import ACCIDENTS, NAMES, PEOPLE, Act, Story, Teller, stories
+from tests.sim.test_analysis import asking
 from tests.sim.test_order import OK, windows
 from tests.sim.test_properties import SEEDS, lives
 
@@ -27,6 +28,7 @@ class Rules:
     """What the largest service needs at least, or nobody could say that it arrives."""
     has_needs: bool
     has_group: bool
+    has_analysis: bool
 
 
 rules = st.builds(
@@ -36,10 +38,14 @@ rules = st.builds(
     surge=st.sampled_from([None, 2, 3]),
     has_needs=st.booleans(),
     has_group=st.booleans(),
+    has_analysis=st.booleans(),
 )
 
 
 async def _tell(story: Story, rules: Rules) -> None:
+    # Who cannot have both revisions at once has nothing to compare, and waits for a person.
+    if rules.has_analysis and all(shape.surge for shape in story.shapes):
+        story = asking(story)
     teller = Teller(story, moving=rules.moving)
     teller.settings = replace(teller.settings, windows=rules.windows, max_surge_replicas=rules.surge)
     if rules.has_needs:
@@ -65,7 +71,7 @@ async def test_everything_at_once(story: Story, rules: Rules) -> None:
 
 
 WAITS = Story(seed=0, shapes=(OK, OK), acts=(Act(after=5, what="push", service=0, number=1),))
-TWO = Rules(windows=(), moving=2, surge=2, has_needs=True, has_group=True)
+TWO = Rules(windows=(), moving=2, surge=2, has_needs=True, has_group=True, has_analysis=False)
 
 
 async def test_surge_that_is_kept_for_ever_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

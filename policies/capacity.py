@@ -10,6 +10,7 @@ from policies.baseline import fresh_line, fresh_share, is_pending
 from policies.budget import Budget
 from policies.counsel import aim
 from policies.layout import Layout
+from policies.resources import shortages
 from policies.shares import departures, is_stuck
 from policies.traffic import heir
 from policies.view import CellView, ServiceView
@@ -98,7 +99,7 @@ def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> 
     weight, line = goal.get(candidate, 0), fresh_line(view)
     if line is not None or is_pending(view):
         return counts | _with_baseline(budget, (stable, candidate, line), weight)
-    stable_needs = share_of(FULL - weight, budget.needed)
+    stable_needs = carriers_of(FULL - weight, budget.needed)
     most = max(budget.ceiling - stable_needs, share_of(weight, budget.needed))
     aimed = aim(view)
     wished = aimed.replicas.get(deployment, 0) if aimed is not None else 0
@@ -259,13 +260,13 @@ def _givers(view: ServiceView, deployment: str, posts: list[_Post], excess: int,
     What retires as a whole, and what Serve scales, gives what others need; autoscaled cells that leave go on to nothing
     all the same, for those that stay grow into their room.
     """
-    is_autoscaled = isinstance(view.scale(deployment), AutoScale)
-    if posts and _leaves_by_retirement(view, posts[0].cell.line):
-        return posts, min(excess, unmet)
-    leaving = [post for post in posts if post.is_leaving] if is_autoscaled else []
+    line = posts[0].cell.line if posts else ""
+    if not _keeps_excess(view, line, deployment):
+        return posts, excess
+    leaving = [post for post in posts if post.is_leaving and not _leaves_by_retirement(view, line)]
     if leaving and excess > unmet:
         return leaving, excess
-    return posts, min(excess, unmet) if is_autoscaled else excess
+    return posts, min(excess, unmet)
 
 
 def _shrink(posts: list[_Post], excess: int, spare: int) -> int:
@@ -365,6 +366,18 @@ def _pending_start(view: ServiceView, deployment: str) -> int:
     if candidate is None or view.cells_of(candidate):
         return 0
     return 2 if is_pending(view) else 1
+
+
+def _keeps_excess(view: ServiceView, revision: str, deployment: str) -> bool:
+    """Return whether what a revision has beyond its goal goes only when its own service has no room for others.
+
+    On full nodes it goes at once: the stable revision waits for it, or another service that goes first.
+    """
+    rollout = view.memory.rollout
+    if _leaves_by_retirement(view, revision):
+        return not shortages(view, view.memory.stable)
+    is_yielding = rollout is not None and bool(rollout.yields_to) and revision == view.memory.candidate
+    return isinstance(view.scale(deployment), AutoScale) and not is_yielding
 
 
 def _leaves_by_retirement(view: ServiceView, revision: str) -> bool:

@@ -15,6 +15,7 @@ from policies.recall import recalled
 from policies.resources import shortages
 from policies.retirement import warm_until
 from policies.rollout import goal_weight, goal_weights, layout_now
+from policies.room import locked_with
 from policies.sites import too_few_zones
 from policies.steps import header_matches
 from policies.traffic import ready_share
@@ -37,6 +38,7 @@ def explain(view: ServiceView) -> Hold:
         _frozen(view)
         or _overcommitted(view)
         or _candidate(view)
+        or _going_back(view)
         or _quarantine(view)
         or _baking(view)
         or _leaving(view)
@@ -89,7 +91,8 @@ def _candidate(view: ServiceView) -> Hold | None:
         return _hold(view, Reason.CAPACITY_BUDGET, f"waiting for room to start {candidate}: {_room_text(view)}")
     short = shortages(view, candidate)
     if short:
-        return _hold(view, Reason.INSUFFICIENT_RESOURCES, f"{candidate} is blocked: {'; '.join(map(str, short))}")
+        wanting = f"{candidate} is blocked: {'; '.join(map(str, short))}{_lock(view)}"
+        return _hold(view, Reason.INSUFFICIENT_RESOURCES, wanting)
     waiting = next((text for cell in cells if (text := _not_started(cell)) is not None), None)
     if waiting is not None:
         deadline = min((at for cell in cells if (at := deadline_at(view, cell)) is not None), default=None)
@@ -196,6 +199,23 @@ def _quarantine(view: ServiceView) -> Hold | None:
     serves = f"{view.memory.stable} serves" if view.memory.stable else "nothing serves"
     text = f"{entry.revision} was taken back ({entry.reason}), {serves}; push a fix or retry. {entry.message}"
     return _hold(view, Reason.QUARANTINED, text)
+
+
+def _going_back(view: ServiceView) -> Hold | None:
+    """Say what requests wait for that are on their way back to the stable revision: more than why they go."""
+    left = sum(view.weights.get(out.revision, 0) for out in view.memory.outgoing)
+    short = shortages(view, view.memory.stable) if left else ()
+    if not short:
+        return None
+    text = f"{left / 100:g}% go back to {view.memory.stable} when it has room: {'; '.join(map(str, short))}"
+    return _hold(view, Reason.INSUFFICIENT_RESOURCES, text + _lock(view))
+
+
+def _lock(view: ServiceView) -> str:
+    """Say what helps when those that wait hold what each other need, and none of them can let it go."""
+    others = ", ".join(locked_with(view))
+    way_out = "room for one replica more, or maxUnavailable in its spec, lets one go on"
+    return f". {others} waits for room, too, and none can let go what it holds: {way_out}" if others else ""
 
 
 def _way_back_failed(view: ServiceView) -> Hold | None:

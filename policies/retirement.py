@@ -6,7 +6,6 @@ from datetime import datetime
 
 from policies.baseline import left_over
 from policies.recall import recalled
-from policies.room import is_weightless
 from policies.view import CellView, ServiceView
 from policies.way_back import baking_until
 from specs.decisions import Decision, Drain, EndOutgoing, ForgetCell, ForgetService, Retire
@@ -49,6 +48,12 @@ def retire_removed(view: ServiceView) -> tuple[Decision, ...]:
         return (ForgetService(service=view.name),)
     leaving = (cell for cell in view.cells if not cell.memory.is_retired and is_due(view, cell))
     return (*forget_gone(view), *(leave(view, cell, urgent=False) for cell in leaving))
+
+
+def is_weightless(view: ServiceView) -> bool:
+    """Return whether the candidate carries nothing, so that it costs no request to take it away for a while."""
+    candidate = view.memory.candidate or ""
+    return view.weights.get(candidate, 0) == 0 and not view.is_commanded(candidate)
 
 
 def withdraw(view: ServiceView) -> tuple[Decision, ...]:

@@ -154,6 +154,11 @@ def keep(view: ServiceView) -> tuple[Decision, ...]:
     return _towards(view, goal)
 
 
+def give_back(view: ServiceView) -> tuple[Decision, ...]:
+    """Return the moves that bring all requests back to the stable revision, where its replicas carry them."""
+    return _towards(view, dict.fromkeys(view.revisions, 0) | {view.memory.stable or "": FULL})
+
+
 def _towards(view: ServiceView, goal: Mapping[str, int]) -> tuple[Decision, ...]:
     weights = next_weights(view, goal)
     layout = make_layout(view, {name: goal_counts(view, name, goal) for name in view.deployments})

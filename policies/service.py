@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from policies.baseline import given_up
-from policies.counsel import stands, troubles
+from policies.counsel import troubles
 from policies.explain import explain
-from policies.gates import hear, is_held_at_gate, questions
-from policies.metrics import failed_metrics, silent_metric
+from policies.gates import hear, questions
+from policies.metrics import failed_metrics
 from policies.pacing import Veto
 from policies.placing import heed
 from policies.registry import unknown_policies
 from policies.resources import shortages
 from policies.retirement import forget_gone, retire_outgoing, retire_removed, withdraw
 from policies.revisions import asked_back, choose, judge
-from policies.rollout import advance, keep, move, route_as_is
-from policies.room import gives_way_to
+from policies.rollout import advance, give_back, keep, move, route_as_is
+from policies.room import gives_way_to, holds_itself_up, is_way_back, stand_aside
 from policies.sites import too_few_zones
 from policies.staging import note_staged
-from policies.verdicts import failed_analysis, lacks_requests
+from policies.standing import is_frozen, waits_for_others
+from policies.verdicts import failed_analysis
 from policies.view import ServiceView, view_of
 from policies.way_back import watch
 from specs.decisions import Decision, GiveWay, Hold, LimitSurge, Park, Proceed, RollBack, StartRollout
-from specs.desired import Analysis, Pause
 from specs.reasons import Reason
 from specs.world import World
 
@@ -63,19 +63,17 @@ def _go_on(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
     """Go on with the present course, as far as `veto` lets it."""
     rollout = view.memory.rollout
     if view.memory.candidate is None or rollout is None:
-        return carry_on(view)
-    if waits_for_a_person(view) or is_held_at_gate(view) or silent_metric(view) or stands(view):
-        return (*_parked(view), *carry_on(view))
+        return _hold_back(view) or carry_on(view)
     if turns := _take_turns(view):
         return turns
-    pin = view.memory.pin
-    is_way_back = rollout.is_fast or (pin is not None and pin.revision == view.memory.candidate)
-    allowed = _over_zones(view, veto)(Proceed(service=view.name, is_way_back=is_way_back))
+    if waits_for_others(view):
+        return (*_parked(view), *carry_on(view))
+    allowed = _over_zones(view, veto)(Proceed(service=view.name, is_way_back=is_way_back(view)))
     if isinstance(allowed, Hold):
         return (allowed, *_parked(view), *stand(view))
     if rollout.is_parked:
         return (allowed, explain(view))
-    return stop_first(view) or carry_on(view)
+    return stop_first(view) or use_less_surge(view) or carry_on(view)
 
 
 def _over_zones(view: ServiceView, veto: Veto) -> Veto:
@@ -97,13 +95,26 @@ def _over_zones(view: ServiceView, veto: Veto) -> Veto:
 
 def _take_turns(view: ServiceView) -> tuple[Decision, ...]:
     """Give way to a rollout that waits for the same room and may hold a part of it; () while nobody is in the way."""
-    rollout, to = view.memory.rollout, gives_way_to(view) or ""
-    if rollout is None or is_frozen(view) or (not to and not rollout.yields_to):
+    rollout, way = view.memory.rollout, gives_way_to(view)
+    if rollout is None or is_frozen(view) or (way is None and not rollout.yields_to):
         return ()
-    said = (GiveWay(service=view.name, to=to),) if to != rollout.yields_to else ()
-    if not to:
-        return (*said, explain(view))
-    return (*said, *_parked(view), *withdraw(view), *stand(view))
+    if way is None:
+        return (GiveWay(service=view.name, to=""), explain(view))
+    is_new = way.to != rollout.yields_to or way.goes_back
+    said = (GiveWay(service=view.name, to=way.to, goes_back=way.goes_back),) if is_new else ()
+    if way.goes_back:
+        return (*said, *_parked(view), *give_back(view), *retire_outgoing(view), explain(view))
+    return (*said, *_parked(view), *withdraw(view), *stand_aside(view), *retire_outgoing(view), explain(view))
+
+
+def _hold_back(view: ServiceView) -> tuple[Decision, ...]:
+    """Let a way back stand where it is while another rollout has to have moved first; () while it may go on."""
+    way = gives_way_to(view)
+    if way is None:
+        return use_less_surge(view)
+    text = f"requests go back to {view.memory.stable} when there is room; {way.to} waits for the same and goes first"
+    hold = Hold(service=view.name, reason=Reason.INSUFFICIENT_RESOURCES, message=text)
+    return (*stand_aside(view), *retire_outgoing(view), hold)
 
 
 def stop_first(view: ServiceView) -> tuple[Decision, ...]:
@@ -115,22 +126,17 @@ def stop_first(view: ServiceView) -> tuple[Decision, ...]:
     return (LimitSurge(service=view.name, limits={**view.memory.surge, **limits}), explain(view))
 
 
+def use_less_surge(view: ServiceView) -> tuple[Decision, ...]:
+    """Do with a surge of one where there is no room for more, and what there is went to some deployments only."""
+    if not holds_itself_up(view):
+        return ()
+    more = {name: 1 for name in view.deployments if view.budget(name).surge > 1}
+    return (LimitSurge(service=view.name, limits={**view.memory.surge, **more}), *stand_aside(view), explain(view))
+
+
 def _parked(view: ServiceView) -> tuple[Decision, ...]:
     rollout = view.memory.rollout
     return (Park(service=view.name),) if rollout is not None and not rollout.is_parked else ()
-
-
-def waits_for_a_person(view: ServiceView) -> bool:
-    """Return whether only others move the rollout on: people, a new commit, requests that an analysis lacks."""
-    rollout, steps = view.memory.rollout, view.spec.rollout.steps
-    if is_frozen(view):
-        return True
-    if rollout is None or rollout.reached_at is None or rollout.step >= len(steps):
-        return False
-    step = steps[rollout.step]
-    if isinstance(step, Analysis):
-        return lacks_requests(view)
-    return isinstance(step, Pause) and step.duration is None
 
 
 def carry_on(view: ServiceView) -> tuple[Decision, ...]:
@@ -153,12 +159,6 @@ def stand(view: ServiceView) -> tuple[Decision, ...]:
     if is_frozen(view):
         return (*route_as_is(view), *forget_gone(view), explain(view))
     return (*keep(view), *retire_outgoing(view), explain(view))
-
-
-def is_frozen(view: ServiceView) -> bool:
-    """Return whether the rollout stands still on purpose: a person's pause, or a failure to be looked at."""
-    failed = any(cell.memory.failure is not None for cell in view.cells_of(view.memory.candidate))
-    return view.memory.pause is not None or failed
 
 
 def blind(view: ServiceView) -> Hold:

@@ -92,10 +92,14 @@ class LimitSurge:
 
 @dataclass(frozen=True, kw_only=True)
 class GiveWay:
-    """The rollout lets go what it holds of the room that it shares with another one's; "" ends that."""
+    """The rollout lets go what it holds of the room that it shares with another one's; "" ends that.
+
+    One that `goes_back` gives its requests back, too, and begins again at its first step.
+    """
 
     service: str
     to: str
+    goes_back: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

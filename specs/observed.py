@@ -267,6 +267,11 @@ class Observed(Snapshot):
         return self._called.get(service, ())
 
     @cached_property
+    def is_full(self) -> bool:
+        """Return whether Serve says of any replica that it has waited for a node for a while."""
+        return any(seen.is_unplaced for cell in self.cells for seen in cell.deployments)
+
+    @cached_property
     def _cells(self) -> Mapping[str, CellSeen]:
         return {cell.name: cell for cell in reversed(self.cells)}
 

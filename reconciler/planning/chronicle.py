@@ -88,6 +88,7 @@ def _told(decision: Decision) -> tuple[str, str, str] | None:
         _told_of_course,
         _told_of_the_way_back,
         _told_of_moves,
+        _told_of_room,
         _told_of_others,
         _told_of_people,
         _told_of_gates,
@@ -184,14 +185,6 @@ def _told_of_moves(decision: Decision) -> tuple[str, str, str] | None:
             sizes = [f"{name} {count}" for name, count in sorted(counts.items())]
             sizes += [f"{name} {b.min_replicas}-{b.max_replicas}" for name, b in sorted(bounds.items())]
             return "CellCreated", f"{cell.name} with {', '.join(sizes) or 'its code counts'}", cell.revision
-        case GiveWay(to=to) if to:
-            return (
-                "GaveWay",
-                f"{to} waits for the same room and goes first; what this rollout holds of it goes",
-                "",
-            )
-        case LimitSurge(limits=limits):
-            return "SurgeLimited", f"no room on the nodes: old replicas stop first ({', '.join(sorted(limits))})", ""
         case SetCapacity(cell=cell, deployment=name, count=count, bounds=bounds):
             size = f"{bounds.min_replicas}-{bounds.max_replicas}" if bounds else str(count)
             return "Scaled", f"{name} of {cell.revision} to {size}", cell.revision
@@ -201,6 +194,21 @@ def _told_of_moves(decision: Decision) -> tuple[str, str, str] | None:
             return "CellRetired", cell.name, cell.revision
         case Remove():
             return "Removing", "it left the repository", ""
+        case _:
+            return None
+
+
+def _told_of_room(decision: Decision) -> tuple[str, str, str] | None:
+    match decision:
+        case GiveWay(to=to, goes_back=True):
+            text = "waits for room that no other way would make: this rollout gives its requests back and begins again"
+            return "GaveWay", f"{to} {text} when there is room", ""
+        case GiveWay(to=to) if to:
+            return "GaveWay", f"{to} waits for the same room and goes first; what this rollout holds of it goes", ""
+        case LimitSurge(limits=limits) if 0 not in limits.values():
+            return "SurgeLimited", f"no room on the nodes for more: one at a time ({', '.join(sorted(limits))})", ""
+        case LimitSurge(limits=limits):
+            return "SurgeLimited", f"no room on the nodes: old replicas stop first ({', '.join(sorted(limits))})", ""
         case _:
             return None
 

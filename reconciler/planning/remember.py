@@ -250,8 +250,14 @@ def _limit_surge(memory: ServiceMemory, decision: LimitSurge, moment: Moment) ->
 
 
 def _give_way(memory: ServiceMemory, decision: GiveWay, moment: Moment) -> ServiceMemory:
-    rollout = replace(memory.rollout, yields_to=decision.to) if memory.rollout is not None else None
-    return replace(memory, rollout=rollout)
+    if memory.rollout is None:
+        return memory
+    rollout, cells = replace(memory.rollout, yields_to=decision.to), memory.cells
+    if decision.goes_back:
+        rollout = replace(rollout, step=0, reached_at=None)
+    if not decision.to:  # What had only begun to drain is of use again.
+        cells = tuple(_revived(cell) if cell.key.revision == memory.candidate else cell for cell in cells)
+    return replace(memory, rollout=rollout, cells=cells)
 
 
 def _park(memory: ServiceMemory, decision: Park, moment: Moment) -> ServiceMemory:

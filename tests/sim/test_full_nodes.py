@@ -11,30 +11,15 @@ from hypothesis import strategies as st
 
 import policies.service
 import reconciler.planning.perceive
-from specs.desired import DesiredService
 from specs.memory import Outcome
 from specs.reasons import Reason
 from specs.status import Phase
 from tests.builders import service, steps
 from tests.sim.codebook import Behaviour
+from tests.sim.crowds import Crowd, crowded, spec
 from tests.sim.fake_nodes import make_node
 from tests.sim.test_properties import lives
 from tests.sim.world import Simulation
-
-
-def crowded(*cpus: float) -> Simulation:
-    """Return a simulation in which every replica takes a whole CPU of nodes with so many."""
-    sim = Simulation()
-    sim.nodes.nodes = {node.id: node for node in (make_node(n, "a", cpus=c) for n, c in enumerate(cpus, start=1))}
-    sim.book.default = Behaviour(cpus=1.0)
-    sim.serve.instance.places_by_deployment = True
-    return sim
-
-
-def spec(version: str, size: int | dict[str, int] = 2, name: str = "chat", **options: Any) -> DesiredService:
-    if isinstance(size, dict):
-        options["args"] = {"deployments": size}
-    return service(name, version, size, steps=steps(50), scale_down=0, deadline=60, max_request=20, **options)
 
 
 async def _blocked(sim: Simulation, **options: Any) -> None:
@@ -132,37 +117,20 @@ async def test_counting_want_of_room_against_a_revision_is_found(monkeypatch: py
         await _patience(crowded(2))
 
 
-async def _both_arrive(
-    sizes: list[dict[str, int]], spare: int, unavailable: int | str = 0, apart: int = 0
-) -> Simulation:
+async def _both_arrive(sizes: list[dict[str, int]], spare: int, **options: Any) -> Crowd:
     """Roll several services with several deployments out at once, on nodes that have `spare` places left."""
-    sim = crowded(*[1.0] * (sum(sum(size.values()) for size in sizes) + spare))
-    names = [f"s{number}" for number in range(len(sizes))]
-    versions = dict.fromkeys(names, "v1")
-
-    def push() -> None:
-        sim.push(*(spec(versions[n], s, n, unavailable=unavailable) for n, s in zip(names, sizes, strict=True)))
-
-    await sim.start()
-    push()
-    await sim.settle()
-    for name in names:
-        versions[name] = "v2"
-        push()
-        await sim.run(apart)
-    await sim.until(lambda: all(sim.memory(name).stable == "v2" for name in names), within=3000, what="all at v2")
-    await sim.settle(within=600)
-    taken_back = [entry for entry in sim.store._history if entry.outcome is Outcome.ROLLED_BACK]
-    assert not taken_back, "a good revision was taken back for want of room"
-    return sim
+    crowd = Crowd(sizes=sizes, spare=spare, **options)
+    await crowd.start()
+    await crowd.roll_out()
+    await crowd.all_arrive()
+    return crowd
 
 
 PAIRS = [{"Echo": 1, "Backend": 1}, {"Echo": 1, "Backend": 1}]
 
 
 async def test_two_rollouts_that_each_hold_half_of_the_room_take_turns() -> None:
-    sim = await _both_arrive(PAIRS, 2)
-    gave = [event for event in sim.watch.events if event.kind == "GaveWay"]
+    gave = (await _both_arrive(PAIRS, 2)).gave_way()
     assert {event.service for event in gave} == {"s1"}, "the eldest goes first"
     assert "s0 waits for the same room and goes first" in gave[0].message
 
@@ -198,7 +166,7 @@ double_sizes = st.fixed_dictionaries({"Echo": st.integers(1, 3), "Backend": st.i
 async def test_rollouts_with_several_deployments_on_full_nodes_all_arrive(
     sizes: list[dict[str, int]], spare: int, unavailable: int | str, apart: int
 ) -> None:
-    await _both_arrive(sizes, spare, unavailable, apart)
+    await _both_arrive(sizes, spare, unavailable=unavailable, apart=apart)
 
 
 @lives

@@ -16,6 +16,7 @@ from specs.decisions import (
     Decision,
     Drain,
     ForgetService,
+    GiveWay,
     Hold,
     Promote,
     Retire,
@@ -153,3 +154,19 @@ def test_remembering_leaves_the_old_memory_as_it_was() -> None:
     copy = replace(before)
     remember(before, Drain(service="chat", cell=KEY), replace(MOMENT, now=NOW + timedelta(seconds=1)))
     assert before == copy
+
+
+def test_whoever_gave_way_and_has_its_turn_uses_what_had_only_begun_to_drain() -> None:
+    draining = memory(cell("v1"), cell("v2", drain_since=NOW), candidate="v2")
+    gone = remember(draining, GiveWay(service="chat", to=""), MOMENT)
+    assert [one.drain_since for one in gone.cells] == [None, None]
+    assert remember(draining, GiveWay(service="chat", to="other"), MOMENT).cells == draining.cells
+
+
+def test_a_rollout_that_gives_its_requests_back_begins_again() -> None:
+    begun = memory(cell("v1"), cell("v2"), candidate="v2")
+    assert begun.rollout is not None
+    begun = replace(begun, rollout=replace(begun.rollout, step=2, reached_at=NOW))
+    back = remember(begun, GiveWay(service="chat", to="other", goes_back=True), MOMENT).rollout
+    assert back is not None
+    assert (back.step, back.reached_at, back.yields_to) == (0, None, "other")

@@ -129,3 +129,9 @@ def _next(view: ServiceView) -> dict[str, int]:
     layout = make_layout(view, {"Echo": goal_counts(view, "Echo", goal)})
     found = next_counts(view, "Echo", goal, next_weights(view, goal), layout)
     return {cell.revision: found.cells[cell.name] for cell in view.cells if cell.name in found.cells}
+
+
+@pytest.mark.parametrize(("carried", "kept"), [(3333, 2), (3300, 3)])
+def test_a_share_that_whole_replicas_carry_leaves_the_others_with_the_rest(carried: int, kept: int) -> None:
+    view = look(service("chat", "v2", 3), cell("v1"), cell("v2"), stable="v1", candidate="v2")
+    assert goal_counts(view, "Echo", {"v1": FULL - carried, "v2": carried}) == {"v1": kept, "v2": 1}

@@ -88,10 +88,8 @@ def test_ranks_and_layers_come_from_the_nodes_that_have_them(ray_cluster: Embedd
     size = path.stat().st_size
     with RangeServer(tmp_path, Shape(first_byte=0.01, total_bandwidth=40e6)) as origin:
         program = ROOT / "tests" / "loading" / "parts_on_ray.py"
-        logs = run_job(
-            ray_cluster,
-            f"{sys.executable} {program} {origin.url('held')} {origin.url('fresh')} {tmp_path / 'caches'}",
-        )
+        given = f"parts {origin.url('held')} {origin.url('fresh')} {tmp_path / 'caches'}"
+        logs = run_job(ray_cluster, f"{sys.executable} {program} {given}")
         found: dict[str, Any] = json.loads(next(line for line in logs.splitlines() if line.startswith('{"whole"')))
         cost = {name: bytes_sent / size for name, bytes_sent in origin.counters().paths.items()}
     print(f"the origin sent {cost} of each file")
@@ -103,6 +101,19 @@ def test_ranks_and_layers_come_from_the_nodes_that_have_them(ray_cluster: Embedd
     opening = (FIRST_READ + 1) / size
     assert cost["/held"] <= 1.05 + 3 * opening, "the rank's part and the layer came from the node that had them"
     assert cost["/fresh"] <= 1.15 + RANKS * opening, "what ranks have in common is asked of the origin about once"
+
+
+@pytest.mark.slow  # twice ten seconds until a load gives the origin up
+def test_neither_the_origin_nor_the_tracker_s_first_life_is_needed_once_a_node_has_everything(
+    ray_cluster: EmbeddedCluster, tmp_path: Path
+) -> None:
+    write_file(tmp_path / "held", transformer(layers=1, width=256, dtype="F32"))
+    with RangeServer(tmp_path) as origin:
+        program = ROOT / "tests" / "loading" / "parts_on_ray.py"
+        given = f"gone {origin.url('held')} {origin.process.pid} {tmp_path / 'caches'}"
+        logs = run_job(ray_cluster, f"{sys.executable} {program} {given}")
+    found: dict[str, Any] = json.loads(next(line for line in logs.splitlines() if line.startswith('{"rank"')))
+    assert found == {"rank": sliced(tmp_path / "held", rank=1), "whole": sliced(tmp_path / "held")}
 
 
 def sliced(path: Path, rank: int | None = None) -> dict[str, str]:

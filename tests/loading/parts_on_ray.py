@@ -1,21 +1,29 @@
 """Runs as a Ray job: ranks and partial loads on three nodes, each with a cache of its own, found by the real tracker.
 
-`python parts_on_ray.py HELD FRESH FOLDER` takes two URLs and prints one JSON document. One node loads all of `HELD`;
-then another one loads a rank's part of it, and the third one a layer. Of `FRESH` four ranks on two nodes load their
-parts at once. The document has the digest of every tensor that came, by load.
+`python parts_on_ray.py parts HELD FRESH FOLDER` takes two URLs. One node loads all of `HELD`; then another one loads a
+rank's part of it, and the third one a layer. Of `FRESH` four ranks on two nodes load their parts at once.
+
+`python parts_on_ray.py gone HELD PID FOLDER`: one node loads all of `HELD`; then the origin (a process) is killed, and
+the tracker's actor as well. Another node loads a rank's part, and the third one everything.
+
+Both print one JSON document: the digest of every tensor that came, by load.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from loaders.safetensors.peers import HEARTBEAT
 from loaders.safetensors.stage_nodes import workers
 
 RULES = {"*norm.weight": None, "embed.weight": 0, "*.down.weight": 1, "*.o.weight": 1, "*": 0}
@@ -46,9 +54,7 @@ def replica(node: str, folder: Path) -> Any:
     ).remote()  # fmt: skip
 
 
-def main() -> None:
-    held, fresh, folder = sys.argv[1:]
-    ray.init(log_to_driver=False)
+def parts(held: str, fresh: str, folder: str) -> dict[str, object]:
     first, second, third = workers()[:3]
     replicas = [replica(node, Path(folder)) for node in (first, second, second, third, third)]
     whole = ray.get(replicas[0].load.remote(held))
@@ -56,9 +62,29 @@ def main() -> None:
         [replicas[1].load.remote(held, shard=(1, RANKS, RULES)), replicas[3].load.remote(held, tensors=LAYER)]
     )
     ranks = ray.get([each.load.remote(fresh, shard=(number, RANKS, RULES)) for number, each in enumerate(replicas[1:])])
-    print(json.dumps({"whole": whole, "rank": rank, "layer": layer, "ranks": ranks}), flush=True)
+    return {"whole": whole, "rank": rank, "layer": layer, "ranks": ranks}
+
+
+def gone(held: str, origin: str, folder: str) -> dict[str, object]:
+    replicas = [replica(node, Path(folder)) for node in workers()[:3]]
+    ray.get(replicas[0].load.remote(held))
+    os.kill(int(origin), signal.SIGKILL)
+    ray.kill(tracker(), no_restart=False)
+    time.sleep(HEARTBEAT + 2)  # until the node has told the new one what it has
+    rank = ray.get(replicas[1].load.remote(held, shard=(1, RANKS, RULES)))
+    return {"rank": rank, "whole": ray.get(replicas[2].load.remote(held))}
+
+
+def tracker() -> Any:
+    return ray.get_actor("heliostat-weights", namespace="heliostat")
+
+
+def main() -> None:
+    task, *arguments = sys.argv[1:]
+    ray.init(log_to_driver=False)
+    print(json.dumps({"parts": parts, "gone": gone}[task](*arguments)), flush=True)
     # The tracker outlives jobs, but this cluster is the next test's.
-    ray.kill(ray.get_actor("heliostat-weights", namespace="heliostat"))
+    ray.kill(tracker())
 
 
 if __name__ == "__main__":

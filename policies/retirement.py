@@ -87,17 +87,17 @@ def warm_until(view: ServiceView, outgoing: Outgoing) -> datetime:
 def is_due(view: ServiceView, cell: CellView) -> bool:
     """Return whether a cell is to start draining, or has drained: nothing in flight, or time is over.
 
-    A removed service's lanes are free again when they have drained; any other cell without a lane belongs to a
-    gateway that has forgotten it, and what is in flight is not known.
+    A removed service's lanes are free again when they have drained, which the gateway remembers; any other cell
+    without a lane belongs to a gateway that has forgotten it, and what is in flight is not known.
     """
     started = cell.memory.drain_since
     if started is None:
         return True
     record = view.memory.revision(cell.revision)
     longest = record.max_request_duration if record else view.spec.revision.max_request_duration
-    in_flight = view.in_flight(cell)
-    drained = in_flight == 0 if in_flight is not None else view.memory.is_removed
-    return drained or view.now - started >= longest
+    gateway, in_flight = view.observed.gateway, view.in_flight(cell)
+    has_drained = in_flight == 0 if in_flight is not None else gateway is not None and cell.name in gateway.drained
+    return has_drained or view.now - started >= longest
 
 
 def leave(view: ServiceView, cell: CellView, urgent: bool) -> Decision:

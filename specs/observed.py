@@ -214,6 +214,8 @@ class GatewaySeen(Snapshot):
     """The gateway's own, which it prefers."""
     cross_zone: Mapping[str, float] = field(default_factory=dict)
     """By service, which part of the last minute's requests left that zone; services without requests are out."""
+    drained: frozenset[str] = frozenset()
+    """Cells that have lost their lane since their last request ended, or had the time that one may take."""
 
     def lane(self, cell: str) -> LaneSeen | None:
         """Return the lane leased to `cell`, or None."""

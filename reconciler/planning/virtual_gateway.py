@@ -18,12 +18,14 @@ class VirtualGateway:
         self._lasting = lasting
         lanes = seen.lanes if seen is not None else ()
         self._weights = {lane.cell: lane.weight for lane in lanes}
+        self._left = set(seen.drained) if seen is not None else set()
         self._busy = {lane.cell: now + lasting(lane.cell) for lane in lanes if lane.in_flight and not lane.weight}
 
     def route(self, table: RouteTable, now: datetime) -> None:
         """Take a new table."""
         before = self._weights
         self._weights = {cell.cell: cell.weight for row in table.services for cell in row.cells}
+        self._left |= before.keys()
         for cell in before:
             if before[cell] and not self._weights.get(cell) and self._lasting(cell):
                 self._busy[cell] = now + self._lasting(cell)
@@ -39,7 +41,8 @@ class VirtualGateway:
             )
             for cell in sorted(self._weights.keys() | self._busy.keys())
         ]
-        return GatewaySeen(is_direct=self._is_direct, lanes=tuple(lanes))
+        drained = frozenset(self._left - self._weights.keys() - self._busy.keys())
+        return GatewaySeen(is_direct=self._is_direct, lanes=tuple(lanes), drained=drained)
 
     def ends(self) -> list[datetime]:
         """Return when the last requests of cells without weight end."""
@@ -52,4 +55,5 @@ class VirtualGateway:
     def forget(self, cell: str) -> None:
         """Forget a cell that is gone."""
         self._weights.pop(cell, None)
+        self._left.discard(cell)
         self._busy.pop(cell, None)

@@ -78,6 +78,24 @@ def test_a_freed_lane_s_cell_is_forgotten() -> None:
     assert book.histograms() == ()
 
 
+def test_who_has_lost_a_drained_lane_is_remembered_until_it_has_one_again() -> None:
+    book = Book(4, Saved())
+
+    def drained() -> frozenset[str]:
+        return book.seen((), NOW, is_direct=True).drained
+
+    book.lease(table(("a", 10000)), NOW)
+    book.lease(RouteTable(), NOW)
+    book.release(NOW)
+    assert drained() == frozenset()
+    book.pool.cool("lane0", NOW)
+    assert drained() == {"a"}
+    book.free(book.pool.leases[0])
+    assert drained() == {"a"}
+    book.lease(table(("a", 10000)), NOW)
+    assert drained() == frozenset()
+
+
 def test_a_new_haproxy_starts_with_the_servers_that_were_up_and_every_row() -> None:
     book = Book(4, Saved())
     book.lease(table(("a", 9000), ("b", 1000)), NOW)

@@ -11,6 +11,7 @@ from policies.retirement import retire_outgoing, retire_removed
 from policies.view import ServiceView
 from specs.decisions import Drain, EndOutgoing, ForgetCell, ForgetService, Retire
 from specs.memory import Outgoing, OutgoingCause
+from specs.observed import GatewaySeen
 from specs.routes import FULL
 from tests.builders import NOW, cell, look, seconds, service
 
@@ -49,7 +50,14 @@ def test_what_a_forgetful_gateway_has_in_flight_is_not_known() -> None:
     view = leaving(OutgoingCause.REPLACED, ready=1, weight=None, drain_since=NOW - seconds(1))
     assert retire_outgoing(view) == ()
     removed = look(service(), cell("v1", weight=None, drain_since=NOW), stable="v1", is_removed=True)
-    assert [type(decision) for decision in retire_removed(removed)] == [Retire]
+    assert retire_removed(removed) == ()
+
+
+def test_a_removed_services_cell_goes_when_the_gateway_has_taken_its_drained_lane_back() -> None:
+    view = look(service(), cell("v1", weight=None, drain_since=NOW), stable="v1", is_removed=True)
+    gateway = GatewaySeen(is_direct=True, lanes=(), drained=frozenset({view.cells[0].name}))
+    world = replace(view.world, observed=replace(view.world.observed, gateway=gateway))
+    assert [type(decision) for decision in retire_removed(replace(view, around=world))] == [Retire]
 
 
 def test_only_a_rollback_is_in_a_hurry() -> None:

@@ -189,12 +189,8 @@ class _Draft:
         )
 
     def _hold(self, seen: DeploymentSeen, places: Mapping[str, int], reason: str) -> None:
-        for place in places:
-            self._stay(place, reason)
-        self._take(seen, places)
-
-    def _take(self, seen: DeploymentSeen, places: Mapping[str, int]) -> None:
         for place, count in places.items():
+            self._stay(place, reason)
             self.taken[place].update({name: need * count for name, need in in_units(seen.needs).items()})
 
     def _add(self, cell: CellSeen, seen: DeploymentSeen, places: Mapping[str, int], service: ServiceMemory) -> None:
@@ -209,11 +205,11 @@ class _Draft:
     def _let_wander(self, cell: CellSeen, seen: DeploymentSeen, reason: str) -> None:
         """Replicas that start in vain keep no node: Serve tries the next one elsewhere, and has room for that.
 
-        Those that run keep theirs, for nothing would take their place. What stops leaves by itself.
+        Those that run keep theirs, for nothing would take their place. What stops is gone in seconds: counted as well,
+        each of them would be there several times over.
         """
         running, starting = (self._places(seen, one) for one in (ReplicaState.RUNNING, ReplicaState.STARTING))
         self._hold(seen, running, reason)
-        self._take(seen, self._places(seen, ReplicaState.STOPPING))
         placed = sum(count for place, count in starting.items() if not self._drains(place))
         lacking = seen.target - seen.count(ReplicaState.RUNNING) - placed
         self.crowds.append(_crowd(cell, seen, starting, max(0, lacking)))

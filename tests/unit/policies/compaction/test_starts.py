@@ -48,8 +48,8 @@ def test_what_starts_in_vain_keeps_no_node_but_its_room() -> None:
     assert kept(found) == {"a": "", "b": "", "c": ""}
     (crowd,) = found.problem.crowds
     assert (crowd.places, crowd.reserve) == ({"a": 1}, 0)
-    assert found.problem.machine["b"].room == in_units({"CPU": 3}), "what stops still has its own"
-    assert found.replicas == {"a": 1, "b": 1}, "and no node is empty before that is gone"
+    assert found.problem.machine["b"].room == in_units({"CPU": 4}), "what stops is about to be gone"
+    assert found.replicas == {"a": 1, "b": 1}, "but no node is empty before that"
 
 
 def test_what_has_no_node_now_is_to_find_room() -> None:

@@ -13,6 +13,7 @@ from loaders.safetensors.memory import HostBlock
 from loaders.safetensors.plan import Chunk, Wanted
 from loaders.safetensors.sources import Source
 from loaders.safetensors.sources.interrupt import Interrupt
+from loaders.safetensors.sources.local import LocalFile
 from loaders.safetensors.tensors import over
 
 
@@ -51,7 +52,7 @@ class HostLanding:
         place = self._straight(chunk)
         if place is not None:
             block, stop = self._block(place.block), place.offset + chunk.size
-            block.touch(place.offset, stop)
+            block.touch(place.offset, stop, is_ready=isinstance(source, LocalFile))
             source.read_into(chunk.start, block.memory[place.offset : stop], interrupt)
             return
         content = self._scratch_for(chunk)

@@ -43,6 +43,29 @@ def test_small_pages_are_taken_once_a_huge_one_was_slow(monkeypatch: pytest.Monk
     assert advised == [memory._POPULATE_WRITE, memory._NO_HUGE_PAGES]
 
 
+def test_small_pages_are_asked_for_together_where_the_bytes_are_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory._huge_pages_are_slow.set()
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(memory, "_madvise", lambda _address, size, advice: asked.append((size, advice)) or 0)
+    block = HostBlock(3 * HUGE_PAGE + 5)
+    block.touch(HUGE_PAGE, 3 * HUGE_PAGE + 5)
+    assert asked == []
+    block.touch(HUGE_PAGE, 3 * HUGE_PAGE + 5, is_ready=True)
+    assert asked == [(size, memory._POPULATE_WRITE) for size in (HUGE_PAGE, HUGE_PAGE, memory.PAGE)]
+
+
+def test_memory_that_the_kernel_does_not_hand_out_beforehand_comes_when_it_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(memory, "_madvise", lambda _address, size, _advice: asked.append(size) or -1)
+    block = HostBlock(3 * HUGE_PAGE)
+    asked.clear()
+    block.touch(0, 3 * HUGE_PAGE)
+    block.memory[:] = bytes(3 * HUGE_PAGE)
+    assert asked == [HUGE_PAGE], "it is not asked again"
+
+
 def test_memory_of_a_control_group_counts_its_page_cache_as_free(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("900\n")

@@ -8,7 +8,7 @@ from policies.baseline import left_over
 from policies.recall import recalled
 from policies.view import CellView, ServiceView
 from policies.way_back import baking_until
-from specs.decisions import Decision, Drain, EndOutgoing, ForgetCell, ForgetService, Retire
+from specs.decisions import Decision, Drain, EndOutgoing, ForgetCell, ForgetService, Retire, SetWeights
 from specs.memory import Outgoing, OutgoingCause
 
 
@@ -98,6 +98,17 @@ def is_due(view: ServiceView, cell: CellView) -> bool:
     gateway, in_flight = view.observed.gateway, view.in_flight(cell)
     has_drained = in_flight == 0 if in_flight is not None else gateway is not None and cell.name in gateway.drained
     return has_drained or view.now - started >= longest
+
+
+def but_routed(decisions: tuple[Decision, ...]) -> tuple[Decision, ...]:
+    """Return the decisions of a look without those that take away what gets requests by the same look.
+
+    What was on its way out takes over when all others have broken just now: its requests have their time from when
+    they leave it again.
+    """
+    given = [one.weights for one in decisions if isinstance(one, SetWeights)]
+    routed = {cell for weights in given for cell, weight in weights.items() if weight > 0}
+    return tuple(one for one in decisions if not (isinstance(one, Drain | Retire) and one.cell.name in routed))
 
 
 def leave(view: ServiceView, cell: CellView, urgent: bool) -> Decision:

@@ -11,7 +11,7 @@ from policies.pacing import Veto
 from policies.placing import heed
 from policies.registry import unknown_policies
 from policies.resources import shortages
-from policies.retirement import forget_gone, retire_outgoing, retire_removed, withdraw
+from policies.retirement import but_routed, forget_gone, retire_outgoing, retire_removed, withdraw
 from policies.revisions import asked_back, choose, judge
 from policies.rollout import advance, give_back, keep, move, route_as_is
 from policies.room import gives_way_to, holds_itself_up, is_way_back, stand_aside
@@ -31,8 +31,11 @@ def decide(world: World, name: str, veto: Veto) -> tuple[Decision, ...]:
 
     A change of course that `veto` puts off must not stop what keeps right what serves now.
     """
-    view = view_of(world, name)
-    if not world.observed.complete:
+    return but_routed(_decided(view_of(world, name), veto))
+
+
+def _decided(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
+    if not view.is_complete:
         return (blind(view),)
     if view.memory.is_removed:
         return (*retire_removed(view), _removing(view))

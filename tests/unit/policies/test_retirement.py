@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from policies.retirement import retire_outgoing, retire_removed
+from policies.service import decide
 from policies.view import ServiceView
-from specs.decisions import Drain, EndOutgoing, ForgetCell, ForgetService, Retire
+from specs.decisions import Drain, EndOutgoing, ForgetCell, ForgetService, Retire, SetWeights
 from specs.memory import Outgoing, OutgoingCause
 from specs.observed import GatewaySeen
 from specs.routes import FULL
@@ -77,6 +78,15 @@ def test_a_retired_cell_is_forgotten_when_it_is_seen_gone() -> None:
 def test_an_outgoing_revision_without_cells_is_over() -> None:
     view = look(service(), cell("v1", ready=3, weight=FULL), stable="v1", outgoing={"v0": OutgoingCause.REPLACED})
     assert retire_outgoing(view) == (EndOutgoing(service="chat", revision="v0"),)
+
+
+@pytest.mark.parametrize("drain_since", [None, NOW - seconds(61)])
+def test_what_takes_over_since_all_others_broke_is_not_taken_away_by_the_same_look(drain_since: Any) -> None:
+    view = leaving(OutgoingCause.SUPERSEDED, stable=0, ready=1, weight=0, drain_since=drain_since)
+    decisions = decide(view.world, "chat", lambda decision: decision)
+    (routed,) = (one.weights for one in decisions if isinstance(one, SetWeights))
+    assert routed[view.cells_of("v1")[0].name] == FULL
+    assert not any(isinstance(one, Drain | Retire) for one in decisions)
 
 
 def test_a_removed_service_drains_goes_and_is_forgotten() -> None:

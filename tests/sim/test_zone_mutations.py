@@ -17,6 +17,7 @@ import policies.sites
 import policies.view
 import reconciler.planning.remember
 import reconciler.planning.routing
+from tests.sim import test_autoscaled_moves as moves
 from tests.sim import test_zone_limits as limits
 from tests.sim import test_zones as stories
 
@@ -55,17 +56,13 @@ MUTATIONS: dict[str, tuple[Any, str, Any, Story]] = {
         reconciler.planning.remember,
         "base_of_move",
         lambda view: {},
-        partial(
-            stories.test_an_autoscaled_service_leaves_a_zone_without_growing_by_more_than_its_surge, (12, 40), SURGE
-        ),
+        partial(moves.test_an_autoscaled_service_leaves_a_zone_without_growing_by_more_than_its_surge, (12, 40), SURGE),
     ),
     "autoscaled cells that leave make no room": (
         policies.capacity,
         "_givers",
         lambda view, deployment, posts, excess, unmet: (posts, min(excess, unmet)),
-        partial(
-            stories.test_an_autoscaled_service_leaves_a_zone_without_growing_by_more_than_its_surge, (12, 12), SURGE
-        ),
+        partial(moves.test_an_autoscaled_service_leaves_a_zone_without_growing_by_more_than_its_surge, (12, 12), SURGE),
     ),
     "left before the others carry it": (
         policies.shares,

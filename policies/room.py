@@ -30,7 +30,7 @@ from policies.rollout import keep
 from policies.standing import is_frozen, waits_for_others
 from policies.traffic import ready_share
 from policies.view import CellView, ServiceView, view_of
-from specs.decisions import Decision, SetCapacity, StartRevision
+from specs.decisions import Decision, GiveWay, SetCapacity, StartRevision
 from specs.memory import Rollout, ServiceMemory
 from specs.observed import DeploymentSeen, ReplicaState
 from specs.routes import FULL, ROUNDING
@@ -41,14 +41,6 @@ TURN = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """Who goes first, and whether the requests of a rollout that gives way go back to the stable revision for that."""
-
-    to: str
-    goes_back: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Turn:
     """Who may hold a part of the room, and who gives way to that, each with or without its requests."""
 
@@ -56,19 +48,19 @@ class _Turn:
     asked: Mapping[str, bool]
 
 
-def gives_way_to(view: ServiceView) -> Way | None:
+def gives_way_to(view: ServiceView) -> GiveWay | None:
     """Return to whom a rollout, or a way back, has to give way, or None."""
     rollout = view.memory.rollout
     if _is_still(view) or (rollout is None and not _is_returning(view)):
         return None
     if rollout is not None and _follows(view):
-        return Way(to=rollout.yields_to)
+        return GiveWay(service=view.name, to=rollout.yields_to)
     if not _waits(view) and not (view.observed.is_full and (_is_returning(view) or _is_asked(view))):
         return None
     turn = _turn(view.world)
     if turn is None or view.name not in turn.asked:
         return None
-    return Way(to=turn.holder, goes_back=turn.asked[view.name])
+    return GiveWay(service=view.name, to=turn.holder, goes_back=turn.asked[view.name])
 
 
 @once
@@ -79,7 +71,7 @@ def _turn(world: World) -> _Turn | None:
     in_turn = [*waiting[turn:], *waiting[:turn]] if waiting and _is_stuck(waiting[0]) else waiting
     for is_locked in (False, True):
         for holder in in_turn:
-            asked = _givers(holder, waiting, is_urgent=is_locked or _is_way_back(holder))
+            asked = _givers(holder, waiting, is_urgent=is_locked or _leads_back(holder))
             if asked is not None and not _follows(holder):
                 return _Turn(holder=holder.name, asked=asked)
     return None
@@ -116,11 +108,17 @@ def _waits(view: ServiceView) -> bool:
     )
 
 
+def _outgoing_is_routed(view: ServiceView) -> bool:
+    """Return whether what is on its way out has requests yet."""
+    return any(view.weights.get(out.revision, 0) for out in view.memory.outgoing)
+
+
 @recalled
 def _lacks_room_to_return(view: ServiceView) -> bool:
     """Return whether the stable revision waits for room to take back requests that are on their way to it."""
-    routed = any(view.weights.get(out.revision, 0) for out in view.memory.outgoing)
-    return routed and any(not _stops_first(view, short) for short in shortages(view, view.memory.stable))
+    return _outgoing_is_routed(view) and any(
+        not _stops_first(view, short) for short in shortages(view, view.memory.stable)
+    )
 
 
 def _stops_first(view: ServiceView, short: Shortage) -> bool:
@@ -131,8 +129,8 @@ def _stops_first(view: ServiceView, short: Shortage) -> bool:
 @recalled
 def _is_returning(view: ServiceView) -> bool:
     """Return whether requests are on their way back to a stable revision that answers."""
-    routed = any(view.weights.get(out.revision, 0) for out in view.memory.outgoing)
-    return routed and not view.cells_of(view.memory.candidate) and view.is_serving(view.memory.stable)
+    is_alone = not view.cells_of(view.memory.candidate)
+    return _outgoing_is_routed(view) and is_alone and view.is_serving(view.memory.stable)
 
 
 def _held_back(view: ServiceView) -> ServiceView | None:
@@ -152,7 +150,7 @@ def is_way_back(view: ServiceView) -> bool:
     return rollout is not None and (rollout.is_fast or (pin is not None and pin.revision == view.memory.candidate))
 
 
-def _is_way_back(view: ServiceView) -> bool:
+def _leads_back(view: ServiceView) -> bool:
     return _is_returning(view) or is_way_back(view)
 
 
@@ -172,7 +170,7 @@ def _would_wait(view: ServiceView) -> bool:
 
 def _rank(view: ServiceView) -> tuple[bool, float, str]:
     rollout = view.memory.rollout
-    return (not _is_way_back(view), rollout.started_at.timestamp() if rollout is not None else 0.0, view.name)
+    return (not _leads_back(view), rollout.started_at.timestamp() if rollout is not None else 0.0, view.name)
 
 
 def _is_stuck(view: ServiceView) -> bool:
@@ -220,7 +218,7 @@ def _follows(view: ServiceView) -> bool:
     if before is None or not is_weightless(view):
         return False
     other = view_of(view.world, before.name)
-    if _is_way_back(other):
+    if _leads_back(other):
         return not _is_still(other) and (not _waits(other) or _can_go_first(other, _waiting(view.world)))
     is_parked = before.rollout is not None and before.rollout.is_parked
     return _is_first(view) and _has_requests(before) and not is_parked
@@ -235,11 +233,9 @@ def _givers(holder: ServiceView, waiting: Iterable[ServiceView], *, is_urgent: b
 
     All that wait do, since only one may hold a part. Others, and requests, only as far as it needs that.
     """
-    places, needs = Places(holder.observed), _needs(holder)
     rest = [other for other in waiting if other.name != holder.name]
+    places, needs = _places_beside(holder, rest), _needs(holder)
     asked = dict.fromkeys((other.name for other in rest), False)
-    for other in rest:
-        _release(places, other, whole=False)
     if places.would_fit(needs):
         return asked
     for other, back in _further(holder, rest) if is_urgent else ():
@@ -256,7 +252,7 @@ def _further(holder: ServiceView, waiting: Iterable[ServiceView]) -> Iterator[tu
     views = (view_of(holder.world, name) for name in holder.world.memory.services if name not in known)
     rolling = [view for view in views if view.memory.rollout is not None and not _is_still(view)]
     youngest = sorted((view for view in rolling if not is_way_back(view)), key=_rank, reverse=True)
-    is_back = _is_way_back(holder)
+    is_back = _leads_back(holder)
     has_requests = is_back or _has_requests(holder.memory)
     others = youngest if is_back else [view for view in youngest if _is_first(view) and has_requests]
     yield from ((view, False) for view in others)
@@ -266,12 +262,20 @@ def _further(holder: ServiceView, waiting: Iterable[ServiceView]) -> Iterator[tu
 
 def _can_go_back(view: ServiceView) -> bool:
     """Return whether the stable revision carries all requests by itself, so that giving them back takes no room."""
-    if view.memory.stable is None or is_weightless(view) or _is_way_back(view):
+    if view.memory.stable is None or is_weightless(view) or _leads_back(view):
         return False
     return ready_share(view, view.memory.stable) == FULL
 
 
 # -- what that makes -----------------------------------------------------------------------------------------
+
+
+def _places_beside(view: ServiceView, others: Iterable[ServiceView]) -> Places:
+    """Return the places that there are when others give way with what their requests do not need."""
+    places = Places(view.observed)
+    for other in others:
+        _release(places, other, whole=False)
+    return places
 
 
 def _release(places: Places, view: ServiceView, *, whole: bool) -> None:
@@ -283,7 +287,7 @@ def _release(places: Places, view: ServiceView, *, whole: bool) -> None:
 
 def _all(view: ServiceView) -> Iterator[tuple[DeploymentSeen, int]]:
     for cell in view.cells_of(view.memory.candidate):
-        for seen in cell.seen.deployments if cell.seen is not None else ():
+        for seen in _seen(cell):
             yield seen, len(seen.replicas)
 
 
@@ -318,15 +322,13 @@ def holds_itself_up(view: ServiceView) -> bool:
     """
     if not _waits(view) or not any(view.budget(name).surge > 1 for name in view.deployments):
         return False
-    places = Places(view.observed)
-    for other in _waiting(view.world):
-        if other.name != view.name:
-            _release(places, other, whole=False)
+    places = _places_beside(view, [other for other in _waiting(view.world) if other.name != view.name])
     if places.would_fit(_needs(view)):
         return False
-    for seen, count in _surplus(view):
+    surplus = _surplus(view)
+    for seen, count in surplus:
         places.release(seen, count)
-    return places.would_fit(_needs(view, Counter({seen.name: count for seen, count in _surplus(view)})))
+    return places.would_fit(_needs(view, Counter({seen.name: count for seen, count in surplus})))
 
 
 def _needs(view: ServiceView, less: Mapping[str, int] | None = None) -> list[Need]:

@@ -103,8 +103,7 @@ def _take_turns(view: ServiceView) -> tuple[Decision, ...]:
         return ()
     if way is None:
         return (GiveWay(service=view.name, to=""), explain(view))
-    is_new = way.to != rollout.yields_to or way.goes_back
-    said = (GiveWay(service=view.name, to=way.to, goes_back=way.goes_back),) if is_new else ()
+    said = (way,) if way.to != rollout.yields_to or way.goes_back else ()
     if way.goes_back:
         return (*said, *_parked(view), *give_back(view), *retire_outgoing(view), explain(view))
     return (*said, *_parked(view), *withdraw(view), *stand_aside(view), *retire_outgoing(view), explain(view))

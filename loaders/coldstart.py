@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,6 @@ from typing import Any
 LOG = logging.getLogger(__name__)
 
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-FLUSH_MILLISECONDS = 3000
-"""A collector that does not answer must not keep a replica from serving."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,34 +75,37 @@ def export(start: ColdStart, attributes: dict[str, str | int | float]) -> None:
     """Write the spans with the process's tracer provider, or with one of our own where OTEL_EXPORTER_OTLP_* asks."""
     try:
         from opentelemetry import trace
-    except ModuleNotFoundError:
+
+        found = trace.get_tracer_provider()
+        own = _own_provider(start.name) if isinstance(found, trace.ProxyTracerProvider) else None
+    except ModuleNotFoundError as error:
+        LOG.info("no trace of the cold start: %s", error)
         return
-    provider: Any = trace.get_tracer_provider()
-    own = None
-    if isinstance(provider, trace.ProxyTracerProvider):
-        own = provider = _own_provider(start.name)
-    if provider is None:
-        return
+    provider: Any = own or found
     tracer = provider.get_tracer("heliostat.loaders")
-    root = tracer.start_span("cold start", start_time=start.phases[0].began, attributes={"replica": start.name})
+    root = tracer.start_span("cold start", start_time=start.phases[0].began, attributes={"name": start.name})
     root.set_attributes(attributes)
     inside = trace.set_span_in_context(root)
     for phase in start.phases:
         tracer.start_span(phase.name, context=inside, start_time=phase.began).end(end_time=phase.ended)
     root.end(end_time=start.phases[-1].ended)
     if own is not None:
-        own.force_flush(FLUSH_MILLISECONDS)
-        own.shutdown()
+        # Aside: what waits for a silent collector (10 s, whatever is passed to force_flush) does not serve yet. No
+        # daemon: of a script that ends at once the trace would be lost.
+        threading.Thread(target=own.shutdown, name="cold-start-trace").start()
 
 
-def _own_provider(service: str) -> Any:
-    if not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
+def _own_provider(name: str) -> Any:
+    """Return a provider that exports by OTLP over HTTP, set by the standard variables, or None where none asks."""
+    if not any(os.environ.get(each) for each in ENDPOINT_VARIABLES):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider(resource=Resource.create({"service.name": service}))
+    # What is given here would win over OTEL_SERVICE_NAME.
+    service = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": name}
+    provider = TracerProvider(resource=Resource.create(service))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import queue
 import subprocess
 import sys
 import time
 import zipfile
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 from click.testing import CliRunner
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from safetensors import safe_open
 
 from loaders.safetensors.cache_settings import FOLDER_VARIABLE
@@ -32,6 +34,7 @@ from tests.loading.on_ray import NOBODY
 from tests.loading.parts_on_ray import RANKS, RULES
 from tests.loading.servers import ROOT, RangeServer
 from tests.loading.shape import Shape
+from tests.local_http import Answering, listening
 
 pytestmark = pytest.mark.ray
 
@@ -203,23 +206,36 @@ def package(folder: Path) -> tuple[str, bytes]:
     return f"_ray_pkg_{hashlib.sha256(buffer.getvalue()).hexdigest()[:40]}.zip", buffer.getvalue()
 
 
+class Collector(Answering):
+    """Takes OTLP over HTTP as a collector does, from whichever process sends it."""
+
+    heard: ClassVar[queue.Queue[tuple[str, bytes]]] = queue.Queue()
+
+    def answer(self) -> None:
+        self.heard.put((self.path, self.body()))
+        self.say(200)
+
+
 def test_the_example_is_served_and_tells_where_its_start_went(ray_cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    """As answers of its replicas, in their logs, and as a trace that each of them sends."""
     example = ROOT / "deploy" / "examples" / "weights"
     weights = tmp_path / "model.safetensors"
     subprocess.run([sys.executable, "make_weights.py", str(weights)], cwd=example, check=True, timeout=120)
     wanted = expected(weights)
     name, content = package(example)
     httpx.put(f"{ray_cluster.dashboard_url}/api/packages/gcs/{name}", content=content, timeout=30).raise_for_status()
-    with RangeServer(tmp_path) as origin:
+    with RangeServer(tmp_path) as origin, listening(Collector) as collector:
+        environment = {
+            FOLDER_VARIABLE: str(tmp_path / "cache"),
+            "HELIOSTAT_CACHE_BYTES": "1G",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",
+        }
         application = {
             "name": "decoder",
             "route_prefix": "/decoder",
             "import_path": "app:build",
             "args": {"weights": origin.url("model.safetensors")},
-            "runtime_env": {
-                "working_dir": f"gcs://{name}",
-                "env_vars": {FOLDER_VARIABLE: str(tmp_path / "cache"), "HELIOSTAT_CACHE_BYTES": "1G"},
-            },
+            "runtime_env": {"working_dir": f"gcs://{name}", "env_vars": environment},
             "deployments": [{"name": "Model", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.1}}],
         }
         url = f"{ray_cluster.dashboard_url}/api/serve/applications/"
@@ -232,6 +248,7 @@ def test_the_example_is_served_and_tells_where_its_start_went(ray_cluster: Embed
         groups = httpx.get(url, timeout=10).json()["target_groups"]
         targets = [target for group in groups for target in group["targets"] if "decoder#Model" in target["name"]]
         assert len(targets) == 2
+        told = []
         for target in targets:
             replica = f"http://{target['ip']}:{target['port']}/decoder"
             assert httpx.get(f"{replica}/?tokens=5,6,7", timeout=30).json()["next"] == wanted
@@ -239,7 +256,37 @@ def test_the_example_is_served_and_tells_where_its_start_went(ray_cluster: Embed
             print(phases)
             assert list(phases) == ["import", "fetch", "device"]
             assert all(seconds >= 0 for seconds in phases.values())
+            told.append(phases)
         assert origin.counters().body <= 1.1 * weights.stat().st_size
+        replicas = found["deployments"]["Model"]["replicas"]
+        traced = dict(trace_of(*Collector.heard.get(timeout=15)) for _ in replicas)
+    assert sorted(traced) == sorted(replica["replica_id"] for replica in replicas)
+    assert sorted(map(str, traced.values())) == sorted(map(str, told)), "the trace says what the replica answers"
+    for replica in replicas:
+        assert log_of(ray_cluster, replica["actor_id"]).count("cold start of decoder: import ") == 1
+
+
+def trace_of(path: str, body: bytes) -> tuple[str, dict[str, float]]:
+    """Return which replica an export of one trace is of, and its phases in seconds."""
+    assert path == "/v1/traces"
+    [resource] = ExportTraceServiceRequest.FromString(body).resource_spans
+    service = {each.key: each.value.string_value for each in resource.resource.attributes}["service.name"]
+    assert service == "decoder"
+    spans = sorted(
+        resource.scope_spans[0].spans, key=lambda span: (span.start_time_unix_nano, span.name != "cold start")
+    )
+    root, *phases = spans
+    assert root.name == "cold start"
+    assert {phase.parent_span_id for phase in phases} == {root.span_id}
+    replica = {each.key: each.value.string_value for each in root.attributes}["replica"]
+    took = {each.name: round((each.end_time_unix_nano - each.start_time_unix_nano) / 1e9, 3) for each in phases}
+    return replica, took
+
+
+def log_of(cluster: EmbeddedCluster, actor: str) -> str:
+    """Return what a replica's process wrote, as Ray's dashboard shows it."""
+    asked = {"actor_id": actor, "suffix": "err", "lines": "1000"}
+    return httpx.get(f"{cluster.dashboard_url}/api/v0/logs/file", params=asked, timeout=30).raise_for_status().text
 
 
 def expected(weights: Path) -> int:

@@ -26,7 +26,7 @@ class Model:
         self.model.load_state_dict(state, assign=True)
         self.model.eval()
         self.device = device
-        self.timeline.ready(device=device)
+        self.timeline.ready(device=device, replica=serve.get_replica_context().replica_id.unique_id)
 
     @api.get("/")
     async def next_token(self, tokens: str = "1,2,3") -> dict[str, int]:

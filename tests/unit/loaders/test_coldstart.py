@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
@@ -10,13 +12,40 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from loaders.coldstart import ColdStart
 from tests.local_http import Answering, listening
 
+SILENT = threading.Event()
+"""While it is clear the collector answers nobody."""
+
 
 class Collector(Answering):
     bodies: ClassVar[list[bytes]] = []
 
     def answer(self) -> None:
         self.bodies.append(self.body())
+        SILENT.wait(30)
         self.say(200)
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Collector]]:
+    SILENT.set()
+    Collector.bodies.clear()
+    with listening(Collector) as port:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        yield Collector
+
+
+def exported(collector: type[Collector]) -> ExportTraceServiceRequest:
+    """Wait until the trace has left this process; return it."""
+    for thread in threading.enumerate():
+        if thread.name == "cold-start-trace":
+            thread.join(30)
+    [request] = [ExportTraceServiceRequest.FromString(body) for body in collector.bodies]
+    return request
+
+
+def service(request: ExportTraceServiceRequest) -> str:
+    found = {each.key: each.value.string_value for each in request.resource_spans[0].resource.attributes}
+    return found["service.name"]
 
 
 def started() -> ColdStart:
@@ -37,13 +66,30 @@ def test_phases_have_no_gaps_and_are_logged_once(caplog: pytest.LogCaptureFixtur
     assert caplog.text.count("cold start of decoder: import 0.0") == 1
 
 
-def test_the_trace_reaches_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
-    with listening(Collector) as port:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
-        start = started()
-    [request] = [ExportTraceServiceRequest.FromString(body) for body in Collector.bodies]
+def test_the_trace_reaches_a_collector(collector: type[Collector]) -> None:
+    start = started()
+    request = exported(collector)
+    assert service(request) == "decoder"
     spans = {span.name: span for span in request.resource_spans[0].scope_spans[0].spans}
     assert set(spans) == {"cold start", "import", "fetch", "device"}
     root = spans.pop("cold start")
+    assert {each.key: each.value.string_value for each in root.attributes} == {
+        "name": "decoder",
+        "weights": "s3://models/a",
+    }
     assert all(span.parent_span_id == root.span_id for span in spans.values())
     assert root.end_time_unix_nano - root.start_time_unix_nano == round(start.seconds * 1e9)
+
+
+def test_the_standard_variables_name_the_service(collector: type[Collector], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "chat")
+    started()
+    assert service(exported(collector)) == "chat"
+
+
+def test_a_collector_that_does_not_answer_keeps_nobody_from_serving(collector: type[Collector]) -> None:
+    SILENT.clear()
+    started()  # is ready while the collector still holds the request
+    assert any(thread.name == "cold-start-trace" for thread in threading.enumerate())
+    SILENT.set()
+    exported(collector)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,12 @@ from loaders.safetensors.errors import (
 from loaders.safetensors.progress import Progress, bar
 from loaders.safetensors.torch import load_file, stream
 from tests.loading import files
+from tests.loading.leaks import held, more_than
 from tests.loading.needs_torch import torch
 from tests.loading.reference import assert_same, bytes_of, reference
-from tests.loading.servers import RangeServer
+from tests.loading.servers import ROOT, RangeServer
 from tests.loading.shape import Shape
 
-ROOT = Path(__file__).parents[3]
 MiB = 1 << 20
 
 
@@ -104,11 +105,10 @@ def test_a_stream_gives_every_tensor_once(folder: Path, server: RangeServer) -> 
 
 def test_a_stream_left_early_stops_reading(folder: Path, server: RangeServer) -> None:
     server.shape(Shape(bandwidth=4e6))
-    before = threading.active_count()
+    before = held()
     for _ in stream(server.url("even.safetensors"), cache=None, memory_limit=12 * MiB):
         break
-    gc.collect()
-    assert threading.active_count() <= before
+    assert not more_than(before)
     assert asked_of(server) < (folder / "even.safetensors").stat().st_size
 
 
@@ -192,10 +192,11 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_faults_neither_corrupt_nor_hang(folder: Path, server: RangeServer, fault: str) -> None:
+def test_faults_neither_corrupt_nor_hang_nor_leak(folder: Path, server: RangeServer, fault: str) -> None:
     server.shape(FAULTS[fault])
-    path = folder / "big.safetensors"
+    path, before = folder / "big.safetensors", held()
     assert_same(load_file(server.url(path.name), cache=None, timeout=60), reference(path))
+    assert not more_than(before)
 
 
 FATAL: dict[str, tuple[Shape, type[LoadError], str]] = {
@@ -212,11 +213,33 @@ FATAL: dict[str, tuple[Shape, type[LoadError], str]] = {
 def test_what_cannot_be_mended_is_said_at_once(server: RangeServer, name: str) -> None:
     shape, error, text = FATAL[name]
     server.shape(shape)
-    began = time.monotonic()
+    began, before = time.monotonic(), held()
     with pytest.raises(error, match=text) as caught:
         load_file(server.url("big.safetensors"), cache=None)
     assert time.monotonic() - began < 10
+    assert not more_than(before)
     assert server.url("big.safetensors") in str(caught.value)
+
+
+def test_an_origin_that_names_a_pause_gets_it_up_to_a_limit(
+    server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.shape(Shape(refuse_first=1, retry_after="1"))
+    began = time.monotonic()
+    load_file(server.url("small.safetensors"), cache=None)
+    assert time.monotonic() - began >= 1
+    monkeypatch.setattr("loaders.safetensors.sources.http.LONGEST_RETRY_AFTER", 0.1)
+    server.shape(Shape(refuse_first=1, retry_after="3600"))
+    load_file(server.url("small.safetensors"), cache=None, timeout=20)
+
+
+def test_the_origin_is_told_which_version_is_meant(server: RangeServer) -> None:
+    """One that knows the version sends nothing of another one."""
+    server.shape(Shape(change_etag_after=3))
+    with pytest.raises(SourceChanged):
+        load_file(server.url("big.safetensors"), cache=None)
+    assert server.counters().statuses.get("412", 0) >= 1
+    assert len(server.counters().ranges) == 3
 
 
 def test_an_error_on_the_way_names_tensor_and_bytes(server: RangeServer) -> None:
@@ -238,23 +261,24 @@ def test_a_secret_in_a_url_is_in_no_message() -> None:
     assert "hunter" not in f"{caught.value} {caught.value!r} {caught.value.__cause__}"
 
 
-def test_a_time_out_ends_a_load_that_hangs(server: RangeServer) -> None:
+@pytest.mark.parametrize("timeout", [0.5, timedelta(seconds=0.5)])
+def test_a_time_out_ends_a_load_that_hangs(server: RangeServer, timeout: float | timedelta) -> None:
     server.shape(Shape(stall_every=1))
     began = time.monotonic()
     with pytest.raises(LoadTimedOut):
-        load_file(server.url("big.safetensors"), cache=None, timeout=0.5)
+        load_file(server.url("big.safetensors"), cache=None, timeout=timeout)
     assert time.monotonic() - began < 3
 
 
 def test_a_cancelled_load_ends_soon_and_leaves_no_thread(server: RangeServer) -> None:
     server.shape(Shape(bandwidth=1e6))
-    cancel, before = threading.Event(), threading.active_count()
+    cancel, before = threading.Event(), held()
     threading.Timer(0.4, cancel.set).start()
     began = time.monotonic()
     with pytest.raises(LoadCancelled):
         load_file(server.url("big.safetensors"), cache=None, cancel=cancel)
     assert time.monotonic() - began < 3
-    assert threading.active_count() <= before
+    assert not more_than(before)
 
 
 def test_a_load_that_was_cancelled_before_reads_nothing(folder: Path, server: RangeServer) -> None:
@@ -359,78 +383,53 @@ def test_a_callback_that_fails_ends_the_load_with_its_error(folder: Path) -> Non
     def fails(_: Progress) -> None:
         raise ZeroDivisionError
 
-    before = threading.active_count()
+    before = held()
     with pytest.raises(ZeroDivisionError):
         load_file(str(folder / "big.safetensors"), progress=fails)
-    assert threading.active_count() <= before
+    assert not more_than(before)
 
 
 MEASURE = """
 import sys
-from loaders.safetensors.torch import load_file
+from loaders.safetensors.torch import load_file, stream
 def peak():
     # Not ru_maxrss: that also counts the process which started this one.
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM:"))
 load_file(sys.argv[1], cache=None, tensors=lambda name: False)
 open("/proc/self/clear_refs", "w").write("5")
 before = peak()
-kept = load_file(sys.argv[1], cache=None)
-print(peak() - before, sum(t.nbytes for t in kept.values()))
+if len(sys.argv) > 2:
+    size = sum(t.nbytes for _, t in stream(sys.argv[1], cache=None, memory_limit=int(sys.argv[2])))
+else:
+    kept = load_file(sys.argv[1], cache=None)
+    size = sum(t.nbytes for t in kept.values())
+print(peak() - before, size)
 """
+
+
+def measured(*arguments: str) -> tuple[int, int]:
+    """Load in a fresh process: return the bytes that its memory grew by at most, and the tensors' bytes."""
+    command = [sys.executable, "-c", MEASURE, *arguments]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    taken, size = (int(text) for text in printed.stdout.split())
+    return taken, size
 
 
 def test_the_peak_of_memory_is_the_result_and_little_more(folder: Path, server: RangeServer) -> None:
     path = folder / "peak.safetensors"
     files.write_file(path, files.big(120 * MiB))
     for uri in (str(path), server.url(path.name)):
-        printed = subprocess.run(
-            [sys.executable, "-c", MEASURE, uri], cwd=ROOT, check=True, capture_output=True, text=True
-        )
-        taken, size = (int(text) for text in printed.stdout.split())
+        taken, size = measured(uri)
         assert 0.9 * size < taken < size + 150 * MiB
 
 
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-def test_a_hundred_loads_leak_nothing(folder: Path, server: RangeServer) -> None:
-    uris = [str(folder / "model.safetensors"), server.url("model.safetensors")]
-    size = (folder / "model.safetensors").stat().st_size
-    for uri in uris * 5:
-        load_file(uri, cache=None)
-    gc.collect()
-    memory, descriptors, threads = resident(), open_files(), threading.active_count()
-    for uri in uris * 50:
-        load_file(uri, cache=None)
-    gc.collect()
-    assert resident() - memory < 2 * size
-    assert open_files() <= descriptors
-    assert threading.active_count() <= threads
-
-
-def test_what_fails_leaks_nothing_either(folder: Path, server: RangeServer) -> None:
-    def break_off(report: Progress) -> None:
-        if report.done:
-            raise ZeroDivisionError
-
-    def fail() -> None:
-        with pytest.raises(ZeroDivisionError):
-            load_file(server.url("big.safetensors"), cache=None, progress=break_off)
-
-    server.shape(Shape(bandwidth=20e6))
-    fail()
-    gc.collect()
-    descriptors, threads = open_files(), threading.active_count()
-    for _ in range(10):
-        fail()
-    gc.collect()
-    assert open_files() <= descriptors
-    assert threading.active_count() <= threads
+def test_the_peak_of_a_stream_is_its_limit_and_a_block(folder: Path, server: RangeServer) -> None:
+    path = folder / "long.safetensors"
+    files.write_file(path, {f"t{number:02}": files.Kind(dtype="U8", shape=(2 * MiB,)) for number in range(60)})
+    for uri in (str(path), server.url(path.name)):
+        taken, size = measured(uri, str(16 * MiB))
+        assert taken < (16 + 16 + 24) * MiB
+        assert size == 120 * MiB
 
 
 def test_a_cast_stream_that_cannot_go_on_within_its_limit_is_refused(tmp_path: Path) -> None:

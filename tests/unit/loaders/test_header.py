@@ -220,3 +220,9 @@ def test_a_double_key_among_many_is_found_at_once() -> None:
     with pytest.raises(InvalidFile, match="'t99999' stands there twice"):
         parse_header(text, 8 + len(text), "w")
     assert time.process_time() - began < 10
+
+
+def test_no_header_is_longer_than_the_format_allows_however_large_the_file() -> None:
+    assert header_span(struct.pack("<Q", MOST_HEADER_BYTES), 1 << 40, "w") == (8, 8 + MOST_HEADER_BYTES)
+    with pytest.raises(InvalidFile, match="more than the format allows"):
+        header_span(struct.pack("<Q", MOST_HEADER_BYTES + 1), 1 << 40, "w")

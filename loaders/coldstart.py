@@ -38,9 +38,10 @@ class Phase:
 class ColdStart:
     """A replica's start. Phases follow each other without gaps, so that nothing hides between them."""
 
-    def __init__(self, name: str, first: str = "import") -> None:
-        """Begin the first phase now."""
+    def __init__(self, name: str, first: str = "import", log: logging.Logger = LOG) -> None:
+        """Begin the first phase now. `log` gets the line, as a warning: `ray.serve` is what Serve keeps per replica."""
         self.name = name
+        self._log = log
         self.phases: list[Phase] = []
         self._current, self._began = first, time.time_ns()
         self._is_ready = False
@@ -58,7 +59,7 @@ class ColdStart:
         self._is_ready = True
         self.phase("ready")
         parts = ", ".join(f"{phase.name} {phase.seconds:.2f} s" for phase in self.phases)
-        LOG.warning("cold start of %s: %s; ready after %.2f s", self.name, parts, self.seconds)
+        self._log.warning("cold start of %s: %s; ready after %.2f s", self.name, parts, self.seconds)
         export(self, attributes)
 
     @property

@@ -93,8 +93,16 @@ class Said:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Return one line per node that has not got everything, and why."""
-        return tuple(f"{found['node'][:12]}: {found['error']}" for found in self.results if found.get("error"))
+        """Return one line per reason why nodes have not got everything: hundreds of nodes mostly share one."""
+        nodes: dict[str, dict[str, None]] = {}
+        for found in self.results:
+            if found.get("error"):
+                nodes.setdefault(str(found["error"]), {})[found["node"][:12]] = None
+        return tuple(f"{_some(list(each))}: {error}" for error, each in nodes.items())
+
+
+def _some(nodes: Sequence[str]) -> str:
+    return nodes[0] if len(nodes) == 1 else f"{nodes[0]} and {len(nodes) - 1} more node(s)"
 
 
 def read_output(output: str) -> Said:

@@ -47,11 +47,14 @@ def seconds(duration: float | None) -> str:
 
 
 def staging_text(found: StagingStatus) -> str:
-    """Return `1.2 of 4.0 GiB, 1 of 3 nodes ended`; "" while nothing is known."""
+    """Return `1.2 of 4.0 GiB in all, 1 of 3 node(s) ended`; "" while nothing is known."""
     if not found.nodes:
         return ""
+    ended = f"{found.ended} of {found.nodes} node(s) ended"
+    if not found.size:
+        return ended
     unit, name = (1 << 30, "GiB") if found.size >= 1 << 30 else (1 << 20, "MiB")
-    return f"{found.done / unit:.1f} of {found.size / unit:.1f} {name}, {found.ended} of {found.nodes} node(s) ended"
+    return f"{found.done / unit:.1f} of {found.size / unit:.1f} {name} in all, {ended}"
 
 
 def spaced(name: str) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
@@ -263,7 +264,7 @@ def test_the_example_is_served_and_tells_where_its_start_went(ray_cluster: Embed
     assert sorted(traced) == sorted(replica["replica_id"] for replica in replicas)
     assert sorted(map(str, traced.values())) == sorted(map(str, told)), "the trace says what the replica answers"
     for replica in replicas:
-        assert log_of(ray_cluster, replica["actor_id"]).count("cold start of decoder: import ") == 1
+        assert log_of(ray_cluster, replica).count("cold start of decoder: import ") == 1
 
 
 def trace_of(path: str, body: bytes) -> tuple[str, dict[str, float]]:
@@ -283,9 +284,9 @@ def trace_of(path: str, body: bytes) -> tuple[str, dict[str, float]]:
     return replica, took
 
 
-def log_of(cluster: EmbeddedCluster, actor: str) -> str:
-    """Return what a replica's process wrote, as Ray's dashboard shows it."""
-    asked = {"actor_id": actor, "suffix": "err", "lines": "1000"}
+def log_of(cluster: EmbeddedCluster, replica: Mapping[str, str]) -> str:
+    """Return what Serve keeps of a replica's log, as Ray's dashboard shows it."""
+    asked = {"node_id": replica["node_id"], "filename": replica["log_file_path"].lstrip("/"), "lines": "1000"}
     return httpx.get(f"{cluster.dashboard_url}/api/v0/logs/file", params=asked, timeout=30).raise_for_status().text
 
 

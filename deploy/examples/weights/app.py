@@ -1,6 +1,8 @@
 """A model on Ray Serve whose weights come straight from where they are kept: read through the node's cache, shared
 between nodes, and assigned, not copied, to the model."""
 
+import logging
+
 from fastapi import FastAPI
 from ray import serve
 
@@ -13,7 +15,8 @@ class Model:
     def __init__(self, weights: str, device: str, layers: int, width: int) -> None:
         from loaders.coldstart import ColdStart
 
-        self.timeline = ColdStart("decoder")
+        # Serve's own log: what goes there is in the replica's file and on Ray's dashboard.
+        self.timeline = ColdStart("decoder", log=logging.getLogger("ray.serve"))
         # Imported here, in the replica, where the timeline sees how long it takes.
         from loaders.safetensors.torch import load_file
         from model import Decoder, shapes_only

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from html.parser import HTMLParser
 
@@ -15,7 +15,8 @@ from reconciler.api.views import excerpt, page_view
 from reconciler.api.wording import ago, count, percent, seconds, short_commit, span
 from reconciler.cli.overview import service_text
 from reconciler.errors import Stalled
-from specs.status import CrossingStatus
+from specs.staging import Progress, StagingState
+from specs.status import CrossingStatus, StagingStatus
 from tests.unit.api.backends import (
     NOW,
     TRACEBACK,
@@ -87,6 +88,40 @@ async def test_an_analysis_is_shown_measure_by_measure(backend: MemoryBackend, c
     assert "Analysis inconclusive" in text
     assert "0.2% of 1,200 requests failed" in text
     assert "p99 is 1.2 s (1,500 more requests needed)" in text
+
+
+WEIGHTS = StagingStatus(revision="b7710de40a12", uris=("s3://models/a", "s3://models/b"), state=StagingState.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("state", "far", "told", "message"),
+    [
+        ("running", Progress(), "", "to be started"),
+        ("running", Progress(nodes=2), "0 of 2 node(s) ended", ""),
+        (
+            "running",
+            Progress(nodes=2, done=128 << 20, size=448 << 20, ended=1),
+            "128.0 of 448.0 MiB in all, 1 of 2 node(s) ended",
+            "",
+        ),
+        (
+            "done",
+            Progress(nodes=2, done=3 << 30, size=3 << 30, ended=2),
+            "3.0 of 3.0 GiB in all, 2 of 2 node(s) ended",
+            "",
+        ),
+        ("failed", Progress(nodes=2, ended=2), "2 of 2 node(s) ended", "n1 and 1 more node(s): forbids it (403)"),
+    ],
+)
+async def test_how_far_weights_are_is_told_on_the_page_and_by_the_command(
+    backend: MemoryBackend, client: httpx.AsyncClient, *, state: str, far: Progress, told: str, message: str
+) -> None:
+    status = replace(chat(), staging=replace(WEIGHTS, state=StagingState(state), message=message, **asdict(far)))
+    backend.cluster = cluster(status)
+    page = Outline((await client.get("/")).text).text
+    command = " ".join(service_text(backend.cluster, status, NOW).split())
+    assert " ".join(f"Weights {state} {told} s3://models/a s3://models/b {message}".split()) in page
+    assert f"weights {state}{f', {told}' if told else ''} s3://models/a s3://models/b {message}".strip() in command
 
 
 async def test_the_page_tells_everything_about_a_rollout(backend: MemoryBackend, client: httpx.AsyncClient) -> None:

@@ -94,6 +94,17 @@ def test_what_the_program_says_is_told_apart_from_the_rest() -> None:
     assert said.failures == ("0123456789ab: forbids it (403)",)
 
 
+def test_nodes_that_fail_for_one_reason_are_told_of_together() -> None:
+    failed = [
+        {"node": f"n{number}", "uri": uri, "staged": None, "error": f"{uri}: {why}"}
+        for number, (uri, why) in enumerate(
+            [("s3://a", "403"), ("s3://a", "403"), ("s3://b", "404"), ("s3://a", "403")]
+        )
+    ]
+    said = read_output("\n".join(json.dumps(each) for each in [*failed, failed[0]]))
+    assert said.failures == ("n0 and 2 more node(s): s3://a: 403", "n2: s3://b: 404")
+
+
 @pytest.mark.parametrize("output", ["", "{", '{"progress": 3}', '{"progress": null}', '{"node"}', "[1]", "\x00"])
 def test_output_that_is_no_progress_is_none(output: str) -> None:
     assert read_output(output).progress == Progress()

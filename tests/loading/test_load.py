@@ -26,6 +26,8 @@ from loaders.safetensors.errors import (
     UnsupportedDtype,
 )
 from loaders.safetensors.progress import Progress, bar
+from loaders.safetensors.sources.http import MOST_STREAMS, HttpFile
+from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.torch import load_file, stream
 from tests.loading import files
 from tests.loading.leaks import held, more_than
@@ -197,6 +199,21 @@ def test_faults_neither_corrupt_nor_hang_nor_leak(folder: Path, server: RangeSer
     path, before = folder / "big.safetensors", held()
     assert_same(load_file(server.url(path.name), cache=None, timeout=60), reference(path))
     assert not more_than(before)
+
+
+def test_what_broke_is_resumed_where_it_broke(folder: Path, server: RangeServer) -> None:
+    """Of what arrived nothing is sent again, though every third answer ends after half of its bytes."""
+    server.shape(Shape(truncate_every=3))
+    path = folder / "big.safetensors"
+    assert_same(load_file(server.url(path.name), cache=None), reference(path))
+    assert server.counters().body <= 1.05 * path.stat().st_size
+
+
+def test_an_origin_that_answers_late_gets_all_connections_at_once(server: RangeServer) -> None:
+    server.shape(Shape(first_byte=0.03))
+    source = HttpFile(server.url("big.safetensors"), Interrupt())
+    source.close()
+    assert source.streams.wanted == MOST_STREAMS
 
 
 FATAL: dict[str, tuple[Shape, type[LoadError], str]] = {

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import obstore
 import pytest
@@ -18,11 +19,13 @@ from loaders.safetensors.errors import LoadTimedOut, SourceChanged, SourceFailed
 from loaders.safetensors.sources import objects
 from loaders.safetensors.torch import load_file, stream
 from tests.loading import files
+from tests.loading.leaks import held, more_than
 from tests.loading.needs_torch import torch
 from tests.loading.reference import assert_same, reference
-from tests.loading.servers import RangeServer, S3Server, s3_server
+from tests.loading.servers import S3_KEYS, RangeServer, S3Server, s3_server
 from tests.loading.shape import Shape
 from tests.loading.tls import issue, tls_before
+from tests.local_http import Answering, listening
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,41 @@ def test_a_part_of_an_object_is_cast_on_the_way(store: S3Server, tmp_path: Path)
     uri = store.upload("weights", "part.safetensors", path)
     found = load_file(uri, cache=None, tensors="*.norm.weight", dtype=torch.float32)
     assert {name: tensor.dtype for name, tensor in found.items()} == {"layers.0.norm.weight": torch.float32}
+
+
+class Noting(Answering):
+    """A store that has nothing, and notes what each request was signed with."""
+
+    signed: ClassVar[list[str]] = []
+
+    def answer(self) -> None:
+        self.signed.append(self.headers["Authorization"])
+        self.say(404)
+
+    do_HEAD = answer  # noqa: N815 - the name is http.server's
+
+
+@pytest.mark.parametrize("region", ["eu-north-1", None])
+def test_the_region_asked_for_is_signed_for(monkeypatch: pytest.MonkeyPatch, region: str | None) -> None:
+    Noting.signed.clear()
+    for name, value in {**S3_KEYS, "AWS_ALLOW_HTTP": "true"}.items():
+        monkeypatch.setenv(name, value)
+    with listening(Noting) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        with pytest.raises(SourceMissing):
+            load_file("s3://weights/w.safetensors", region=region, cache=None)
+    assert f"/{region or S3_KEYS['AWS_DEFAULT_REGION']}/s3/" in Noting.signed[0]
+
+
+def test_a_store_loaded_from_again_and_again_leaks_nothing(store: S3Server, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    files.write_file(path, files.transformer(layers=1, width=64))
+    uri = store.upload("weights", "again.safetensors", path)
+    load_file(uri, cache=None)
+    before = held()
+    for _ in range(20):
+        load_file(uri, cache=None)
+    assert not more_than(before)
 
 
 def test_a_store_that_is_gone_is_unreachable_and_its_address_shown_without_secrets(

@@ -34,6 +34,8 @@ ORIGIN = Shape(first_byte=0.03, total_bandwidth=6e6)
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
 WAYS = {"download": "download, then `safetensors.torch.load_file`", "heliostat": "`loaders.safetensors`"}
 REPLICAS = 4
+GATE = 5.1
+"""What the hosted product claims of its own loader, end to end."""
 EXAMPLE = ROOT / "deploy" / "examples" / "weights"
 
 
@@ -182,9 +184,9 @@ def write(found: list[Scaling], size: int) -> None:
             "clock goes from the PUT that asks for four until Serve says that all four run. "
             "Import and fetch are phases of the new replica that fetched longest.",
             report.table(head, rows),
-            f"**Ratio: {ratio:.1f}** (rounds of each way, in turns: {len(found) // len(WAYS)}). The ratio grows with "
-            "the size of the weights over the origin's bandwidth: what is left beside the fetch (a process, its "
-            "imports, Serve's own pace) is the same for both ways.",
+            f"**Ratio: {ratio:.1f}** (gate: at least {GATE}; rounds of each way, in turns: {len(found) // len(WAYS)}). "
+            "The ratio grows with the size of the weights over the origin's bandwidth: what is left beside the fetch "
+            "(a process, its imports, Serve's own pace) is the same for both ways.",
         ],
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import concurrent.futures
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from loaders.safetensors.sources.http import FIRST_READ, HttpFile
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.swarm import SILENT
 from loaders.safetensors.tracker import Held, Tracker, TrackerLost
-from tests.loading.servers import RangeServer
+from tests.loading.servers import RangeServer, free_port
 from tests.loading.shape import Shape
 from tests.loading.swarming import HoldUp, Locked, Machine
 
@@ -339,3 +341,57 @@ def test_a_tracker_that_hangs_does_not_keep_a_load_from_ending(
 
 def test_without_ray_there_are_no_peers(tmp_path: Path) -> None:
     assert peers.this_node(Store(tmp_path, SIZE)) is None
+
+
+@dataclass(kw_only=True)
+class Cluster:
+    """What a process asks Ray before it joins: which nodes there are, and which one is its own."""
+
+    alive: int
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def nodes(self) -> list[dict[str, object]]:
+        return [{"NodeID": f"n{each}", "NodeManagerAddress": "127.0.0.1", "Alive": True} for each in range(self.alive)]
+
+    def get_runtime_context(self) -> Cluster:
+        return self
+
+    def get_node_id(self) -> str:
+        return "n0"
+
+
+@pytest.mark.parametrize(
+    ("alive", "variables", "joins"),
+    [
+        (2, {}, True),
+        (1, {}, False),
+        (2, {"HELIOSTAT_PEERS": "off"}, False),
+        (2, {"HELIOSTAT_PEER_PORT": "none"}, False),
+        (2, {"HELIOSTAT_PEER_PORT": "a free one"}, True),
+    ],
+)
+def test_who_joins_is_said_by_the_cluster_and_the_environment(
+    tmp_path: Path,
+    tracker: Locked,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    alive: int,
+    variables: dict[str, str],
+    joins: bool,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", Cluster(alive=alive))
+    monkeypatch.setattr(peers, "RayTracker", lambda _: tracker)
+    monkeypatch.setattr(peers, "_nodes", {})
+    port = str(free_port())
+    for name, value in variables.items():
+        monkeypatch.setenv(name, port if value == "a free one" else value)
+    store = Store(tmp_path, SIZE)
+    joined = peers.this_node(store)
+    assert (joined is not None) == joins
+    if joined is not None:
+        assert peers.this_node(store) is joined, "once per process and folder"
+        endpoint = (tmp_path / "endpoint").read_text()
+        joined.close()
+        assert endpoint.endswith(f":{port}") == bool(variables)

@@ -48,6 +48,15 @@ def test_stage_list_and_remove(tmp_path: Path, origin: RangeServer) -> None:
     assert json.loads(run(tmp_path, "ls", "-o", "json").stdout)["contents"] == []
 
 
+def test_what_is_removed_is_named_by_its_uri_as_well_and_the_rest_stays(tmp_path: Path, origin: RangeServer) -> None:
+    first, second = origin.url("a.safetensors"), origin.url("many/model-00001-of-00002.safetensors")
+    for uri in (first, second):
+        assert run(tmp_path, "stage", uri).exit_code == 0
+    assert run(tmp_path, "rm", first).exit_code == 0
+    left = json.loads(run(tmp_path, "ls", "-o", "json").stdout)["contents"]
+    assert [content["uri"] for content in left] == [second]
+
+
 def test_what_signs_a_uri_is_not_shown(tmp_path: Path, origin: RangeServer) -> None:
     done = run(tmp_path, "stage", origin.url("a.safetensors?X-Amz-Signature=hunter2"))
     assert "MiB fetched" in done.stderr

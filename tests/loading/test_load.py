@@ -413,12 +413,13 @@ def peak():
     # Not ru_maxrss: that also counts the process which started this one.
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM:"))
 load_file(sys.argv[1], cache=None, tensors=lambda name: False)
+cache = sys.argv[2] or None
 open("/proc/self/clear_refs", "w").write("5")
 before = peak()
-if len(sys.argv) > 2:
-    size = sum(t.nbytes for _, t in stream(sys.argv[1], cache=None, memory_limit=int(sys.argv[2])))
+if len(sys.argv) > 3:
+    size = sum(t.nbytes for _, t in stream(sys.argv[1], cache=cache, memory_limit=int(sys.argv[3])))
 else:
-    kept = load_file(sys.argv[1], cache=None)
+    kept = load_file(sys.argv[1], cache=cache)
     size = sum(t.nbytes for t in kept.values())
 print(peak() - before, size)
 """
@@ -435,8 +436,8 @@ def measured(*arguments: str) -> tuple[int, int]:
 def test_the_peak_of_memory_is_the_result_and_little_more(folder: Path, server: RangeServer) -> None:
     path = folder / "peak.safetensors"
     files.write_file(path, files.big(120 * MiB))
-    for uri in (str(path), server.url(path.name)):
-        taken, size = measured(uri)
+    for uri, cache in ((str(path), ""), (server.url(path.name), ""), *2 * [(server.url(path.name), "node")]):
+        taken, size = measured(uri, cache)
         assert 0.9 * size < taken < size + 150 * MiB
 
 
@@ -444,7 +445,7 @@ def test_the_peak_of_a_stream_is_its_limit_and_a_block(folder: Path, server: Ran
     path = folder / "long.safetensors"
     files.write_file(path, {f"t{number:02}": files.Kind(dtype="U8", shape=(2 * MiB,)) for number in range(60)})
     for uri in (str(path), server.url(path.name)):
-        taken, size = measured(uri, str(16 * MiB))
+        taken, size = measured(uri, "", str(16 * MiB))
         assert taken < (16 + 16 + 24) * MiB
         assert size == 120 * MiB
 

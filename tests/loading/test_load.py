@@ -364,7 +364,12 @@ def test_a_dtype_without_a_torch_dtype_is_said_before_anything_is_read(tmp_path:
 def test_an_index_that_lies_is_refused(folder: Path, tmp_path: Path) -> None:
     files.write_file(tmp_path / "a.safetensors", {"x": files.Kind(dtype="U8", shape=(3,))})
     files.write_file(tmp_path / "b.safetensors", {"y": files.Kind(dtype="U8", shape=(3,))})
+    for file, names in (("c", "xz"), ("d", "xy")):
+        kinds = {name: files.Kind(dtype="U8", shape=(3,)) for name in names}
+        files.write_file(tmp_path / f"{file}.safetensors", kinds)
     cases = {
+        '{"weight_map": {"z": "c.safetensors"}}': "c.safetensors has it, but the index does not name it",
+        '{"weight_map": {"z": "c.safetensors", "x": "d.safetensors", "y": "d.safetensors"}}': "two files have it",
         '{"weight_map": {"x": "b.safetensors", "y": "b.safetensors"}}': "a.safetensors has it|no file has it",
         '{"weight_map": {"x": "a.safetensors", "z": "a.safetensors"}}': "no file has it",
         '{"weight_map": {"x": "../a.safetensors"}}': "no name below",

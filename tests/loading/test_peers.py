@@ -20,6 +20,7 @@ from loaders.safetensors import chunk_server, peers
 from loaders.safetensors import tracker as tracker_module
 from loaders.safetensors.cache import Gone
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content
+from loaders.safetensors.cache_entry import Entry, NoRoom
 from loaders.safetensors.cache_store import Store
 from loaders.safetensors.errors import LoadCancelled, SourceFailed, SourceUnreachable
 from loaders.safetensors.fill import Fill
@@ -341,6 +342,26 @@ def test_a_tracker_that_hangs_does_not_keep_a_load_from_ending(
 
 def test_without_ray_there_are_no_peers(tmp_path: Path) -> None:
     assert peers.this_node(Store(tmp_path, SIZE)) is None
+
+
+def test_a_node_whose_disk_is_full_gets_its_bytes_all_the_same(
+    machines: list[Machine], server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.url("w")
+    machines[0].load(url)
+    write, tried = Entry.write, []
+
+    def full(entry: Entry, chunk: int, *arguments: Any) -> int:
+        if not entry.folder.is_relative_to(machines[1].store.folder):
+            return write(entry, chunk, *arguments)
+        tried.append(chunk)
+        raise NoRoom("no room left for the weight cache in /there: No space left on device")
+
+    monkeypatch.setattr(Entry, "write", full)
+    assert machines[1].load(url) == BYTES
+    assert tried
+    [kept] = machines[1].store.kept()
+    assert kept.present == 0
 
 
 @dataclass(kw_only=True)

@@ -114,6 +114,18 @@ def test_of_what_says_that_it_is_absurdly_large_nothing_is_made(
     assert store.kept() == []
 
 
+@pytest.mark.parametrize("version", ["", 'W/"1"'])
+def test_what_has_no_version_or_a_weak_one_is_not_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Nobody could tell its old bytes from its new ones."""
+    monkeypatch.setattr("loaders.safetensors.cache.node_store", lambda _: store)
+    origin = Counting()
+    origin.version = version
+    assert through_cache(CONTENT.uri, lambda: origin, Interrupt()) is origin
+    assert store.kept() == []
+
+
 def test_readers_of_parts_take_memory_for_a_few_chunks_only(store: Store) -> None:
     fill(store, small(1, chunks=20))
     [content] = [kept.content for kept in store.kept()]

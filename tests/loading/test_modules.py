@@ -50,6 +50,26 @@ def test_parameters_and_buffers_get_their_values_and_ties_stay(
     assert (net.layers[0].weight.data_ptr() == before) == (device == "cpu")
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_module_s_own_second_name_for_a_parameter_or_buffer_stays_one(tmp_path: Path, device: str) -> None:
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = self.again = torch.nn.Parameter(torch.zeros(3))
+            self.register_buffer("mean", torch.zeros(2))
+            self.register_buffer("same", self.mean)
+
+    state = {"weight": torch.rand(3), "mean": torch.rand(2)}
+    save_file(state, tmp_path / "w.safetensors")
+    with torch.device(device):
+        module = Twice()
+    load_into(module, str(tmp_path / "w.safetensors"))
+    assert module.again is module.weight
+    assert module.same is module.mean
+    assert torch.equal(module.again, state["weight"])
+    assert torch.equal(module.same, state["mean"])
+
+
 def test_what_is_there_keeps_its_dtype(saved: tuple[str, dict[str, torch.Tensor]]) -> None:
     uri, state = saved
     net = Net().half()

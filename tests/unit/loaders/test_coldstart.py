@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from loaders.coldstart import ColdStart
 from tests.local_http import Answering, listening
@@ -93,3 +98,22 @@ def test_a_collector_that_does_not_answer_keeps_nobody_from_serving(collector: t
     assert any(thread.name == "cold-start-trace" for thread in threading.enumerate())
     SILENT.set()
     exported(collector)
+
+
+def test_a_process_that_traces_already_does_so_with_its_own_provider(
+    collector: type[Collector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    started()
+    assert [span.name for span in exporter.get_finished_spans()] == ["import", "fetch", "device", "cold start"]
+    assert not any(thread.name == "cold-start-trace" for thread in threading.enumerate())
+    assert collector.bodies == []
+
+
+def test_the_line_goes_where_it_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    start = ColdStart("decoder", log=logging.getLogger("elsewhere"))
+    start.ready()
+    assert [record.name for record in caplog.records] == ["elsewhere"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from loaders.safetensors import stage_nodes
 from loaders.safetensors.errors import LoadError
 from loaders.safetensors.stage import NodeStaged, Staged, stage
 from tests.loading.files import big, write_file
+from tests.loading.leaks import held, more_than
 from tests.loading.servers import RangeServer
+from tests.loading.shape import Shape
 
 
 def test_without_nodes_it_is_this_one_and_says_how_far_it_is(tmp_path: Path) -> None:
@@ -24,6 +27,16 @@ def test_without_nodes_it_is_this_one_and_says_how_far_it_is(tmp_path: Path) -> 
         assert staged.size == size <= staged.fetched < 1.05 * size
         assert told[-1] == (size, size)
         assert stage(origin.url("w.safetensors")).fetched == 0
+
+
+def test_one_that_takes_longer_than_it_may_ends(tmp_path: Path) -> None:
+    write_file(tmp_path / "w.safetensors", big(4 << 20))
+    with RangeServer(tmp_path, Shape(total_bandwidth=0.5e6)) as origin:
+        began, before = time.monotonic(), held()
+        with pytest.raises(LoadError, match=r"not staged after 1 s"):
+            stage(origin.url("w.safetensors"), timeout=1)
+        assert time.monotonic() - began < 5, "the file takes eight seconds"
+        assert not more_than(before)
 
 
 @pytest.mark.parametrize("nodes", ["all", [], ["f" * 56]])

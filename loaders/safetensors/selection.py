@@ -55,7 +55,10 @@ def selected(names: Sequence[str], tensors: Tensors) -> tuple[list[str], list[st
 
 
 def bounds_of(tensor: TensorSpec, shard: Shard | None, uri: str) -> Bounds:
-    """Return the part of the tensor that is wanted. The first glob that matches rules; without one it is whole."""
+    """Return the part of the tensor that is wanted.
+
+    Its own name rules, else the first glob that matches; a tensor without either is whole.
+    """
     whole = tuple((0, length) for length in tensor.shape)
     if shard is None:
         return whole

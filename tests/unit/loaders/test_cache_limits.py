@@ -14,11 +14,24 @@ import pytest
 from loaders.safetensors import cache_entry
 from loaders.safetensors.cache import through_cache
 from loaders.safetensors.cache_content import Content
+from loaders.safetensors.cache_entry import NoRoom
 from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.cache_store import Store
 from loaders.safetensors.errors import LoadCancelled
 from loaders.safetensors.sources.interrupt import Interrupt
-from tests.unit.loaders.test_cache import BYTES, CHUNK, CONTENT, SIZE, Counting, fill, read, read_all, small, uris
+from tests.unit.loaders.test_cache import (
+    BYTES,
+    CHUNK,
+    CONTENT,
+    SIZE,
+    Counting,
+    fill,
+    opened,
+    read,
+    read_all,
+    small,
+    uris,
+)
 
 
 @pytest.fixture
@@ -113,6 +126,25 @@ def test_of_what_says_that_it_is_absurdly_large_nothing_is_made(
     assert through_cache(CONTENT.uri, lambda: origin, Interrupt()) is origin
     assert store.kept() == []
     assert caplog.records == [], "nor tried, for some file systems would do it"
+
+
+def test_on_a_full_disk_what_was_used_least_goes_before_anything_is_given_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, small(0))
+    source = opened(store, Counting())
+    write = source._entry.write
+
+    def full(chunk: int, content: memoryview) -> int:
+        if "0" in uris(store):
+            raise NoRoom("no room left for the weight cache in /there: No space left on device")
+        return write(chunk, content)
+
+    monkeypatch.setattr(source._entry, "write", full)
+    assert read(source, 0, SIZE) == BYTES
+    source.close()
+    [kept] = store.kept()
+    assert (kept.content, kept.present) == (CONTENT, SIZE)
 
 
 @pytest.mark.parametrize("version", ["", 'W/"1"'])

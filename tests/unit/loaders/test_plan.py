@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -191,6 +192,13 @@ def test_the_first_matching_rule_counts_and_none_keeps_the_tensor_whole() -> Non
     assert bounds_of(spec, (0, 2, {"x*": 1}), "weights") == ((0, 4), (0, 6))
     assert bounds_of(spec, {"t*": (slice(1, 3), slice(-2, None))}, "weights") == ((1, 3), (4, 6))
     assert bounds_of(spec, {"t*": (slice(3, 1),)}, "weights") == ((3, 3), (0, 6))
+
+
+def test_a_name_means_itself_and_rules_before_every_glob() -> None:
+    (spec,) = specs_of([("F32", (4, 6))])
+    assert bounds_of(spec, (0, 2, {"*": 1, "t0": 0}), "weights") == ((0, 2), (0, 6))
+    named = replace(spec, name="experts[0].up")
+    assert bounds_of(named, (0, 2, {"experts[0].up": 0}), "weights") == ((0, 2), (0, 6))
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,11 @@ clients in the tests and the benchmark.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import add
 
-from policies.analysis.tails import tail_of
 from policies.once import once
 from specs.evidence import CLIENT_GROUPS, COARSE, Evidence, Window
 
@@ -93,7 +93,8 @@ class Slow:
 
     def __call__(self, evidence: Evidence) -> tuple[float, float]:
         """Return both."""
-        return tail_of(evidence.latency).above(self.bound), evidence.latency.total
+        buckets, reached = evidence.latency.cumulated
+        return reached[-1] - reached[bisect_right(buckets, self.bound)], reached[-1]
 
 
 def exact_bounds(bound: int) -> tuple[int, ...]:
@@ -133,14 +134,10 @@ class _Groups:
         return rate * size, size
 
 
-def _deviations(groups: Sequence[tuple[float, float]]) -> list[float]:
-    """Return how many events more than at the rate of all the others each group has."""
+def _deviations(groups: Sequence[tuple[float, float]], weight: float) -> list[float]:
+    """Return how many events more than at the rate of all the others each group has, times a weight."""
     events, trials = sum([one for one, _ in groups]), sum([many for _, many in groups])
-    return [_beyond(one, many, events - one, trials - many) for one, many in groups]
-
-
-def _beyond(events: float, trials: float, other_events: float, other_trials: float) -> float:
-    return events - trials * other_events / other_trials if other_trials > 0 else events
+    return [weight * (one - many * (events - one) / (trials - many) if trials > many else one) for one, many in groups]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +154,7 @@ def _part(weight: float, seen: _Groups, *, another: float) -> _Part:
     events = seen.events + seen.lost + one_more[0]
     every = max(seen.trials + one_more[1], events)
     return _Part(
-        deviations=[weight * one for one in (seen.lost, *_deviations([one_more, *seen.groups]))],
+        deviations=[weight * seen.lost, *_deviations([one_more, *seen.groups], weight)],
         independent=weight**2 * (events * (1 - events / every) if every else 0.0),
     )
 

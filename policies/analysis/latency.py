@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from policies.analysis import bands
 from policies.analysis.clients import Slow, design_effect, exact_bounds
-from policies.analysis.sequential import SUSPICIOUS, Stratum, excess, last_above, log_evidence
+from policies.analysis.sequential import SUSPICIOUS, Stratum, excess, last_above, log_evidence, stays_below
 from policies.analysis.shortage import shortage, until_sure
 from policies.analysis.tails import Tail, Tails, ended, seconds_at, tail_of
 from policies.analysis.words import beside, many, percent, seconds, sure_change
@@ -120,11 +120,7 @@ def judge_latency(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
     sides = _sides(windows)
     if not sides.is_comparable:
         return _nothing(sides, settings)
-    bound, limit, rise = sides.bound(asked.quantile), -math.log(alpha), _rise(sides, asked.quantile)
-    is_near = rise.is_near(1 + asked.max_increase)
-    if is_near and settings.unit is Unit.CLIENT:
-        sides = _diluted(sides, windows, [bound])
-        rise = _rise(sides, asked.quantile)
+    limit, rise = -math.log(alpha), _rise(sides, asked.quantile)
     verdict = Verdict(
         measure=Measure.LATENCY,
         outcome=Outcome.PASSING,
@@ -136,18 +132,17 @@ def judge_latency(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
         stable_samples=int(sides.stable.total),
     )
     # Most looks at a sound candidate end here: how sure a rise is matters only where there is one.
-    is_relevant = is_near and rise.highest > 1 + asked.max_increase
-    log_e = (
-        _evidence(sides, bound, asked.quantile, windows if settings.unit is Unit.CLIENT else ()) if is_relevant else 0.0
-    )
-    if is_relevant and log_e >= limit and verdict.candidate_samples >= settings.min_requests:
+    log_e = 0.0
+    if rise.is_near(1 + asked.max_increase):
+        sides, log_e = _looked_into(sides, asked, windows if settings.unit is Unit.CLIENT else ())
+    if log_e >= limit and verdict.candidate_samples >= settings.min_requests:
         sure = sure_change(*_shifts(sides, asked.quantile, limit))
         message = f"{verdict.message}: {sure}, and {percent(asked.max_increase)} is allowed"
         return replace(verdict, outcome=Outcome.FAILING, message=message)
     missing = shortage(verdict, settings.min_requests)
     if missing is not None:
         return missing
-    if is_relevant and log_e >= SUSPICIOUS:
+    if log_e >= SUSPICIOUS:
         return until_sure(verdict, log_e, alpha)
     return verdict
 
@@ -171,14 +166,38 @@ def _diluted(sides: _Sides, windows: Sequence[Window], bounds: Sequence[int]) ->
     return replace(sides, effect=max(design_effect(windows, Slow(bound)) for bound in exact))
 
 
-def _evidence(sides: _Sides, bound: int, quantile: float, by_client: Sequence[Window]) -> float:
-    """Return log E by two ways of looking, each with half of what is believed: at the quantile, and further out.
+def _looked_into(sides: _Sides, asked: Latency, by_client: Sequence[Window]) -> tuple[_Sides, float]:
+    """Return sides with their counts as they say it, and log E of a rise that is not allowed; 0 where that is nothing.
 
-    `by_client` are the windows when clients are the unit.
+    `by_client` are the windows when clients are the unit. How slow answers lie over clients takes longer to find out
+    than all the rest, and it only ever makes evidence less (`stays_below`): so what is no suspicion without it is none.
     """
-    bounds = [sides.bound(share) for share in bands.shares(quantile)]
-    out = _diluted(sides, by_client, bounds) if by_client else sides
-    logs = (log_evidence(sides.strata(bound)), bands.log_evidence([out.strata(one) for one in bounds]))
+    bound, further = sides.bound(asked.quantile), [sides.bound(share) for share in bands.shares(asked.quantile)]
+    out = sides
+    if by_client:
+        if stays_below(_most(sides, bound, further), SUSPICIOUS):
+            return sides, 0.0
+        sides = out = _diluted(sides, by_client, [bound])
+    if _rise(sides, asked.quantile).highest <= 1 + asked.max_increase:
+        return sides, 0.0
+    if by_client:
+        if stays_below(_most(sides, bound, further), SUSPICIOUS):
+            return sides, 0.0
+        out = _diluted(sides, by_client, [bound, *further])
+    return sides, _mean([log_evidence(sides.strata(bound)), _beyond(out, further)])
+
+
+def _most(sides: _Sides, bound: int, further: Sequence[int]) -> float:
+    """Return what the evidence of both ways of looking is at most, if clients dilute it by as much or more."""
+    return _mean([max(0.0, log_evidence(sides.strata(bound))), max(0.0, _beyond(sides, further))])
+
+
+def _beyond(sides: _Sides, further: Sequence[int]) -> float:
+    return bands.log_evidence([sides.strata(one) for one in further])
+
+
+def _mean(logs: Sequence[float]) -> float:
+    """Return log E by two ways of looking, each with half of what is believed: at the quantile, and further out."""
     highest = max(logs)
     return highest + math.log(sum([math.exp(log - highest) for log in logs]) / len(logs))
 

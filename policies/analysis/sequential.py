@@ -50,6 +50,9 @@ WIDEST = math.log(1000)
 _DEPTH = 1.5
 """Evidence at the estimate itself is about so far below 0: what a mixture pays for not knowing the effect."""
 
+_ROUNDING = 1e-6
+"""Far more than sums of counts in the millions are rounded by, far less than what a look adds."""
+
 _CLOSE = 0.01
 """A bound is found when the evidence against it is that near to the limit: less than any digit shown."""
 
@@ -105,6 +108,15 @@ def mixture(hits: float, trials: Sequence[tuple[float, float]], sign: int = 1) -
             logs = [log - count * log1p(odd * chance) for log, odd in zip(logs, odds, strict=True)]
     highest = max(logs)
     return highest + math.log(sum([exp(log - highest) for log in logs]))
+
+
+def stays_below(log_e: float, limit: float) -> bool:
+    """Return whether evidence `log_e` stays below a limit above 0 by however much clusters dilute its counts.
+
+    Counts divided by d >= 1 divide the logarithm of each likelihood ratio by d, and the mean of d-th roots is at most
+    the d-th root of the mean (Jensen), so that the mixture's is at most log E / d. The margin is for rounding.
+    """
+    return log_e < limit - _ROUNDING
 
 
 def ratio_of_rates(strata: Sequence[Stratum]) -> float | None:

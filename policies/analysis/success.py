@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from policies.analysis.clients import design_effect, failures, own_effect
-from policies.analysis.sequential import SUSPICIOUS, Stratum, bounds, log_evidence, mixture, ratio_of_rates
+from policies.analysis.sequential import (
+    SUSPICIOUS,
+    Stratum,
+    bounds,
+    log_evidence,
+    mixture,
+    ratio_of_rates,
+    stays_below,
+)
 from policies.analysis.shortage import shortage, until_sure
 from policies.analysis.windows import counters
 from policies.analysis.words import many, percent, sure_bounds
@@ -36,7 +44,11 @@ def judge_success(windows: Sequence[Window], settings: AnalysisSettings, alpha: 
         verdict = replace(verdict, message=f"{verdict.message}{worth} of different clients")
     if minimum is None or verdict.outcome is Outcome.FAILING or total.candidate.judged < settings.min_requests:
         return verdict
-    return _against_floor(verdict, _sides(windows, total, settings), _Floor(minimum=minimum, alpha=alpha * FLOOR_PART))
+    floor = _Floor(minimum=minimum, alpha=alpha * FLOOR_PART)
+    # Most candidates are above the floor, and then it need not be asked how failures lie over clients.
+    if floor.is_never_missed(_side(total.candidate, 1.0)):
+        return verdict
+    return _against_floor(verdict, _sides(windows, total, settings), floor)
 
 
 def success_bounds(
@@ -90,13 +102,14 @@ class _Side:
 
 
 def _sides(windows: Sequence[Window], total: Window, settings: AnalysisSettings) -> tuple[_Side, _Side]:
+    if settings.unit is not Unit.CLIENT:
+        return _side(total.candidate, 1.0), _side(total.stable, 1.0)
     mine, theirs = [window.candidate for window in windows], [window.stable for window in windows]
     effects = own_effect(mine, failures, theirs), own_effect(theirs, failures, mine)
-    return _side(total.candidate, settings, effects[0]), _side(total.stable, settings, effects[1])
+    return _side(total.candidate, effects[0]), _side(total.stable, effects[1])
 
 
-def _side(total: Evidence, settings: AnalysisSettings, by_client: float) -> _Side:
-    effect = by_client if settings.unit is Unit.CLIENT else 1.0
+def _side(total: Evidence, effect: float) -> _Side:
     return _Side(errors=total.errors / effect, judged=total.judged / effect)
 
 
@@ -104,6 +117,10 @@ def _side(total: Evidence, settings: AnalysisSettings, by_client: float) -> _Sid
 class _Floor:
     minimum: float
     alpha: float
+
+    def is_never_missed(self, side: _Side) -> bool:
+        """Return whether it is not surely missed, by however many clients the failures are."""
+        return stays_below(self._log_evidence(side, 1), -math.log(self.alpha))
 
     def is_surely_missed(self, side: _Side) -> bool:
         return self._log_evidence(side, 1) >= -math.log(self.alpha)

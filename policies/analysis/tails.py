@@ -23,14 +23,9 @@ class Tail:
         self.total = reached[-1]
 
     @property
-    def first(self) -> int:
-        """Return the lowest bucket that something lies in."""
-        return self._buckets[0]
-
-    @property
-    def last(self) -> int:
-        """Return the highest bucket that something lies in."""
-        return self._buckets[-1]
+    def sums(self) -> tuple[list[int], list[float]]:
+        """Return the buckets that something lies in, and how many lie below each of them and at last below none."""
+        return self._buckets, self._reached
 
     def above(self, bucket: int) -> float:
         """Return how many lie above the bucket's upper bound."""
@@ -56,20 +51,26 @@ class Tails:
 
     def __init__(self, *parts: tuple[Tail, float]) -> None:
         """Take tails with how much an answer of each counts."""
-        self._parts = tuple((tail, weight) for tail, weight in parts if tail.total and weight)
-        self.total = sum([weight * tail.total for tail, weight in self._parts])
+        self._parts = [(*tail.sums, tail.total, weight) for tail, weight in parts if tail.total and weight]
+        self.total = sum([weight * total for _, _, total, weight in self._parts])
 
     def above(self, bucket: int) -> float:
         """Return how many lie above the bucket's upper bound."""
-        return sum([weight * tail.above(bucket) for tail, weight in self._parts])
+        # A look asks this hundreds of times of a service, and a call to each tail would be most of what it takes.
+        return sum(
+            [
+                weight * (total - reached[bisect_right(buckets, bucket)])
+                for buckets, reached, total, weight in self._parts
+            ]
+        )
 
     def place(self, share: float) -> float:
         """Return the place that `share` of all lie below, as `Tail.place` does."""
         if share >= 1 or not self._parts:
             return math.inf
         wanted = share * self.total
-        low = min(tail.first for tail, _ in self._parts) - 1
-        high = max(tail.last for tail, _ in self._parts)
+        low = min([buckets[0] for buckets, *_ in self._parts]) - 1
+        high = max([buckets[-1] for buckets, *_ in self._parts])
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.total - self.above(middle) >= wanted else (middle, high)

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 import numpy as np
 
 from policies.analysis import judge, with_bounds
+from reconciler.garbage import spare_what_is_there
 from specs.analysis import AnalysisSettings, Latency, Outcome, SuccessRate, Unit
 from specs.evidence import Evidence, LatencyCounts, Window
 from tests.bench import report
@@ -127,6 +128,7 @@ def _tick() -> dict[str, list[tuple[float, float]]]:
             *_, windows = looks(scenario, number)
             services.append(windows)
         name = f"{steps} windows" if steps > 1 else "1 window"
+        spare_what_is_there()  # As the daemon does; and what was simulated before is not the daemon's to walk through.
         ticks[name] = [_timed(services, _look) for _ in range(30)]
         ticks[f"{name}, read with all bounds"] = [_timed(services, _read) for _ in range(5)]
         sticky = [_last(sticky_looks(number, Sticky(shares=shares, requests=12_000))) for number in range(200)]
@@ -273,6 +275,11 @@ def _goals(found: dict[str, list[Found]], ticks: dict[str, list[tuple[float, flo
             "one look at 200 services, three windows each, processor time",
             "<= 100 ms",
             f"{statistics.median(worked for _, worked in ticks['3 windows']):.0f} ms",
+        ],
+        [
+            "the same with sticky traffic, processor time",
+            "<= 100 ms",
+            f"{statistics.median(worked for _, worked in ticks['3 windows, by clients']):.0f} ms",
         ],
     ]
 

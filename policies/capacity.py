@@ -12,7 +12,7 @@ from policies.counsel import aim
 from policies.layout import Layout
 from policies.resources import shortages
 from policies.shares import departures, is_stuck
-from policies.traffic import heir
+from policies.traffic import comes_first, heir
 from policies.view import CellView, ServiceView
 from policies.zones import apportion
 from specs.desired import AutoScale
@@ -84,8 +84,18 @@ class _Post:
 def goal_counts(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> Mapping[str, int]:
     """Return the counts per revision that carry `goal` (basis points) within the budget.
 
-    With M = N - maxUnavailable, ceil(wM) + ceil((1-w)M) <= M + 1 <= N + maxSurge, so both always fit.
+    With M = N - maxUnavailable, ceil(wM) + ceil((1-w)M) <= M + 1 <= N + maxSurge, so both always fit. With what is on
+    its way out they may not: then the candidate's first replicas have to wait, or come first.
     """
+    counts, between = _counts_at(view, deployment, goal), heir(view)
+    if between is None or not comes_first(view):
+        return counts
+    others = sum(view.followed(line, deployment) for line in view.revisions if line != between)
+    left = view.budget(deployment).ceiling - others - _pending_start(view, deployment)
+    return {**counts, between: max(0, min(counts[between], left))}
+
+
+def _counts_at(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> dict[str, int]:
     budget = view.budget(deployment)
     stable, candidate = heir(view) or view.memory.stable, view.memory.candidate
     counts = dict.fromkeys(view.revisions, 0)

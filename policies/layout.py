@@ -28,9 +28,13 @@ Counts = Mapping[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Replicas per revision, site and deployment; a revision that is to have none has no sites."""
+    """Replicas per revision, site and deployment; a revision that is to have none has no sites.
+
+    Such a one keeps its cells, without replicas where that can be, but for the revision `going`, which is to have none.
+    """
 
     sites: Mapping[str, Mapping[Site, Counts]]
+    going: str | None = None
 
     def of(self, revision: str | None) -> Mapping[Site, Counts]:
         """Return where a revision is to have cells, with their counts."""
@@ -41,9 +45,9 @@ class Layout:
         return self.of(cell.line).get(cell.memory.key.site, {}).get(deployment, 0)
 
     def is_leaving(self, cell: CellView) -> bool:
-        """Return whether a revision that stays is to have no cell any more where this one is."""
+        """Return whether there is to be no cell any more where this one is."""
         sites = self.of(cell.line)
-        return bool(sites) and cell.memory.key.site not in sites
+        return cell.line == self.going or (bool(sites) and cell.memory.key.site not in sites)
 
     def at(self, market: Market) -> int:
         """Return how many replicas are to be in a market, over all revisions and deployments."""
@@ -59,7 +63,7 @@ class Layout:
 def make_layout(view: ServiceView, goals: Mapping[str, Mapping[str, int]]) -> Layout:
     """Return the layout for `goals`, replicas per deployment and revision."""
     sites: dict[str, Mapping[Site, Counts]] = {}
-    laid = _Laid()
+    laid, going = _Laid(), None
     first = [view.memory.candidate, *(out.revision for out in view.memory.outgoing)]
     for revision in dict.fromkeys([*(rev for rev in first if rev), view.memory.stable]):
         wanted = _wanted(view, revision, goals) if revision else {}
@@ -70,6 +74,7 @@ def make_layout(view: ServiceView, goals: Mapping[str, Mapping[str, int]]) -> La
         elif _is_in_the_way(view, revision):
             sites[revision] = _last(view, revision)
         else:
+            going = revision if _keeps_others_out(view, revision, wanted) else going
             continue
         if _is_begun(view, revision):
             laid.add(sites[revision])
@@ -78,7 +83,7 @@ def make_layout(view: ServiceView, goals: Mapping[str, Mapping[str, int]]) -> La
         if line is not None and beside:
             sites[line] = beside
             laid.add(beside)
-    return Layout(sites=sites)
+    return Layout(sites=sites, going=going)
 
 
 def _is_begun(view: ServiceView, revision: str) -> bool:
@@ -141,6 +146,21 @@ def _is_in_the_way(view: ServiceView, revision: str) -> bool:
     if len(cells) < 2 or all(cell.memory.is_externally_scaled for cell in cells):
         return False
     return any(view.room(name) < 1 for name in view.deployments_of(revision))
+
+
+def _keeps_others_out(view: ServiceView, revision: str, wanted: Counts) -> bool:
+    """Return whether a stable revision that lost all its requests holds the room that the candidate needs to go on.
+
+    Beside what is on its way out and has requests yet there is no room for the last replica of an autoscaled cell.
+    """
+    cells, candidate = view.cells_of(revision), view.memory.candidate
+    is_idle = view.weights.get(revision, 0) == 0 and not view.is_commanded(revision)
+    if revision != view.memory.stable or not is_idle or any(wanted.values()) or not view.cells_of(candidate):
+        return False
+    if all(cell.memory.is_externally_scaled for cell in cells):
+        return False
+    is_full = any(view.room(name) < 1 for name in view.deployments_of(revision))
+    return is_full and any(view.weights.get(out.revision, 0) for out in view.memory.outgoing)
 
 
 def _last(view: ServiceView, revision: str) -> Mapping[Site, Counts]:

@@ -111,3 +111,15 @@ def heir(view: ServiceView) -> str | None:
         return None
     best = max(routed, key=lambda out: (out.cause is not OutgoingCause.ROLLED_BACK, view.weights[out.revision]))
     return best.revision
+
+
+def comes_first(view: ServiceView) -> bool:
+    """Return whether a candidate that waits for room comes before the one that is to carry all requests meanwhile.
+
+    That one is mostly there soon. Where its replicas fail again and again it never is, and what is on its way out goes
+    on carrying the rest: who has waited for `progressDeadline` starts beside them.
+    """
+    rollout = view.memory.rollout
+    if rollout is None or heir(view) is None:
+        return False
+    return view.has_lasted(rollout.progress_at, view.spec.rollout.progress_deadline)

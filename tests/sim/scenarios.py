@@ -256,31 +256,40 @@ class Teller:
 
     async def tell(self) -> Simulation:
         """Deploy, let everything happen, heal, push the last version, and see that it wins."""
+        await self.begin()
+        await self.end()
+        return self.sim
+
+    async def begin(self) -> None:
+        """Deploy, and let everything happen."""
         await self.sim.start()
         self.push()
         await self.sim.run(12)
         for act in self.story.acts:
             await self.sim.run(act.after)
             await self._do(act)
-        await self.end()
-        return self.sim
 
     async def end(self) -> None:
         """End all trouble; then the newest commit must win everywhere, and everything come to rest."""
-        await self._heal()
-        self.versions = dict.fromkeys(self.versions, LAST)
-        self.push()
+        await self.push_last()
         await self.sim.run(3)
         for name in self.versions:
             await self.sim.order("resume", name)
         if self.needs or self.settings.windows:  # Who waits for others, or for the hour, is at rest meanwhile.
-            await self.sim.until(self._has_arrived, within=2400, what="all at the last version")
+            await self.sim.until(self.has_arrived, within=2400, what="all at the last version")
         await self.sim.settle(within=2400)
         for name in self.versions:
             stable = self.sim.memory(name).stable
             assert stable == LAST, f"I9: {name} ends with {stable}\n{self.sim.describe()}"
 
-    def _has_arrived(self) -> bool:
+    async def push_last(self) -> None:
+        """End all trouble and commit the last version of everything."""
+        await self._heal()
+        self.versions = dict.fromkeys(self.versions, LAST)
+        self.push()
+
+    def has_arrived(self) -> bool:
+        """Return whether all services run their last version."""
         return all((known := self.sim.known(name)) is not None and known.stable == LAST for name in self.versions)
 
     def shape(self, name: str) -> Shape:

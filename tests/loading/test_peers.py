@@ -282,8 +282,10 @@ def test_an_origin_that_refuses_is_reported_as_such(
     monkeypatch.setattr("loaders.safetensors.sources.http.MOST_TRIES", 2)
     origin = HttpFile(server.url("w"), Interrupt())
     server.shape(Shape(refuse_every=1))
+    began = time.monotonic()
     with pytest.raises(SourceFailed, match="503"):
         machines[0].read(Content(uri=origin.uri, etag=origin.version, size=origin.size), origin)
+    assert time.monotonic() - began < 30, "and not only once nothing has landed for a minute"
 
 
 def test_another_process_takes_over_the_serving(

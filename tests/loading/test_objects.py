@@ -183,6 +183,33 @@ def test_other_clouds_are_read_in_ranges_and_pinned(
         read_and_pinned(f"{scheme}://models/", path, server)
 
 
+FAULTS = {
+    "resets": Shape(reset_every=3),
+    "truncation": Shape(truncate_every=3),
+    "refusals": Shape(refuse_every=3, refuse_status=503),
+    "too many requests": Shape(refuse_every=2, refuse_status=429),
+    "refused at first": Shape(refuse_first=3),
+    "everything": Shape(reset_every=5, truncate_every=7, refuse_every=11, slow_every=13, slow_bandwidth=2e6),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_faults_of_a_store_neither_corrupt_nor_hang_nor_leak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    path = tmp_path / "models" / "w.safetensors"
+    files.write_file(path, files.big(12 << 20))
+    with RangeServer(tmp_path) as server:
+        for name, value in google(server).items():
+            monkeypatch.setenv(name, value)
+        server.forget()  # so that the test's own connection is counted
+        load_file("gs://models/w.safetensors", cache=None)
+        before = held()
+        server.shape(FAULTS[fault])
+        assert_same(load_file("gs://models/w.safetensors", cache=None, timeout=60), reference(path))
+        assert not more_than(before)
+
+
 def test_a_server_with_tls_is_read_in_ranges_and_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "models" / "a b" / "w.safetensors"
     files.write_file(path, {**files.many_dtypes(), **files.big(20 << 20)})

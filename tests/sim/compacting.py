@@ -75,11 +75,17 @@ class FakeProvider:
     released: list[str] = field(default_factory=list)
 
     async def refusal(self, node: Node) -> str:
+        if self.problem is not None:
+            raise self.problem
         return self.never.get(node.ip, "")
 
     async def release(self, ip: str) -> None:
         if self.problem is not None:
             raise self.problem
+        if ip in self.released:
+            return
+        if why := self.never.get(ip):
+            raise Stalled(why)
         self.released.append(ip)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import policies.compaction.steps
 from policies.compaction.problem import Answer, Problem
-from reconciler.errors import Retry, Stalled
+from reconciler.errors import PortError, Retry, Stalled
 from specs.compaction import Holding
 from specs.windows import read_window
 from tests.builders import zones
@@ -224,8 +224,8 @@ async def test_a_node_that_its_provider_keeps_is_never_drained() -> None:
 async def test_a_provider_that_is_away_is_asked_again_and_one_that_refuses_is_told_of() -> None:
     work = Compacting(4, 4)
     await work.start(spec(size=2))
-    work.provider.problem = Retry("the Kubernetes API cannot be reached")
     await work.until(lambda: len(work.drains.asked) == 1)
+    work.provider.problem = Retry("the Kubernetes API cannot be reached")
     await work.run(100)
     assert "NodeFreed" not in work.kinds()
     work.provider.problem = None
@@ -233,9 +233,21 @@ async def test_a_provider_that_is_away_is_asked_again_and_one_that_refuses_is_to
 
     work = Compacting(4, 4)
     await work.start(spec(size=2))
+    await work.until(lambda: len(work.drains.asked) == 1)
     work.provider.problem = Stalled("Kubernetes answers 403")
     await work.until(lambda: "NodeDrainGivenUp" in work.kinds())
     assert "NodeFreed" not in work.kinds()
+
+
+@pytest.mark.parametrize("problem", [Retry("the Kubernetes API cannot be reached"), Stalled("no rights")], ids=str)
+async def test_nothing_is_emptied_while_its_provider_does_not_say_whether_it_takes_it_back(problem: PortError) -> None:
+    work = Compacting(4, 4)
+    await work.start(spec(size=2))
+    work.provider.problem = problem
+    await work.run(100)
+    assert work.drains.asked == []
+    work.provider.problem = None
+    await work.until(lambda: "NodeFreed" in work.kinds())
 
 
 async def test_blindness_begins_nothing() -> None:

@@ -2,97 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from reconciler.adapters.kubernetes_secrets import KubernetesApi
 from reconciler.adapters.node_providers import KubeRay, NoProvider, RayCluster
 from reconciler.errors import Retry, Stalled
 from specs.observed import Node
-
-PODS = "/api/v1/namespaces/ml/pods"
-CLUSTER = "/apis/ray.io/v1/namespaces/ml/rayclusters/prod"
-
-
-class KubeStandIn:
-    """One namespace with one RayCluster: JSON patches are applied as RFC 6902 says, and pods follow the count."""
-
-    def __init__(self, *, replicas: int = 3, least: int = 1, token: str = "secret-1") -> None:
-        self.token = token
-        self.cluster: dict[str, Any] = {
-            "metadata": {"name": "prod"},
-            "spec": {
-                "workerGroupSpecs": [
-                    {"groupName": "cpu", "replicas": 1, "minReplicas": 0},
-                    {"groupName": "gpu", "replicas": replicas, "minReplicas": least, "maxReplicas": 9},
-                ]
-            },
-        }
-        self.pods = [self._pod(f"prod-gpu-{n}", "gpu", f"10.0.0.{n}") for n in range(1, replicas + 1)]
-        self.seen: list[tuple[str, str]] = []
-        self.before_patch: Any = lambda: None
-        self.status = 0
-
-    @staticmethod
-    def _pod(name: str, group: str, ip: str) -> dict[str, Any]:
-        labels = {"ray.io/cluster": "prod", "ray.io/group": group, "ray.io/node-type": "worker"}
-        return {"metadata": {"name": name, "labels": labels}, "status": {"podIP": ip}}
-
-    @property
-    def group(self) -> dict[str, Any]:
-        group: dict[str, Any] = self.cluster["spec"]["workerGroupSpecs"][1]
-        return group
-
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        self.seen.append((request.method, request.url.path))
-        if request.headers.get("authorization") != f"Bearer {self.token}":
-            return httpx.Response(401, json={"message": "Unauthorized"})
-        if self.status:
-            return httpx.Response(self.status, json={"message": "as told"})
-        match request.method, request.url.path:
-            case "GET", path if path == PODS:
-                wanted = dict(part.split("=") for part in request.url.params["labelSelector"].split(","))
-                pods = [pod for pod in self.pods if wanted.items() <= pod["metadata"]["labels"].items()]
-                return httpx.Response(200, json={"items": pods})
-            case "GET", path if path == CLUSTER:
-                return httpx.Response(200, json=self.cluster)
-            case "PATCH", path if path == CLUSTER:
-                assert request.headers["content-type"] == "application/json-patch+json"
-                self.before_patch()
-                return self._patched(json.loads(request.content))
-        return httpx.Response(404, json={"message": "not found"})
-
-    def _patched(self, patch: list[dict[str, Any]]) -> httpx.Response:
-        changed = copy.deepcopy(self.cluster)
-        for step in patch:
-            *way, last = step["path"].strip("/").split("/")
-            place: Any = changed
-            for name in way:
-                place = place[int(name)] if isinstance(place, list) else place[name]
-            if step["op"] == "test":
-                if place.get(last) != step["value"]:
-                    return httpx.Response(422, json={"message": "the server rejected our request: test failed"})
-            elif step["op"] == "replace":
-                assert last in place
-                place[last] = step["value"]
-            else:
-                assert step["op"] == "add"
-                place[last] = step["value"]
-        self.cluster = changed
-        doomed = self.group.get("scaleStrategy", {}).get("workersToDelete", [])
-        self.pods = [pod for pod in self.pods if pod["metadata"]["name"] not in doomed]
-        return httpx.Response(200, json=self.cluster)
-
-
-def provider(kube: KubeStandIn, folder: Path) -> KubeRay:
-    (folder / "token").write_text("secret-1\n")
-    api = KubernetesApi(url="http://kube.test", token_file=folder / "token")
-    return KubeRay(api, RayCluster(name="prod", namespace="ml"), transport=httpx.MockTransport(kube.answer))
+from tests.kube_stand_in import KubeStandIn, kuberay
 
 
 def node(ip: str) -> Node:
@@ -101,7 +19,7 @@ def node(ip: str) -> Node:
 
 async def test_the_count_falls_and_the_pod_is_named_in_one_patch(tmp_path: Path) -> None:
     kube = KubeStandIn()
-    ray = provider(kube, tmp_path)
+    ray = kuberay(kube, tmp_path)
     assert await ray.refusal(node("10.0.0.2")) == ""
     await ray.release("10.0.0.2")
     assert kube.group["replicas"] == 2
@@ -113,7 +31,7 @@ async def test_the_count_falls_and_the_pod_is_named_in_one_patch(tmp_path: Path)
 
 async def test_a_pod_that_is_gone_or_named_already_is_not_counted_twice(tmp_path: Path) -> None:
     kube = KubeStandIn()
-    ray = provider(kube, tmp_path)
+    ray = kuberay(kube, tmp_path)
     await ray.release("10.0.0.9")
     kube.group["scaleStrategy"] = {"workersToDelete": ["prod-gpu-2"]}
     await ray.release("10.0.0.2")
@@ -123,7 +41,7 @@ async def test_a_pod_that_is_gone_or_named_already_is_not_counted_twice(tmp_path
 async def test_pods_named_before_stay_named(tmp_path: Path) -> None:
     kube = KubeStandIn()
     kube.group["scaleStrategy"] = {"workersToDelete": ["prod-gpu-7"]}
-    await provider(kube, tmp_path).release("10.0.0.2")
+    await kuberay(kube, tmp_path).release("10.0.0.2")
     assert kube.group["scaleStrategy"]["workersToDelete"] == ["prod-gpu-7", "prod-gpu-2"]
 
 
@@ -131,14 +49,14 @@ async def test_an_autoscaler_that_changed_the_count_meanwhile_wins(tmp_path: Pat
     kube = KubeStandIn()
     kube.before_patch = lambda: kube.group.update(replicas=4)
     with pytest.raises(Retry, match="test failed"):
-        await provider(kube, tmp_path).release("10.0.0.2")
+        await kuberay(kube, tmp_path).release("10.0.0.2")
     assert kube.group["replicas"] == 4
     assert len(kube.pods) == 3
 
 
 async def test_a_group_at_its_least_is_refused_before_anything_is_drained(tmp_path: Path) -> None:
     kube = KubeStandIn(replicas=2, least=2)
-    ray = provider(kube, tmp_path)
+    ray = kuberay(kube, tmp_path)
     assert "minReplicas is 2" in await ray.refusal(node("10.0.0.2"))
     with pytest.raises(Stalled, match="minReplicas"):
         await ray.release("10.0.0.2")
@@ -152,12 +70,12 @@ async def test_refusals_are_told_from_troubles(tmp_path: Path, status: int, erro
     kube = KubeStandIn()
     kube.status = status
     with pytest.raises(error):
-        await provider(kube, tmp_path).release("10.0.0.2")
+        await kuberay(kube, tmp_path).release("10.0.0.2")
 
 
 async def test_the_token_is_read_anew_and_never_shown(tmp_path: Path) -> None:
     kube = KubeStandIn(token="secret-2")
-    ray = provider(kube, tmp_path)
+    ray = kuberay(kube, tmp_path)
     with pytest.raises(Stalled) as refused:
         await ray.release("10.0.0.2")
     assert "secret" not in refused.value.reason

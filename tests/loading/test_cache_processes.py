@@ -17,7 +17,7 @@ import pytest
 
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE
 from loaders.safetensors.cache_store import Store
-from loaders.safetensors.errors import SourceUnreachable
+from loaders.safetensors.errors import SourceFailed, SourceUnreachable
 from loaders.safetensors.sources.http import FIRST_READ
 from tests.loading.cache_reader import load
 from tests.loading.servers import ROOT, RangeServer
@@ -153,3 +153,15 @@ def test_what_is_here_in_full_needs_no_origin(tmp_path: Path, content: bytes, mo
         assert load(server.url("w")) == content[::-1]
         with pytest.raises(SourceUnreachable):
             load(server.url("never-loaded"))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_an_origin_that_refuses_is_believed_though_everything_is_here(
+    server: RangeServer, tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Who may read it no more, or what was withdrawn, is not read from the cache instead."""
+    monkeypatch.setenv("HELIOSTAT_CACHE_DIR", str(tmp_path / "cache"))
+    assert load(server.url("w")) == content
+    server.shape(Shape(refuse_every=1, refuse_status=status))
+    with pytest.raises(SourceFailed, match=str(status)):
+        load(server.url("w"))

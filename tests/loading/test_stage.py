@@ -29,6 +29,12 @@ def test_without_nodes_it_is_this_one_and_says_how_far_it_is(tmp_path: Path) -> 
         assert stage(origin.url("w.safetensors")).fetched == 0
 
 
+def test_what_is_on_this_machine_needs_no_staging(tmp_path: Path) -> None:
+    write_file(tmp_path / "w.safetensors", big(1 << 20))
+    with pytest.raises(LoadError, match="on this machine already"):
+        stage(str(tmp_path / "w.safetensors"))
+
+
 def test_one_that_takes_longer_than_it_may_ends(tmp_path: Path) -> None:
     write_file(tmp_path / "w.safetensors", big(4 << 20))
     with RangeServer(tmp_path, Shape(total_bandwidth=0.5e6)) as origin:

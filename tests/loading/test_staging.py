@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from loaders.safetensors import loading
 from loaders.safetensors.arena import DeviceLanding
 from loaders.safetensors.errors import LoadCancelled, LoadError
+from loaders.safetensors.host import Target
+from loaders.safetensors.layout import Layout
 from loaders.safetensors.loading import Ask, bring, prepared
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.staging import SLOT_BYTES, Ring
@@ -122,6 +128,39 @@ def test_a_slot_is_not_used_again_before_its_copy_is_done(folder: Path) -> None:
     lazy.random.random = lambda: 1.0  # type: ignore[method-assign]
     assert_same(land(path, lazy, ring_of(3)), reference(path))
     assert lazy.most_queued <= 3
+
+
+def test_a_stream_hands_over_what_is_in_place_and_lets_go_of_what_it_has_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    files.write_file(path, {f"t{number:02}": files.Kind(dtype="U8", shape=(1 << 20,)) for number in range(12)})
+    device, taken = FakeDevice(3), list[weakref.ref[torch.Tensor]]()
+    device.random.random = lambda: 1.0  # type: ignore[method-assign]  # copies only when somebody waits for it
+    take = device.take
+
+    def noted(size: int) -> torch.Tensor:
+        arena = take(size)
+        taken.append(weakref.ref(arena))
+        return arena
+
+    @contextlib.contextmanager
+    def landing_for(_: object, targets: Sequence[Target], layout: Layout) -> Iterator[DeviceLanding]:
+        landing = DeviceLanding(targets, layout, device, ring_of(3))
+        yield landing
+        landing.settle()
+
+    monkeypatch.setattr(device, "take", noted)
+    monkeypatch.setattr(loading, "landing_for", landing_for)
+    monkeypatch.setattr(loading, "STREAM_BLOCK_BYTES", 2 << 20)
+    expected, most = reference(path), 0
+    ask = Ask(uri=str(path), device=torch.device("cpu"), memory_limit=4 << 20)
+    for name, tensor in loading.stream(ask):
+        assert_same({name: tensor.clone()}, {name: expected.pop(name)})
+        most = max(most, sum(arena() is not None for arena in taken))
+    assert not expected
+    assert len(taken) >= 6
+    assert most <= 4
 
 
 def test_parts_and_casts_arrive_too(folder: Path) -> None:

@@ -111,6 +111,28 @@ def test_what_a_peer_brings_late_is_asked_of_another_and_else_of_the_origin() ->
     assert [each.chunk for each in swarm.assign("c", 0.0, origin=1, peers=9)] == [0], "before what is nobody's yet"
 
 
+def test_what_is_late_goes_before_what_is_rarer() -> None:
+    swarm = three(2)
+    swarm.join("d", "d:1", 0, 0.0)
+    for name in "abd":
+        swarm.landed(name, 1, 1)
+    [first] = swarm.assign("c", 0.0, origin=0, peers=1)
+    swarm.late("c", 1)
+    rarer = next(name for name in "abd" if name != first.source)
+    swarm.landed(rarer, 0, 1)
+    assert [each.chunk for each in swarm.assign("c", 0.0, origin=0, peers=1)] == [1]
+
+
+def test_who_begins_anew_is_given_what_it_fetched_before_and_has_no_grudges() -> None:
+    """Its process was killed, and the next one knows nothing of what was on its way or failed."""
+    swarm = three(3)
+    assert [each.chunk for each in swarm.assign("a", 0.0, origin=3, peers=0)] == [0, 1, 2]
+    swarm.failed("a", 0, 0.0)
+    assert swarm.assign("a", 0.0, origin=3, peers=0) == [], "the origin has just failed it"
+    swarm.begin("a", 0)
+    assert [each.chunk for each in swarm.assign("a", 0.0, origin=3, peers=0)] == [0, 1, 2]
+
+
 def test_who_is_late_is_asked_for_nothing_more_but_not_given_up() -> None:
     swarm = three(3)
     swarm.join("a", "a:1", swarm.all, 0.0)

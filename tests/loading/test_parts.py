@@ -8,13 +8,15 @@ import random
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from loaders.safetensors import cache
+from loaders.safetensors import cache, chunk_server
 from loaders.safetensors.cache import Gone
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content
 from loaders.safetensors.errors import LoadCancelled, SourceUnreachable
+from loaders.safetensors.neighbours import MOST_ASKED
 from loaders.safetensors.sources.http import FIRST_READ
 from loaders.safetensors.sources.interrupt import Interrupt
 from tests.loading.servers import RangeServer
@@ -98,6 +100,45 @@ def test_a_late_peer_does_not_hold_up_a_part(
     parts(machines[1], server.url("w"), EDGES if how == "silent in the middle" else WHOLE + EDGES)
     assert time.monotonic() - began < 8
     assert ("1024 bytes of parts were asked for twice" in caplog.text) == (how == "silent in the middle")
+
+
+def test_a_peer_is_asked_for_a_few_ranges_at_a_time(
+    machines: list[Machine], server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of an inner dimension are thousands of ranges, wanted by many threads."""
+    machines[0].load(server.url("w"))
+    [kept] = machines[0].store.kept()
+    send, lock, now, most = chunk_server.Handler._send_part, threading.Lock(), [0], [0]
+
+    def slowly(handler: chunk_server.Handler, *arguments: Any) -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        with lock:
+            now[0] -= 1
+        send(handler, *arguments)
+
+    monkeypatch.setattr(chunk_server.Handler, "_send_part", slowly)
+    near = machines[1].node.neighbours(kept.content)
+    rows = [memoryview(bytearray(50)) for _ in range(64)]
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        came = list(pool.map(lambda row: near.read(5, 100 * row[0], row[1], Interrupt()), enumerate(rows)))
+    near.close()
+    # On a busy machine some wait for more than the second after which the origin is asked.
+    assert sum(came) >= MOST_ASKED
+    assert all(rows[row] == BYTES[5 * CHUNK + 100 * row :][:50] for row in range(64) if came[row])
+    assert 1 < most[0] <= MOST_ASKED
+
+
+def test_a_peer_that_drags_does_not_hold_up_a_part(
+    machines: list[Machine], server: RangeServer, held_up: HoldUp
+) -> None:
+    machines[0].load(server.url("w"))
+    held_up(machines[0], "slow")
+    began = time.monotonic()
+    parts(machines[1], server.url("w"), [(5 * CHUNK, 5 * CHUNK + CHUNK // 8 * 7)])
+    assert time.monotonic() - began < CHUNK / 50_000 * 0.4 / 2, "the origin is asked before the peer has sent half"
 
 
 def test_a_part_of_a_chunk_that_is_not_what_the_origin_gave_is_not_sent(

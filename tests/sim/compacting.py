@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -47,23 +47,47 @@ class FakeDrains:
     async def holdings(self) -> tuple[Holding, ...]:
         if self.problem is not None:
             raise self.problem
-        return self.foreign
+        return tuple(held for held in self.foreign if self._is_alive(held.node))
 
-    async def drain(self, node: str, expected: Mapping[str, float], why: str) -> None:
+    async def drain(self, node: str, expected: Mapping[str, float] | None, why: str) -> None:
         if self.problem is not None:
             raise self.problem
         if self.refused:
             raise Stalled(self.refused)
+        if expected is not None and not self._is_alive(node):
+            raise Stalled("Ray does not tell what is in use on the node")
+        if expected is not None and (surplus := self._surplus(node, expected)):
+            raise Stalled(f"something that is not Heliostat's uses {surplus} of it")
         self.asked.append(node)
-        self.nodes.drain(node)
+        if self._is_alive(node):
+            self.nodes.drain(node)
 
     async def end(self, node: str) -> None:
         if self.problem is not None:
             raise self.problem
         self.ended.append(node)
-        if self.never_ends:
+        if self.never_ends or not self._is_alive(node) or self._surplus(node, {}):
             raise Stalled("something is in use on it")
         self.nodes.kill(node)
+
+    def end_what_is_empty(self, taken: Collection[str] = ()) -> None:
+        """Play raylets: those that drain end, but where Serve has replicas (`taken`) or somebody else something."""
+        for node in list(self.nodes.nodes.values()):
+            is_held = node.id in taken or node.id in self.sticky or self._surplus(node.id, {})
+            if node.is_alive and node.is_draining and not is_held:
+                self.nodes.kill(node.id)
+
+    def _is_alive(self, node: str) -> bool:
+        return node in self.nodes.nodes and self.nodes.nodes[node].is_alive
+
+    def _surplus(self, node: str, expected: Mapping[str, float]) -> dict[str, float]:
+        """Return what others hold of a node beyond what is expected. What Serve's replicas take is always expected."""
+        used: dict[str, float] = {}
+        for held in self.foreign:
+            for name, amount in held.resources.items() if held.node == node else ():
+                used[name] = used.get(name, 0.0) + amount
+        surplus = {name: amount - expected.get(name, 0.0) for name, amount in used.items()}
+        return {name: amount for name, amount in surplus.items() if amount > 0}
 
 
 @dataclass(kw_only=True)
@@ -193,10 +217,7 @@ class Compacting:
             self.crashes += 1
 
     def _end_empty_nodes(self) -> None:
-        taken = {replica.node for replica in self.replicas()}
-        for node in list(self.draining):
-            if node not in taken and node not in self.drains.sticky:
-                self.sim.nodes.kill(node)
+        self.drains.end_what_is_empty({replica.node for replica in self.replicas() if replica.node is not None})
 
     def _start_nodes(self) -> None:
         waits = any(replica.state == "STARTING" and replica.node is None for replica in self.replicas())

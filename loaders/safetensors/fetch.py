@@ -128,17 +128,25 @@ class Fetch:
 
     def _join(self) -> None:
         until = time.monotonic() + ENDS_WITHIN
-        for thread in tuple(self._threads):
-            thread.join(max(0.0, until - time.monotonic()))
+        with self._changed:
+            threads = tuple(self._threads)
+        for thread in threads:
+            if thread.is_alive():  # or over, or not begun by the one before it in this list, which did not end in time
+                thread.join(max(0.0, until - time.monotonic()))
 
     def _staff(self) -> None:
         """Start threads up to what the next chunk's source is worth."""
+        while (thread := self._one_more()) is not None:
+            thread.start()  # without the lock, which those that began already need for their first chunk
+
+    def _one_more(self) -> threading.Thread | None:
         with self._changed:
-            while self._waiting and self._alive < min(self._worth(), len(self._waiting) + len(self._flights)):
-                self._alive += 1
-                thread = threading.Thread(target=self._work, name="weights", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+            most = min(self._worth(), len(self._waiting) + len(self._flights)) if self._waiting else 0
+            if self._interrupt.fired or self._alive >= most:
+                return None
+            self._alive += 1
+            self._threads.append(threading.Thread(target=self._work, name="weights", daemon=True))
+            return self._threads[-1]
 
     def _worth(self) -> int:
         return self._sources[self._waiting[-1].file].streams.wanted

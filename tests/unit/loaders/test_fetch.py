@@ -14,6 +14,7 @@ from loaders.safetensors.errors import LoadError, SourceFailed
 from loaders.safetensors.fetch import Fetch
 from loaders.safetensors.plan import Chunk, Piece
 from loaders.safetensors.sources import Source
+from loaders.safetensors.sources.ahead import Touch, as_it_is
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams
 
@@ -40,7 +41,7 @@ class FakeSource:
     def __post_init__(self) -> None:
         self.streams = Streams(first=4, most=4, hedged=self.hedged)
 
-    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
         with self.lock:
             self.asked[offset] = self.asked.get(offset, 0) + 1
             time_asked = self.asked[offset]
@@ -124,6 +125,29 @@ def test_a_source_that_is_not_hedged_is_asked_once() -> None:
     source = FakeSource(behave, hedged=False)
     bring(source)
     assert source.asked[50] == 1
+
+
+def test_the_first_chunk_is_asked_for_while_further_threads_are_still_to_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, in_time = threading.Event(), []
+
+    class Late(threading.Thread):
+        begun = 0
+
+        def start(self) -> None:
+            Late.begun += 1
+            if Late.begun == 2:
+                in_time.append(asked.wait(5))
+            super().start()
+
+    def behave(offset: int, time_asked: int, buffer: memoryview, interrupt: Interrupt) -> None:
+        asked.set()
+
+    monkeypatch.setattr("loaders.safetensors.fetch.threading.Thread", Late)
+    landing, _ = bring(FakeSource(behave))
+    assert in_time == [True]
+    assert landing.memory == CONTENT
 
 
 def test_an_error_ends_the_load_and_names_the_tensor() -> None:

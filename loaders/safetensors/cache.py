@@ -13,6 +13,7 @@ from loaders.safetensors.cache_store import Store
 from loaders.safetensors.errors import SourceUnreachable
 from loaders.safetensors.peers import this_node
 from loaders.safetensors.sources import Source
+from loaders.safetensors.sources.ahead import Touch, as_it_is
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams, cores
 
@@ -32,7 +33,7 @@ class Gone:
         self.streams = Streams(first=max(2, cores()), most=16)
         self._error = error
 
-    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
         """Raise: there is nobody to ask."""
         raise self._error
 

@@ -23,6 +23,7 @@ import xxhash
 from loaders.safetensors.cache_claims import Claims
 from loaders.safetensors.cache_content import Content
 from loaders.safetensors.cache_signs import Signs
+from loaders.safetensors.sources.ahead import Ahead, Touch, as_it_is
 
 RECORD = struct.Struct("<QQ")
 LOCKED_FOR = 10.0
@@ -134,16 +135,16 @@ class Entry:
         """Whether every chunk is there."""
         return len(self.present()) == self.content.chunks
 
-    def read(self, chunk: int, start: int, into: memoryview) -> bool:
+    def read(self, chunk: int, start: int, into: memoryview, touch: Touch = as_it_is) -> bool:
         """Fill `into` from a chunk; False if it is not there, cannot be read, or is not what was recorded."""
         checksum = self.checksum(chunk)
         if checksum is None:
             return False
         whole = start == 0 and len(into) == self.content.length_of(chunk)
         if whole:
-            good = self._fill(chunk, 0, into) and xxhash.xxh3_64_intdigest(into) == checksum
+            good = self._fill(chunk, 0, into, touch) and xxhash.xxh3_64_intdigest(into) == checksum
         else:
-            good = self._check(chunk, checksum) and self._fill(chunk, start, into)
+            good = self._check(chunk, checksum) and self._fill(chunk, start, into, touch)
         if good:
             self._checked.add(chunk)
         else:
@@ -158,12 +159,14 @@ class Entry:
             scratch = memoryview(bytearray(self.content.length_of(chunk)))
             return self._fill(chunk, 0, scratch) and xxhash.xxh3_64_intdigest(scratch) == checksum
 
-    def _fill(self, chunk: int, start: int, into: memoryview) -> bool:
-        at = 0
+    def _fill(self, chunk: int, start: int, into: memoryview, touch: Touch = as_it_is) -> bool:
+        at, ahead = 0, Ahead(touch, len(into))
         try:
             with self._open():
                 while at < len(into):
-                    count = os.preadv(self._data, [into[at:]], chunk * self.content.chunk_size + start + at)
+                    count = os.preadv(
+                        self._data, [into[at : ahead.until(at + 1)]], chunk * self.content.chunk_size + start + at
+                    )
                     if count == 0:
                         return False
                     at += count

@@ -16,6 +16,7 @@ from loaders.safetensors.cache_content import Content, Piece, pieces
 from loaders.safetensors.cache_entry import Entry, NoRoom
 from loaders.safetensors.cache_store import Store
 from loaders.safetensors.sources import Source
+from loaders.safetensors.sources.ahead import Touch, as_it_is, shifted
 from loaders.safetensors.sources.interrupt import Interrupt
 
 LOG = logging.getLogger(__name__)
@@ -152,16 +153,16 @@ class ReadThrough:
         except OSError as failing:
             self._keep_no_more(failing)
 
-    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
         """Fill the buffer from the cache, and from the origin where the cache has nothing."""
         for piece in pieces(offset, len(buffer), self.content.chunk_size):
             interrupt.check()
-            into = buffer[piece.at : piece.at + piece.length]
+            into, its_touch = buffer[piece.at : piece.at + piece.length], shifted(touch, piece.at)
             with self._first_to_read(piece) as first:
                 if first:
-                    self._read(piece, into, interrupt)
+                    self._read(piece, into, interrupt, its_touch)
                 else:  # a read that took too long is being tried a second time: over another connection
-                    self._fetch(piece.chunk, piece.start, into, interrupt)
+                    self._fetch(piece.chunk, piece.start, into, interrupt, its_touch)
 
     @contextlib.contextmanager
     def _first_to_read(self, piece: Piece) -> Iterator[bool]:
@@ -175,19 +176,19 @@ class ReadThrough:
                 with self._lock:
                     self._reading.discard(piece)
 
-    def _read(self, piece: Piece, into: memoryview, interrupt: Interrupt) -> None:
+    def _read(self, piece: Piece, into: memoryview, interrupt: Interrupt, touch: Touch) -> None:
         waited, wait = 0.0, FIRST_WAIT
-        while not self._entry.read(piece.chunk, piece.start, into):
+        while not self._entry.read(piece.chunk, piece.start, into, touch):
             if self._filling is not None and self._filled >> piece.chunk & 1 and self._filling.goes_on():
                 interrupt.wait(wait)
                 wait = min(LONGEST_WAIT, wait * 2)
                 continue
             if not self._keeps(piece) or waited > PATIENCE:
                 if self._neighbours is None or not self._from_neighbour(self._neighbours, piece, into, interrupt):
-                    self._fetch(piece.chunk, piece.start, into, interrupt)
+                    self._fetch(piece.chunk, piece.start, into, interrupt, touch)
                 return
             with self._entry.claim(piece.chunk, stand_in=waited > STANDS_IN_AFTER) as claimed:
-                if claimed and self._fetch_and_keep(piece, into, interrupt):
+                if claimed and self._fetch_and_keep(piece, into, interrupt, touch):
                     return
             if not claimed:
                 interrupt.wait(wait)
@@ -199,19 +200,20 @@ class ReadThrough:
     def _keeps_chunk(self, chunk: int, wanted: int = 0) -> bool:
         return max(self._wanted.get(chunk, 0), wanted) >= NEARLY_ALL * self.content.length_of(chunk)
 
-    def _fetch_and_keep(self, piece: Piece, into: memoryview, interrupt: Interrupt) -> bool:
+    def _fetch_and_keep(self, piece: Piece, into: memoryview, interrupt: Interrupt, touch: Touch) -> bool:
         """Fetch a claimed chunk; False if it landed between the look and the claim."""
         if self._entry.checksum(piece.chunk) is not None:
             return False
         length = self.content.length_of(piece.chunk)
         if len(into) == length:
-            self._fetch(piece.chunk, 0, into, interrupt)
+            self._fetch(piece.chunk, 0, into, interrupt, touch)
             self._keep(piece.chunk, into)
             return True
         with self._scratch:
             whole = memoryview(bytearray(length))
             self._fetch(piece.chunk, 0, whole, interrupt)
             self._keep(piece.chunk, whole)
+            touch(0, len(into))
             into[:] = whole[piece.start : piece.start + piece.length]
         return True
 
@@ -222,8 +224,8 @@ class ReadThrough:
             self.fetched += len(into)
         return True
 
-    def _fetch(self, chunk: int, start: int, into: memoryview, interrupt: Interrupt) -> None:
-        self._origin.read_into(chunk * self.content.chunk_size + start, into, interrupt)
+    def _fetch(self, chunk: int, start: int, into: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
+        self._origin.read_into(chunk * self.content.chunk_size + start, into, interrupt, touch)
         with self._lock:
             self.fetched += len(into)
 

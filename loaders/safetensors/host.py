@@ -12,8 +12,8 @@ from loaders.safetensors.layout import ALIGNMENT, Layout, Place, straight
 from loaders.safetensors.memory import HostBlock
 from loaders.safetensors.plan import Chunk, Wanted
 from loaders.safetensors.sources import Source
+from loaders.safetensors.sources.ahead import shifted
 from loaders.safetensors.sources.interrupt import Interrupt
-from loaders.safetensors.sources.local import LocalFile
 from loaders.safetensors.tensors import over
 
 
@@ -52,8 +52,8 @@ class HostLanding:
         place = self._straight(chunk)
         if place is not None:
             block, stop = self._block(place.block), place.offset + chunk.size
-            block.touch(place.offset, stop, is_ready=isinstance(source, LocalFile))
-            source.read_into(chunk.start, block.memory[place.offset : stop], interrupt)
+            touch = shifted(block.touch, place.offset)
+            source.read_into(chunk.start, block.memory[place.offset : stop], interrupt, touch)
             return
         content = self._scratch_for(chunk)
         source.read_into(chunk.start, content, interrupt)
@@ -61,6 +61,7 @@ class HostLanding:
 
     def put(self, chunk: Chunk, content: memoryview) -> None:
         """Copy or cast each piece to its tensor."""
+        self._block(self._layout.places[chunk.pieces[0].tensor].block).try_huge_pages()
         for piece in chunk.pieces:
             part = content[piece.at : piece.at + piece.count]
             target = self._targets[piece.tensor]

@@ -23,6 +23,7 @@ _madvise = ctypes.CDLL(None, use_errno=True).madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _huge_pages_are_slow = threading.Event()
 _huge_pages_were_tried = threading.Event()
+_trial = threading.Lock()
 
 
 class HostBlock:
@@ -37,24 +38,30 @@ class HostBlock:
         if not self._small:
             with contextlib.suppress(OSError):  # a kernel without huge pages is slower, not wrong
                 self._mapping.madvise(mmap.MADV_HUGEPAGE)
-        if not self._small and not _huge_pages_were_tried.is_set():
-            # Here, by the one thread that makes the block: else each reader would find out by itself, all at once.
-            _huge_pages_were_tried.set()
-            self.touch(0, min(size, HUGE_PAGE))
 
-    def touch(self, start: int, stop: int, *, is_ready: bool = False) -> None:
+    def touch(self, start: int, stop: int) -> None:
         """Get the memory of a part that is about to be written, by the thread that will write it.
 
         As soon as a huge page turns out to be slow, this block and all later ones get small ones. Asked for together,
-        small pages cost an eighth less than when each is missed in the middle of a read. That is worth it where what
-        is to be written is ready; else it keeps a request from being sent, and missing them costs nothing meanwhile.
+        small pages cost an eighth less than when each is missed in the middle of a read.
         """
+        self.try_huge_pages(start)
+        self._get(start, stop)
+
+    def try_huge_pages(self, at: int = 0) -> None:
+        """Find out, once in this process, how fast they are. Whoever writes without touching calls this before."""
+        if self._small or _huge_pages_were_tried.is_set():
+            return
+        with _trial:  # the others wait: else each reader would find out by itself, all at once
+            if not _huge_pages_were_tried.is_set():
+                self._get(at, min(len(self.memory), at + PAGE))
+                _huge_pages_were_tried.set()
+
+    def _get(self, start: int, stop: int) -> None:
         at = start // PAGE * PAGE
         while at < stop:
             if not self._small and _huge_pages_are_slow.is_set():
                 self._without_huge_pages()
-            if self._small and not is_ready:
-                return
             step = min(stop, at + HUGE_PAGE)
             before = time.thread_time()
             # Python's own madvise would keep the interpreter's lock for as long as clearing takes.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -38,19 +41,44 @@ def test_small_pages_are_taken_once_a_huge_one_was_slow(monkeypatch: pytest.Monk
     advised: list[int] = []
     monkeypatch.setattr(memory, "_madvise", lambda _address, _size, advice: advised.append(advice) or 0)
     first = HostBlock(4 * HUGE_PAGE)
-    first.touch(0, 4 * HUGE_PAGE)
-    HostBlock(4 * HUGE_PAGE).touch(0, 4 * HUGE_PAGE)
-    assert advised == [memory._POPULATE_WRITE, memory._NO_HUGE_PAGES]
+    assert advised == [], "a request is to be sent first"
+    first.touch(0, HUGE_PAGE)
+    HostBlock(4 * HUGE_PAGE).touch(0, HUGE_PAGE)
+    assert advised == [memory._POPULATE_WRITE, memory._NO_HUGE_PAGES, memory._POPULATE_WRITE, memory._POPULATE_WRITE]
 
 
-def test_small_pages_are_asked_for_together_where_the_bytes_are_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thread_tries_huge_pages_while_the_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "SLOWEST_HUGE_PAGE", -1.0)
+    asked: list[int] = []
+    others_can_begin, go_on = threading.Event(), threading.Event()
+
+    def advise(_address: int, size: int, advice: int) -> int:
+        if advice == memory._POPULATE_WRITE:
+            asked.append(size)
+            others_can_begin.set()
+            assert go_on.wait(10)
+        return 0
+
+    monkeypatch.setattr(memory, "_madvise", advise)
+    block = HostBlock(4 * HUGE_PAGE)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(block.touch, 0, HUGE_PAGE)
+        assert others_can_begin.wait(10)
+        others = [pool.submit(block.try_huge_pages), pool.submit(block.touch, HUGE_PAGE, 2 * HUGE_PAGE)]
+        time.sleep(0.1)
+        assert asked == [memory.PAGE]
+        go_on.set()
+        for done in (first, *others):
+            done.result(10)
+    assert sorted(asked) == [memory.PAGE, HUGE_PAGE, HUGE_PAGE]
+
+
+def test_small_pages_are_asked_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
     memory._huge_pages_are_slow.set()
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(memory, "_madvise", lambda _address, size, advice: asked.append((size, advice)) or 0)
     block = HostBlock(3 * HUGE_PAGE + 5)
     block.touch(HUGE_PAGE, 3 * HUGE_PAGE + 5)
-    assert asked == []
-    block.touch(HUGE_PAGE, 3 * HUGE_PAGE + 5, is_ready=True)
     assert asked == [(size, memory._POPULATE_WRITE) for size in (HUGE_PAGE, HUGE_PAGE, memory.PAGE)]
 
 
@@ -60,6 +88,7 @@ def test_memory_that_the_kernel_does_not_hand_out_beforehand_comes_when_it_is_wr
     asked: list[int] = []
     monkeypatch.setattr(memory, "_madvise", lambda _address, size, _advice: asked.append(size) or -1)
     block = HostBlock(3 * HUGE_PAGE)
+    block.try_huge_pages()
     asked.clear()
     block.touch(0, 3 * HUGE_PAGE)
     block.memory[:] = bytes(3 * HUGE_PAGE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from loaders.safetensors.sources.ahead import Touch, as_it_is
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams
 
@@ -30,8 +31,11 @@ class Source(Protocol):
     def streams(self) -> Streams:
         """How many reads at a time are worth it."""
 
-    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
         """Fill the whole buffer from `offset`; raise a `LoadError` if that cannot be done.
+
+        `touch` is called for parts of the buffer that are about to be written, by the thread that writes them: when
+        their bytes are there, or while it waits for bytes that it has asked for.
 
         After it returned or raised, nothing writes to the buffer any more. A fired interrupt makes a remote read return
         at once.

@@ -11,6 +11,7 @@ from dataclasses import replace
 from urllib.parse import urljoin
 
 from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed, SourceMissing, SourceUnreachable, shown
+from loaders.safetensors.sources.ahead import Ahead, Touch, as_it_is, shifted
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams
 from loaders.safetensors.sources.wire import (
@@ -50,8 +51,12 @@ class Pool:
         self._idle: list[Connection] = []
         self._closed = False
 
-    def ask(self, place: Place, headers: Mapping[str, str], interrupt: Interrupt) -> tuple[Connection, Answer]:
+    def ask(
+        self, place: Place, headers: Mapping[str, str], interrupt: Interrupt, ahead: Ahead | None = None
+    ) -> tuple[Connection, Answer]:
         """Send a GET and return the answer's head with the connection, which the caller gives back or closes.
+
+        Until the answer comes, memory for its body is got ahead.
 
         One that idled may have been closed by the peer meanwhile. Then, and only then, another one is asked: a peer
         that is silent or talks nonsense would do so again, and who asks has others to turn to.
@@ -59,7 +64,7 @@ class Pool:
         while True:
             connection, fresh = self._take(place, interrupt)
             try:
-                return connection, connection.ask(place, headers, interrupt)
+                return connection, connection.ask(place, headers, interrupt, ahead)
             except BaseException as error:
                 connection.close()
                 if not fresh and not isinstance(error, Closed):
@@ -134,16 +139,16 @@ class HttpFile:
             return True
         return time.monotonic() - began > NEAR_SECONDS
 
-    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
         """Fill the buffer; what broke is resumed where it broke."""
         if offset + len(buffer) <= len(self._first):
             buffer[:] = self._first[offset : offset + len(buffer)]
             return
-        got = self._patiently(offset, buffer, interrupt)
+        got = self._patiently(offset, buffer, interrupt, touch)
         if got < len(buffer):
             raise self._failed("the file ends before", offset + got, offset + len(buffer))
 
-    def _patiently(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> int:
+    def _patiently(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> int:
         """Read until the buffer or the file ends, with back-off between tries that bring nothing."""
         done, tries, last = 0, 0, ""
         while self.size < 0 or done < min(len(buffer), self.size - offset):
@@ -152,7 +157,8 @@ class HttpFile:
                 span = (offset + done, offset + len(buffer))
                 raise SourceUnreachable(f"gave up after {tries} tries: {last}", uri=self.uri, span=span)
             try:
-                got, pause, last = self._once(offset + done, buffer[done:], interrupt)
+                ahead = Ahead(shifted(touch, done), len(buffer) - done)
+                got, pause, last = self._once(offset + done, buffer[done:], interrupt, ahead)
             except Broken as error:
                 interrupt.check()
                 got, pause, last = 0, 0.0, str(error)
@@ -162,16 +168,18 @@ class HttpFile:
                 interrupt.wait(max(pause, _back_off(tries)))
         return done
 
-    def _once(self, start: int, buffer: memoryview, interrupt: Interrupt) -> tuple[int, float, str]:
+    def _once(
+        self, start: int, buffer: memoryview, interrupt: Interrupt, ahead: Ahead | None = None
+    ) -> tuple[int, float, str]:
         """One request: return bytes received, how long the origin asks to wait, and what was wrong."""
         pool, keep = self._pool, False
         asked = {**self._headers, **self._pin, "Range": f"bytes={start}-{start + len(buffer) - 1}"}
-        connection, answer = pool.ask(self._place, asked, interrupt)
+        connection, answer = pool.ask(self._place, asked, interrupt, ahead)
         try:
             if answer.status != 206:
                 return 0, self._refused(answer, start, interrupt), f"the origin answered {answer.status}"
             length = self._check(answer, start, len(buffer))
-            got = connection.receive(buffer[:length], interrupt)
+            got = connection.receive(buffer[:length], interrupt, ahead=ahead)
             keep = got == length and answer.stays
             return got, 0.0, "" if got == length else "the connection broke"
         finally:

@@ -7,6 +7,7 @@ import os
 import stat
 
 from loaders.safetensors.errors import SourceChanged, SourceFailed
+from loaders.safetensors.sources.ahead import Ahead, Touch, as_it_is
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams, cores
 
@@ -37,13 +38,13 @@ class LocalFile:
         self.version = _identity(status)
         self.streams = Streams(first=max(2, min(MOST_STREAMS, cores())), most=max(2, min(MOST_STREAMS, cores())))
 
-    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
         """Fill the buffer; a file that got shorter or was written to meanwhile is an error."""
         interrupt.check()
-        done = 0
+        done, ahead = 0, Ahead(touch, len(buffer))
         while done < len(buffer):
             try:
-                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+                count = os.preadv(self._descriptor, [buffer[done : ahead.until(done + 1)]], offset + done)
             except OSError as error:
                 problem = f"reading failed: {error}"
                 raise SourceFailed(problem, uri=self.uri, span=(offset + done, offset + len(buffer))) from error

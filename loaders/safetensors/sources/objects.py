@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed, SourceMissing, SourceUnreachable, shown
+from loaders.safetensors.sources.ahead import Ahead, Touch, as_it_is, shifted
 from loaders.safetensors.sources.interrupt import Interrupt, waited
 from loaders.safetensors.sources.streams import Streams
 
@@ -82,14 +83,14 @@ class ObjectFile:
             interrupt.wait(_pause(tries))
         raise AssertionError("the last try returns or raises")
 
-    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
         """Fill the buffer; what broke is resumed where it broke."""
         done, tries = 0, 0
         while done < len(buffer):
             span = (offset + done, offset + len(buffer))
             interrupt.check()
             try:
-                got = self._once(span, buffer[done:], interrupt)
+                got = self._once(span, buffer[done:], interrupt, Ahead(shifted(touch, done), len(buffer) - done))
                 failed: LoadError = SourceUnreachable("the answer ended early", uri=self.uri, span=span)
             except FAILURES as error:
                 got, failed = 0, self._translated(error, span)
@@ -101,7 +102,7 @@ class ObjectFile:
             if not got and done < len(buffer):
                 interrupt.wait(_pause(tries))
 
-    def _once(self, span: tuple[int, int], buffer: memoryview, interrupt: Interrupt) -> int:
+    def _once(self, span: tuple[int, int], buffer: memoryview, interrupt: Interrupt, ahead: Ahead) -> int:
         asked: Any = {"range": span, **self._pin}
         answer = waited(lambda: obstore.get(self._store, self._key, options=asked), interrupt)
         meta = answer.meta
@@ -122,6 +123,7 @@ class ObjectFile:
             view = memoryview(part)
             if done + len(view) > len(buffer):
                 raise SourceFailed("the store sent more than was asked for", uri=self.uri, span=span)
+            ahead.until(done + len(view))
             buffer[done : done + len(view)] = view
             done += len(view)
 

@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import re
+import select
 import socket
 import struct
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
 from loaders.safetensors.errors import SourceFailed
+from loaders.safetensors.sources.ahead import Ahead
 from loaders.safetensors.sources.connect import connect
 from loaders.safetensors.sources.interrupt import Interrupt
 
@@ -121,6 +123,8 @@ class Connection:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", silence, 0))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", silence, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
         self._head = bytearray(HEAD_READ)
         self._rest = memoryview(b"")
         self._framed, self._frame = False, 0
@@ -131,8 +135,11 @@ class Connection:
         """A fork has the same socket: two processes on one connection would read each other's bytes."""
         return self._process == os.getpid()
 
-    def ask(self, place: Place, headers: Mapping[str, str], interrupt: Interrupt) -> Answer:
-        """Send a GET and return the answer's head; the body is taken with `receive`."""
+    def ask(self, place: Place, headers: Mapping[str, str], interrupt: Interrupt, ahead: Ahead | None = None) -> Answer:
+        """Send a GET and return the answer's head; the body is taken with `receive`.
+
+        The time until the answer comes is used to get memory ahead for its body.
+        """
         lines = [f"GET {place.target} HTTP/1.1", f"Host: {place.authority}", "Accept-Encoding: identity"]
         if place.authorization:
             lines.append(f"Authorization: {place.authorization}")
@@ -140,6 +147,8 @@ class Connection:
         with interrupt.breaking(self.cut):
             try:
                 self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+                if ahead is not None:
+                    ahead.meanwhile(self._poll.poll)
                 answer = self._receive_head()
                 self._framed, self._frame = answer.framed, 0
                 return answer
@@ -160,21 +169,24 @@ class Connection:
         self._rest = memoryview(bytes(head[end + 4 :]))
         return _parse_head(bytes(head[:end]))
 
-    def receive(self, buffer: memoryview, interrupt: Interrupt, until: float = math.inf) -> int:
+    def receive(
+        self, buffer: memoryview, interrupt: Interrupt, until: float = math.inf, ahead: Ahead | None = None
+    ) -> int:
         """Fill the buffer with body and return how much came: less only when the connection broke, or time was up.
 
         `until` is looked at whenever nothing came for as long as the connection may be silent.
         """
         with interrupt.breaking(self.cut):
-            return self._receive_frames(buffer, until) if self._framed else self._receive(buffer, until)
+            return self._receive_frames(buffer, until) if self._framed else self._receive(buffer, until, ahead)
 
-    def _receive(self, buffer: memoryview, until: float) -> int:
+    def _receive(self, buffer: memoryview, until: float, ahead: Ahead | None = None) -> int:
         taken = min(len(self._rest), len(buffer))
         buffer[:taken] = self._rest[:taken]
         self._rest = self._rest[taken:]
         while taken < len(buffer):
             try:
-                count = self._socket.recv_into(buffer[taken:], 0, socket.MSG_WAITALL)
+                stop = len(buffer) if ahead is None else ahead.until(taken + 1)
+                count = self._socket.recv_into(buffer[taken:stop], 0, socket.MSG_WAITALL)
             except OSError:
                 break
             taken += count

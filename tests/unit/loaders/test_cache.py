@@ -21,6 +21,7 @@ from loaders.safetensors.cache_settings import cache_settings, parse_bytes
 from loaders.safetensors.cache_store import Store
 from loaders.safetensors.checkpoint import read_header
 from loaders.safetensors.errors import InvalidFile, LoadCancelled
+from loaders.safetensors.sources.ahead import Touch, as_it_is
 from loaders.safetensors.sources.interrupt import Interrupt
 from loaders.safetensors.sources.streams import Streams
 
@@ -42,7 +43,7 @@ class Counting:
     def close(self) -> None:
         """Nothing is held."""
 
-    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
         self.reads.append((offset, len(buffer)))
         buffer[:] = BYTES[offset : offset + len(buffer)]
 
@@ -80,6 +81,21 @@ def test_the_second_read_needs_no_origin(store: Store) -> None:
     assert read_all(store, first) == BYTES
     assert read_all(store, second) == BYTES
     assert (first.given, second.given) == (SIZE, 0)
+
+
+def test_memory_is_asked_for_by_whoever_fills_it_and_for_its_part_of_the_buffer(store: Store) -> None:
+    class Touching(Counting):
+        def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
+            touch(0, len(buffer))
+            super().read_into(offset, buffer, interrupt)
+
+    parts = [(start, min(SIZE, start + CHUNK)) for start in range(0, SIZE, CHUNK)]
+    for _ in ("from the origin", "from the cache"):
+        source, touched, into = opened(store, Touching()), list[tuple[int, int]](), memoryview(bytearray(SIZE))
+        source.read_into(0, into, Interrupt(), lambda start, stop, to=touched: to.append((start, stop)))
+        source.close()
+        assert into == BYTES
+        assert touched == parts
 
 
 def test_another_version_of_the_object_is_another_content(store: Store) -> None:
@@ -169,8 +185,8 @@ def test_waiting_ends_when_the_load_is_cancelled(store: Store) -> None:
 
 def test_a_second_try_of_the_same_read_goes_past_the_first(store: Store) -> None:
     class Slow(Counting):
-        def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
-            super().read_into(offset, buffer, interrupt)
+        def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
+            super().read_into(offset, buffer, interrupt, touch)
             if len(self.reads) == 1:
                 begun.set()
                 assert go_on.wait(10)
@@ -188,7 +204,7 @@ def test_a_second_try_of_the_same_read_goes_past_the_first(store: Store) -> None
 
 def test_an_origin_that_fails_leaves_nothing(store: Store) -> None:
     class Failing(Counting):
-        def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+        def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
             buffer[: len(buffer) // 2] = b"x" * (len(buffer) // 2)
             raise ConnectionResetError
 
@@ -314,7 +330,7 @@ class Lying(Counting):
 
     size = 8 * SIZE
 
-    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
+    def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
         buffer[:] = b"<" * len(buffer)
 
 
@@ -454,8 +470,8 @@ def fetched_by_two(store: Store) -> int:
     """Let two readers, as two processes would be, read everything at once from a slow origin."""
 
     class Slow(Counting):
-        def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt) -> None:
-            super().read_into(offset, buffer, interrupt)
+        def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
+            super().read_into(offset, buffer, interrupt, touch)
             interrupt.wait(0.02)
 
     origins = [Slow(), Slow()]

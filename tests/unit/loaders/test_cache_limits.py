@@ -18,6 +18,7 @@ from loaders.safetensors.cache_entry import NoRoom
 from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.cache_store import Store
 from loaders.safetensors.errors import LoadCancelled
+from loaders.safetensors.sources.ahead import Touch, as_it_is
 from loaders.safetensors.sources.interrupt import Interrupt
 from tests.unit.loaders.test_cache import (
     BYTES,
@@ -166,14 +167,14 @@ def test_readers_of_parts_take_memory_for_a_few_chunks_only(store: Store) -> Non
     assert entry is not None
     whole, lock, now, most = entry._fill, threading.Lock(), [0], [0]
 
-    def slowly(chunk: int, start: int, into: memoryview) -> bool:
+    def slowly(chunk: int, start: int, into: memoryview, touch: Touch = as_it_is) -> bool:
         if len(into) < content.chunk_size:
-            return whole(chunk, start, into)
+            return whole(chunk, start, into, touch)
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
         time.sleep(0.02)
-        found = whole(chunk, start, into)
+        found = whole(chunk, start, into, touch)
         with lock:
             now[0] -= 1
         return found

@@ -184,7 +184,9 @@ class ReadThrough:
                 wait = min(LONGEST_WAIT, wait * 2)
                 continue
             if not self._keeps(piece) or waited > PATIENCE:
-                if self._neighbours is None or not self._from_neighbour(self._neighbours, piece, into, interrupt):
+                if self._neighbours is None or not self._from_neighbour(
+                    self._neighbours, piece, into, interrupt, touch
+                ):
                     self._fetch(piece.chunk, piece.start, into, interrupt, touch)
                 return
             with self._entry.claim(piece.chunk, stand_in=waited > STANDS_IN_AFTER) as claimed:
@@ -217,7 +219,10 @@ class ReadThrough:
             into[:] = whole[piece.start : piece.start + piece.length]
         return True
 
-    def _from_neighbour(self, neighbours: Neighbours, piece: Piece, into: memoryview, interrupt: Interrupt) -> bool:
+    def _from_neighbour(
+        self, neighbours: Neighbours, piece: Piece, into: memoryview, interrupt: Interrupt, touch: Touch
+    ) -> bool:
+        touch(0, len(into))  # it is at most a chunk
         if not neighbours.read(piece.chunk, piece.start, into, interrupt):
             return False
         with self._lock:

@@ -98,6 +98,25 @@ def test_memory_is_asked_for_by_whoever_fills_it_and_for_its_part_of_the_buffer(
         assert touched == parts
 
 
+def test_memory_for_what_another_node_sends_is_there_before_it_comes(store: Store) -> None:
+    touched: list[tuple[int, int]] = []
+
+    class Neighbour:
+        def read(self, chunk: int, start: int, into: memoryview, interrupt: Interrupt) -> bool:
+            assert touched == [(0, len(into))]
+            into[:] = BYTES[chunk * CHUNK + start : chunk * CHUNK + start + len(into)]
+            return True
+
+        def close(self) -> None:
+            """Nothing is held."""
+
+    source, into = opened(store, Counting()), memoryview(bytearray(50))
+    source._neighbours = Neighbour()
+    source.read_into(100, into, Interrupt(), lambda start, stop: touched.append((start, stop)))
+    source.close()
+    assert into == BYTES[100:150]
+
+
 def test_another_version_of_the_object_is_another_content(store: Store) -> None:
     read_all(store, Counting())
     origin = Counting()

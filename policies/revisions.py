@@ -9,7 +9,7 @@ from policies.registry import ROLLBACK
 from policies.retirement import is_due
 from policies.view import CellView, ServiceView
 from policies.way_back import skips_steps
-from specs.decisions import Decision, LatchFailure, RollBack, StartRollout
+from specs.decisions import Decision, Hold, LatchFailure, RollBack, StartRollout
 from specs.memory import Failure, OutgoingCause
 from specs.reasons import Reason
 from specs.wishes import Stand
@@ -26,13 +26,24 @@ def choose(view: ServiceView) -> Decision | None:
     if wanted.id == memory.candidate:
         return None
     if wanted.id == memory.stable or memory.quarantined(wanted.id) is not None:
-        return _give_up_candidate(view)
+        return _give_up_candidate(view, f"{wanted.id} is wanted again")
     if _is_failed_and_busy(view):
         return None
     return StartRollout(service=view.name, revision=wanted, is_fast=skips_steps(view, wanted.id))
 
 
-def _give_up_candidate(view: ServiceView) -> Decision | None:
+def give_up_meanwhile(view: ServiceView, held: Hold) -> Decision | None:
+    """Return the end of a rollout that nobody wants any more, where the one to take its place is held; else None.
+
+    While that waits for another service, the candidate must not hold the surge, or the room on nodes, which the other
+    one waits for. Before there is a stable revision it is all that serves, and stays.
+    """
+    if held.reason is not Reason.DEPENDENCY_NOT_READY or view.memory.stable is None:
+        return None
+    return _give_up_candidate(view, f"{view.wanted.id} is wanted, and {held.message}")
+
+
+def _give_up_candidate(view: ServiceView, message: str) -> Decision | None:
     candidate = view.memory.candidate
     if candidate is None:
         return None
@@ -40,7 +51,7 @@ def _give_up_candidate(view: ServiceView) -> Decision | None:
         service=view.name,
         revision=candidate,
         reason=Reason.SUPERSEDED,
-        message=f"{view.wanted.id} is wanted again",
+        message=message,
         cause=OutgoingCause.SUPERSEDED,
         quarantine=False,
     )

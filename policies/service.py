@@ -12,7 +12,7 @@ from policies.placing import heed
 from policies.registry import unknown_policies
 from policies.resources import shortages
 from policies.retirement import but_routed, forget_gone, retire_outgoing, retire_removed, withdraw
-from policies.revisions import asked_back, choose, judge
+from policies.revisions import asked_back, choose, give_up_meanwhile, judge
 from policies.rollout import advance, give_back, keep, move, route_as_is
 from policies.room import gives_way_to, holds_itself_up, is_way_back, stand_aside
 from policies.sites import too_few_zones
@@ -49,9 +49,11 @@ def _decided(view: ServiceView, veto: Veto) -> tuple[Decision, ...]:
     if course is None:
         return (*heard, *_go_on(view, veto))
     allowed = _unknown_policy(view, course) or _over_zones(view, veto)(course)
-    if isinstance(allowed, Hold):
-        return (*heard, allowed, *_parked(view), *stand(view))
-    return (*heard, allowed, explain(view))
+    if not isinstance(allowed, Hold):
+        return (*heard, allowed, explain(view))
+    if (ended := give_up_meanwhile(view, allowed)) is not None:
+        return (*heard, ended, allowed)
+    return (*heard, allowed, *_parked(view), *stand(view))
 
 
 def _unknown_policy(view: ServiceView, course: Decision) -> Hold | None:

@@ -292,3 +292,29 @@ async def test_a_capacity_that_was_lost_is_put_back_while_the_window_is_closed()
     sim.somebody_removes_ours()
     await sim.until(lambda: sim.counts() == counts, within=120, what="put back")
     await sim.until(lambda: sim.weights() == weights, within=60, what="the same shares")
+
+
+async def _replaced_by_what_waits() -> Simulation:
+    """All the surge there is belongs to a rollout that nobody wants any more; the next one waits for who lacks it."""
+    sim, tight = Simulation(), replace(ClusterSettings(), max_surge_replicas=1)
+    await sim.start()
+    base, chat = service("base", "v1"), service("chat", "v1", depends_on=("base",))
+    sim.push(base, chat, settings=tight)
+    await sim.settle()
+    sim.push(base, service("chat", "v2", steps=steps(30, "900"), depends_on=("base",)), settings=tight)
+    await sim.until(lambda: sim.weights("chat").get("v2", 0) > 0, what="the candidate has requests")
+    third = service("chat", "v3", steps=steps(30), depends_on=("base",))
+    sim.push(service("base", "v2"), third, settings=tight)
+    await sim.settle(within=2400)
+    return sim
+
+
+async def test_a_rollout_whose_successor_waits_keeps_nothing_from_what_that_waits_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sim = await _replaced_by_what_waits()
+    assert (sim.memory("base").stable, sim.memory("chat").stable) == ("v2", "v3")
+    assert sim.memory("chat").quarantined("v2") is None
+    monkeypatch.setattr(policies.service, "give_up_meanwhile", lambda view, held: None)
+    with pytest.raises(AssertionError, match="not within 2400 s"):
+        await _replaced_by_what_waits()

@@ -101,3 +101,16 @@ async def test_reviving_what_is_torn_down_is_found(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(remember, "_revived", lambda cell: replace(cell, is_retired=False, drain_since=None))
     with pytest.raises(AssertionError, match=r"^I3: chat routes to \['chat.b.-.-.0'\], which it is tearing down"):
         await back_to_what_leaves()
+
+
+async def test_what_is_replaced_before_it_took_over_makes_room_where_there_is_no_surge() -> None:
+    """One replica and no surge: the first revision has all requests and is not promoted yet when the next one comes."""
+    sim = Simulation()
+    await sim.start()
+    options = {"sizes": 1, "surge": 0, "unavailable": 1, "steps": (), "min_ready": 4}
+    sim.push(service(version="a", **options))
+    await sim.until(lambda: sim.weights().get("a", 0) == 100, what="all requests")
+    assert sim.memory().stable is None
+    sim.push(service(version="b", **options))
+    await sim.settle()
+    assert (sim.memory().stable, sim.weights()) == ("b", {"b": 100.0})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import threading
 import time
@@ -13,6 +12,7 @@ from urllib.parse import urljoin
 from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed, SourceMissing, SourceUnreachable, shown
 from loaders.safetensors.sources.ahead import Ahead, Touch, as_it_is, shifted
 from loaders.safetensors.sources.interrupt import Interrupt
+from loaders.safetensors.sources.retries import back_off
 from loaders.safetensors.sources.streams import Streams
 from loaders.safetensors.sources.wire import (
     SILENCE_SECONDS,
@@ -30,7 +30,6 @@ FIRST_READ = 128 * 1024
 MOST_REDIRECTS = 5
 MOST_TRIES = 8
 """Tries in a row without one byte of progress: together about ten seconds of back-off."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 LONGEST_RETRY_AFTER = 30.0
 """An origin that asks for more is treated as if it had asked for this."""
 FEW_STREAMS, MOST_STREAMS = 4, 32
@@ -107,10 +106,9 @@ class Pool:
 class HttpFile:
     """One object, pinned to the ETag (or modification time) it had when it was opened."""
 
-    def __init__(self, url: str, interrupt: Interrupt, *, headers: Mapping[str, str] | None = None) -> None:
-        """Ask for the first bytes, which tells size, ETag and latency. `headers` go with every request."""
+    def __init__(self, url: str, interrupt: Interrupt) -> None:
+        """Ask for the first bytes, which tells size, ETag and latency."""
         self.uri = url
-        self._headers = dict(headers or {})
         self._pool = Pool()
         self._place = place_of(url)
         self._at, self._redirects = url, 0
@@ -165,7 +163,7 @@ class HttpFile:
             done += got
             tries = 0 if got else tries + 1
             if not got and self.size != 0:
-                interrupt.wait(max(pause, _back_off(tries)))
+                interrupt.wait(max(pause, back_off(tries)))
         return done
 
     def _once(
@@ -173,7 +171,7 @@ class HttpFile:
     ) -> tuple[int, float, str]:
         """One request: return bytes received, how long the origin asks to wait, and what was wrong."""
         pool, keep = self._pool, False
-        asked = {**self._headers, **self._pin, "Range": f"bytes={start}-{start + len(buffer) - 1}"}
+        asked = {**self._pin, "Range": f"bytes={start}-{start + len(buffer) - 1}"}
         connection, answer = pool.ask(self._place, asked, interrupt, ahead)
         try:
             if answer.status != 206:
@@ -224,8 +222,7 @@ class HttpFile:
         if (place.host, place.port) == (self._place.host, self._place.port):
             place = replace(place, authorization=place.authorization or self._place.authorization)
         else:
-            # Credentials are for the host they were given for.
-            self._headers.pop("Authorization", None)
+            # Credentials, which are a part of the place, are for the host that they were given for.
             self._pool.close()
             self._pool = Pool()
         self._place = place
@@ -269,8 +266,3 @@ class HttpFile:
     def close(self) -> None:
         """Close the connections."""
         self._pool.close()
-
-
-def _back_off(tries: int) -> float:
-    """Full jitter: many clients that failed together must not come back together."""
-    return random.uniform(0.2, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (tries - 1)) if tries else 0.0  # noqa: S311

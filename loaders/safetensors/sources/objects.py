@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from loaders.safetensors.errors import LoadError, SourceChanged, SourceFailed, SourceMissing, SourceUnreachable, shown
 from loaders.safetensors.sources.ahead import Ahead, Touch, as_it_is, shifted
 from loaders.safetensors.sources.interrupt import Interrupt, waited
+from loaders.safetensors.sources.retries import back_off
 from loaders.safetensors.sources.streams import Streams
 
 try:
@@ -29,7 +30,6 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 ONE_TRY = {"max_retries": 0, "retry_timeout": timedelta(seconds=30)}
 """Trying again is done here, where an interrupt is seen; obstore alone would go on for minutes."""
 MOST_TRIES = 8
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 FEW_STREAMS, MOST_STREAMS = 8, 32
 PART_BYTES = 1024 * 1024
 """What is copied at a time; between two parts a read can be interrupted."""
@@ -80,7 +80,7 @@ class ObjectFile:
                 failed = self._translated(error, None)
                 if not isinstance(failed, SourceUnreachable) or tries == MOST_TRIES:
                     raise failed from error
-            interrupt.wait(_pause(tries))
+            interrupt.wait(back_off(tries))
         raise AssertionError("the last try returns or raises")
 
     def read_into(self, offset: int, buffer: memoryview, interrupt: Interrupt, touch: Touch = as_it_is) -> None:
@@ -100,7 +100,7 @@ class ObjectFile:
             if tries == MOST_TRIES:
                 raise type(failed)(f"gave up after {tries} tries: {failed.problem}", uri=self.uri, span=span)
             if not got and done < len(buffer):
-                interrupt.wait(_pause(tries))
+                interrupt.wait(back_off(tries))
 
     def _once(self, span: tuple[int, int], buffer: memoryview, interrupt: Interrupt, ahead: Ahead) -> int:
         asked: Any = {"range": span, **self._pin}
@@ -148,7 +148,3 @@ def _said(error: Exception) -> str:
     """Return what obstore says, but for what addresses in it carry: passwords, signatures."""
     text = next(iter(str(error).splitlines()), type(error).__name__)
     return ADDRESS.sub(lambda found: shown(found.group()), text)
-
-
-def _pause(tries: int) -> float:
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (tries - 1))

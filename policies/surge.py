@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from policies.budget import Budget
 from policies.view import ServiceView
+from specs.desired import Analysis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +32,14 @@ class Refusal:
 def ask(view: ServiceView, held: Mapping[str, int], limit: int) -> Grant | Refusal:
     """Return the surge of a rollout that is about to start beside what other services hold.
 
-    Each deployment that must not be short of replicas needs at least one; beyond that each gets what is left, up
-    to its own `maxSurge`.
+    Each deployment that must not be short of replicas, or whose requests are to be compared, needs at least one;
+    beyond that each gets what is left, up to its own `maxSurge`.
     """
     if view.memory.stable is None:
         return Grant(surge={})  # There is nothing to be replaced.
     free = replace(view, memory=replace(view.memory, surge={}))
     budgets = {name: free.budget(name) for name in free.deployments}
-    least = {name: 0 if budget.unavailable else min(budget.surge, 1) for name, budget in budgets.items()}
+    least = _least(view, budgets, limit)
     left, needed = limit - sum(held.values()), sum(least.values())
     if needed > left:
         return Refusal(least=needed, message=_refusal(needed, left, held, limit))
@@ -48,6 +50,22 @@ def ask(view: ServiceView, held: Mapping[str, int], limit: int) -> Grant | Refus
         more = min(budget.surge, granted[name] + left - sum(granted.values()))
         granted[name] = max(granted[name], more)
     return Grant(surge=granted)
+
+
+def _least(view: ServiceView, budgets: Mapping[str, Budget], limit: int) -> dict[str, int]:
+    """Return the surge per deployment without which a rollout waits, rather than start with less.
+
+    A single replica without surge is stopped before its successor starts. Where both are to be compared the rollout
+    would then wait for a person at its analysis: it waits for the surge instead, if there ever can be so much.
+    """
+    least = {name: 0 if budget.unavailable else min(budget.surge, 1) for name, budget in budgets.items()}
+    if view.spec.analysis is None and not any(isinstance(step, Analysis) for step in view.spec.rollout.steps):
+        return least
+    both = {
+        name: min(budget.surge, 1) if replace(budget, surge=0).stops_before_start else least[name]
+        for name, budget in budgets.items()
+    }
+    return both if sum(both.values()) <= limit else least
 
 
 def _refusal(needed: int, left: int, held: Mapping[str, int], limit: int) -> str:

@@ -158,3 +158,26 @@ async def test_a_budget_that_is_too_small_says_so() -> None:
     assert "It can never start with so few" in sim.status().message
     sim.push(spec("chat", "v2", sizes, 1), settings=ClusterSettings(max_surge_replicas=2))
     await sim.until(lambda: sim.memory().stable == "v2", what="it arrives")
+
+
+@pytest.mark.parametrize("limit", [1, 0])
+async def test_a_single_replica_that_is_to_be_compared_waits_for_surge_if_there_can_be_any(limit: int) -> None:
+    """Stopped before its successor starts, it would have nothing to be compared with, and wait for a person."""
+
+    def chat(version: str) -> DesiredService:
+        return service("chat", version, 1, surge=1, unavailable=1, steps=steps(50, "analysis 60"), scale_down=5)
+
+    sim, settings = Simulation(), ClusterSettings(max_surge_replicas=limit)
+    alpha = {version: spec("alpha", version, {"Echo": 2}, 1, 1 - limit) for version in ("v1", "v2")}
+    await sim.start()
+    sim.push(alpha["v1"], chat("v1"), settings=settings)
+    await sim.settle()
+    sim.push(alpha["v2"], chat("v1"), settings=settings)
+    await sim.run(3)
+    sim.push(alpha["v2"], chat("v2"), settings=settings)
+    await sim.run(3)
+    if limit:
+        assert "0 of budget.maxSurgeReplicas 1 left (held: alpha 1)" in sim.status("chat").message
+    await sim.until(lambda: sim.memory("chat").candidate == "v2", what="it starts")
+    await sim.until(lambda: sim.weights("chat").get("v2", 0) > 0, what="it has requests")
+    assert sim.weights("chat") == ({"v1": 50.0, "v2": 50.0} if limit else {"v2": 100.0})

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from loaders.safetensors import cache, cache_claims, cache_content, cache_entry, cache_read
+from loaders.safetensors import cache_claims, cache_content, cache_entry, cache_read
 from loaders.safetensors.cache import through_cache
 from loaders.safetensors.cache_content import SMALLEST_CHUNK_SIZE, Content, pieces
-from loaders.safetensors.cache_entry import NoRoom
 from loaders.safetensors.cache_read import ReadThrough
 from loaders.safetensors.cache_settings import cache_settings, parse_bytes
 from loaders.safetensors.cache_store import Store
@@ -295,30 +294,6 @@ def test_a_part_takes_room_for_a_part(tmp_path: Path) -> None:
     assert uris(store) == {"0", "1"}
 
 
-def test_a_full_disk_is_no_error_of_the_load(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def full(*_: object) -> int:
-        raise NoRoom("no room left for the weight cache in /there: No space left on device")
-
-    origin = Counting()
-    source = opened(store, origin)
-    monkeypatch.setattr(source._entry, "write", full)
-    assert read(source, 0, SIZE) == BYTES
-    assert caplog.text.count("No space left on device") == 1
-    source.close()
-
-
-def test_a_full_disk_is_recognised(store: Store) -> None:
-    entry = store.open(CONTENT, SIZE)
-    assert entry is not None
-    full = os.open("/dev/full", os.O_RDWR)
-    os.dup2(full, entry.descriptor())
-    os.close(full)
-    with entry, pytest.raises(NoRoom, match="No space left"):
-        entry.write(0, memoryview(BYTES[:CHUNK]))
-
-
 def test_what_a_crash_left_of_an_eviction_is_swept(store: Store) -> None:
     left = store.folder / f"leaving-{small(1).key}-1"
     left.mkdir()
@@ -435,20 +410,6 @@ def test_a_disk_that_fails_does_not_end_the_load(store: Store, monkeypatch: pyte
     assert read(source, 0, SIZE) == BYTES
     assert origin.given == SIZE
     source.close()
-
-
-def test_without_room_for_bookkeeping_the_origin_is_enough(
-    node_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    origin = Counting()
-    monkeypatch.setattr(Store, "_create", full)
-    assert through_cache(CONTENT.uri, lambda: origin, Interrupt()) is origin
-    monkeypatch.setattr(cache, "cache_settings", full)
-    assert through_cache(CONTENT.uri, lambda: origin, Interrupt()) is origin
-    assert caplog.text.count("No space left on device") == 2
 
 
 def test_a_forked_child_keeps_nothing_locked(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from loaders.safetensors import cache_entry
+from loaders.safetensors import cache, cache_entry
 from loaders.safetensors.cache import through_cache
 from loaders.safetensors.cache_content import Content
 from loaders.safetensors.cache_entry import NoRoom
@@ -183,3 +184,41 @@ def test_readers_of_parts_take_memory_for_a_few_chunks_only(store: Store) -> Non
     with entry, ThreadPoolExecutor(16) as pool:
         assert all(pool.map(lambda chunk: entry.read(chunk, 5, memoryview(bytearray(10))), range(20)))
     assert 1 < most[0] <= cache_entry.CHECKED_AT_A_TIME
+
+
+def test_a_full_disk_is_no_error_of_the_load(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> int:
+        raise NoRoom("no room left for the weight cache in /there: No space left on device")
+
+    origin = Counting()
+    source = opened(store, origin)
+    monkeypatch.setattr(source._entry, "write", full)
+    assert read(source, 0, SIZE) == BYTES
+    assert caplog.text.count("No space left on device") == 1
+    source.close()
+
+
+def test_a_full_disk_is_recognised(store: Store) -> None:
+    entry = store.open(CONTENT, SIZE)
+    assert entry is not None
+    full = os.open("/dev/full", os.O_RDWR)
+    os.dup2(full, entry.descriptor())
+    os.close(full)
+    with entry, pytest.raises(NoRoom, match="No space left"):
+        entry.write(0, memoryview(BYTES[:CHUNK]))
+
+
+def test_without_room_for_bookkeeping_the_origin_is_enough(
+    node_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    origin = Counting()
+    monkeypatch.setattr(Store, "_create", full)
+    assert through_cache(CONTENT.uri, lambda: origin, Interrupt()) is origin
+    monkeypatch.setattr(cache, "cache_settings", full)
+    assert through_cache(CONTENT.uri, lambda: origin, Interrupt()) is origin
+    assert caplog.text.count("No space left on device") == 2

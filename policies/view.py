@@ -105,7 +105,8 @@ class CellView:
     def commanded(self, deployment: str) -> int:
         """Return the count that Serve is working towards on our word.
 
-        A retired cell's counts until Serve was told: what is built meanwhile starts as it was asked to.
+        A retired cell's counts until Serve was told: what is built meanwhile starts as it was asked to. What is put
+        back after somebody took it away comes with its code's own counts where the spec lists none.
         """
         if self.memory.is_retired and (self.seen is None or self.is_leaving):
             return 0
@@ -113,7 +114,7 @@ class CellView:
             return self.memory.counts[deployment]
         seen = self.deployment(deployment)
         floor = self.memory.bounds[deployment].min_replicas if deployment in self.memory.bounds else 0
-        return max(floor, seen.target if seen else 0)
+        return max(floor, seen.target if seen else self.memory.code.get(deployment, 0))
 
     @once
     def followed(self, deployment: str) -> int:

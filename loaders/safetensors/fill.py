@@ -29,6 +29,9 @@ NEXT_ASK, IDLE_ASK = 0.02, 0.25
 MOST_ORIGIN_FAILURES = 3
 """In a row, each after the source's own retries: then the load itself asks the origin and says what is wrong."""
 
+CLAIMED_FOR, LOOKS_AGAIN = 5.0, 0.01
+"""Seconds for which a chunk that another process of the node is fetching is waited for, and between two looks."""
+
 
 class Lost(Exception):
     """The peer answers, but has not got the chunk, or its bytes are wrong."""
@@ -217,7 +220,7 @@ class Fill:
 
         try:
             with interrupt.breaking(pass_on):
-                checksum = self._bring(race, runner)
+                checksum = (self._claimed if runner.assignment.source is None else self._bring)(race, runner)
         except Exception as error:
             # A request that was broken off fails in some way or other: what counts is why.
             broken_off = runner.interrupt.error
@@ -225,6 +228,16 @@ class Fill:
             self._landed.put(Landed(race=race, runner=runner, error=why))
         else:
             self._landed.put(Landed(race=race, runner=runner, checksum=checksum))
+
+    def _claimed(self, race: Race, runner: Runner) -> int:
+        """Bring a chunk from the origin, unless a process that loads without peers is bringing it to this node now."""
+        until = time.monotonic() + CLAIMED_FOR
+        while time.monotonic() < until:
+            with self._entry.claim(runner.assignment.chunk) as claimed:
+                if claimed:
+                    return self._bring(race, runner)
+            runner.interrupt.wait(LOOKS_AGAIN)
+        return self._bring(race, runner)
 
     def _bring(self, race: Race, runner: Runner) -> int:
         chunk, content = runner.assignment.chunk, self._entry.content

@@ -42,6 +42,9 @@ STALLED = 60.0
 """Seconds without a new chunk after which readers stop waiting for a fill and ask the origin themselves."""
 
 TRACKER_ANSWERS_WITHIN = 10.0
+WRITTEN_WITHIN = 5.0
+"""Seconds in which a process that has begun to serve has written where."""
+
 PEERS_VARIABLE, PORT_VARIABLE = "HELIOSTAT_PEERS", "HELIOSTAT_PEER_PORT"
 
 
@@ -120,8 +123,20 @@ class Node:
     def membership(self, want: int | None = None) -> Membership:
         """Return what a fill needs; whoever serves has written where. A part is wanted by a member of its own."""
         name = self.name if want is None else f"{self.name}/{os.getpid()}-{next(_numbers)}"
-        endpoint = (self.store.folder / "endpoint").read_text()
-        return Membership(node=name, endpoint=endpoint, token=self.tracker.token(), tracker=self.tracker, want=want)
+        return Membership(
+            node=name, endpoint=self._endpoint(), token=self.tracker.token(), tracker=self.tracker, want=want
+        )
+
+    def _endpoint(self) -> str:
+        """Return where this node serves. Of two processes that begin together, one is yet to write where it does."""
+        until = time.monotonic() + WRITTEN_WITHIN
+        while True:
+            try:
+                return (self.store.folder / "endpoint").read_text()
+            except FileNotFoundError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.01)
 
     def find(self, uri: str) -> Content | None:
         """Return a content of this URI that peers have in full."""

@@ -306,6 +306,59 @@ def test_another_process_takes_over_the_serving(
     second.close()
 
 
+@pytest.mark.parametrize("held_for", [0.5, 60.0], ids=["for a moment", "for ever"])
+def test_a_chunk_that_a_process_without_peers_is_fetching_is_waited_for_though_not_for_ever(
+    machines: list[Machine], server: RangeServer, monkeypatch: pytest.MonkeyPatch, held_for: float
+) -> None:
+    monkeypatch.setattr("loaders.safetensors.fill.CLAIMED_FOR", 1.5)
+    server.shape(Shape())
+    machine, origin = machines[0], HttpFile(server.url("w"), Interrupt())
+    content = Content(uri=origin.uri, etag=origin.version, size=origin.size)
+    entry, other = machine.store.open(content, SIZE), machine.store.open(content, SIZE)
+    assert entry is not None
+    assert other is not None
+    with entry, other:
+        length = content.length_of(0)
+
+        def bring() -> None:
+            with other.claim(0) as claimed:
+                assert claimed
+                let_go.wait(held_for)
+                if held_for < 1:
+                    other.write(0, memoryview(BYTES)[:length])
+
+        let_go = threading.Event()
+        bringing = threading.Thread(target=bring)
+        bringing.start()
+        fill = Fill(entry, origin, machine.node.membership())
+        fill.run(Interrupt())
+        let_go.set()
+        bringing.join()
+        assert entry.complete()
+    origin.close()
+    assert fill.from_origin == (content.size - length if held_for < 1 else content.size)
+
+
+def test_of_two_processes_that_begin_together_one_waits_until_it_is_written_where_the_other_serves(
+    tmp_path: Path, tracker: Locked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without peers it would read from the origin what the other one fetches for the whole node."""
+    store = Store(tmp_path, SIZE)
+    serving = FileLock(store.folder / "serving")
+    assert serving.attempt()
+    second = Node(store, tracker, "a", "127.0.0.10")
+    late = threading.Timer(0.3, (store.folder / "endpoint").write_text, ["127.0.0.10:1"])
+    late.start()
+    assert second.membership().endpoint == "127.0.0.10:1"
+    late.join()
+    (store.folder / "endpoint").unlink()
+    monkeypatch.setattr(peers, "WRITTEN_WITHIN", 0.05)
+    with pytest.raises(FileNotFoundError):
+        second.membership()
+    second.close()
+    serving.release()
+
+
 def test_a_cache_that_was_emptied_is_filled_again(machines: list[Machine], server: RangeServer) -> None:
     server.shape(Shape())
     assert machines[0].load(server.url("w")) == BYTES

@@ -212,8 +212,14 @@ async def test_a_broken_rule_is_found(
 
 
 def asking(story: Story) -> Story:
-    """Return the story with an analysis at each step of each service."""
-    asked = (replace(shape, asks=True, steps=(25, "analysis 5", 50, "analysis 5")) for shape in story.shapes)
+    """Return the story with an analysis at each step of each service.
+
+    With surge: who cannot have both revisions at once has nothing to compare, and waits for a person.
+    """
+    asked = (
+        replace(shape, asks=True, surge=shape.surge or 1, steps=(25, "analysis 5", 50, "analysis 5"))
+        for shape in story.shapes
+    )
     return replace(story, shapes=tuple(asked))
 
 

@@ -11,7 +11,7 @@ import pytest
 from policies.rollout import move
 from specs.decisions import StartRevision
 from tests.builders import Sizes, cell, look, revision, service, steps
-from tests.sim.scenarios import CODE
+from tests.sim.scenarios import CODE, Act, Shape, Story, Teller
 from tests.sim.world import Simulation
 
 QUICK: Mapping[str, Any] = {"steps": steps(50), "surge": 1, "scale_down": 20}
@@ -118,3 +118,19 @@ def targets(sim: Simulation) -> Mapping[str, int]:
     for application in sim.serve.instance.applications.values():
         totals.update({name: found.target for name, found in application.deployments.items()})
     return totals
+
+
+async def test_what_is_put_back_counts_with_its_codes_own_replicas() -> None:
+    """Somebody took a cell away in the moment before a commit that lists fewer of a deployment than the code had."""
+    shape = Shape(
+        sizes={"Echo": 1, "Backend": None},
+        surge=1,
+        unavailable=0,
+        steps=(),
+        min_ready=0,
+        scale_down=0,
+        code=("good",) * 4,
+        forms=({"Echo": 1, "Backend": 1},),
+    )
+    away = Act(after=0, what="remove", service=0, number=0)
+    await Teller(Story(seed=0, shapes=(shape,), acts=(away,))).tell()

@@ -107,7 +107,7 @@ def _counts_at(view: ServiceView, deployment: str, goal: Mapping[str, int]) -> d
         # Who is to take the requests back while the candidate waits for other room is not to wait for it, too.
         between = heir(view)
         is_taking = between is not None and view.weights[between] < FULL and not comes_first(view)
-        return counts | {between if is_taking and between else candidate: budget.target}
+        return counts | {stable if is_taking else candidate: budget.target}
     weight, line = goal.get(candidate, 0), fresh_line(view)
     if line is not None or is_pending(view):
         return counts | _with_baseline(budget, (stable, candidate, line), weight)

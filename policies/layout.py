@@ -17,6 +17,7 @@ from policies.placing import avoided, zone_weights
 from policies.placing import on_demand as least_on_demand
 from policies.registry import PLACEMENT
 from policies.sites import open_sites
+from policies.traffic import routed_outgoing
 from policies.view import CellView, ServiceView
 from policies.zones import Ground, apportion, weighed
 from specs.desired import AutoScale, FixedScale
@@ -142,8 +143,12 @@ def _is_in_the_way(view: ServiceView, revision: str) -> bool:
 
     Autoscaled cells cannot be scaled to nothing: each of them keeps a replica until it goes.
     """
-    cells = view.cells_of(revision)
-    if len(cells) < 2 or all(cell.memory.is_externally_scaled for cell in cells):
+    return len(view.cells_of(revision)) > 1 and _holds_room(view, revision)
+
+
+def _holds_room(view: ServiceView, revision: str) -> bool:
+    """Return whether cells that cannot be scaled to nothing hold replicas of which there is room for no more."""
+    if all(cell.memory.is_externally_scaled for cell in view.cells_of(revision)):
         return False
     return any(view.room(name) < 1 for name in view.deployments_of(revision))
 
@@ -153,14 +158,10 @@ def _keeps_others_out(view: ServiceView, revision: str, wanted: Counts) -> bool:
 
     Beside what is on its way out and has requests yet there is no room for the last replica of an autoscaled cell.
     """
-    cells, candidate = view.cells_of(revision), view.memory.candidate
-    is_idle = view.weights.get(revision, 0) == 0 and not view.is_commanded(revision)
-    if revision != view.memory.stable or not is_idle or any(wanted.values()) or not view.cells_of(candidate):
+    if revision != view.memory.stable or any(wanted.values()) or view.has_requests(revision):
         return False
-    if all(cell.memory.is_externally_scaled for cell in cells):
-        return False
-    is_full = any(view.room(name) < 1 for name in view.deployments_of(revision))
-    return is_full and any(view.weights.get(out.revision, 0) for out in view.memory.outgoing)
+    is_begun = bool(view.cells_of(view.memory.candidate))
+    return is_begun and _holds_room(view, revision) and bool(routed_outgoing(view))
 
 
 def _last(view: ServiceView, revision: str) -> Mapping[Site, Counts]:

@@ -27,7 +27,7 @@ def retire_outgoing(view: ServiceView) -> tuple[Decision, ...]:
 
 def _retire_baselines(view: ServiceView) -> tuple[Decision, ...]:
     """Let baselines go that nothing is compared with, once others have their requests."""
-    free = [line for line in left_over(view) if not view.weights.get(line, 0) and not view.is_commanded(line)]
+    free = [line for line in left_over(view) if not view.has_requests(line)]
     if not view.is_serving(view.memory.stable):
         return ()
     return tuple(leave(view, cell, urgent=False) for line in free for cell in view.cells_of(line) if is_due(view, cell))
@@ -52,8 +52,7 @@ def retire_removed(view: ServiceView) -> tuple[Decision, ...]:
 
 def is_weightless(view: ServiceView) -> bool:
     """Return whether the candidate carries nothing, so that it costs no request to take it away for a while."""
-    candidate = view.memory.candidate or ""
-    return view.weights.get(candidate, 0) == 0 and not view.is_commanded(candidate)
+    return not view.has_requests(view.memory.candidate or "")
 
 
 def withdraw(view: ServiceView) -> tuple[Decision, ...]:
@@ -68,7 +67,7 @@ def _may_go(view: ServiceView, outgoing: Outgoing) -> bool:
 
     Nothing leaves while the stable revision does not answer: what leaves might be needed.
     """
-    if view.weights[outgoing.revision] > 0 or view.is_commanded(outgoing.revision):
+    if view.has_requests(outgoing.revision):
         return False
     if outgoing.cause is OutgoingCause.REPLACED:
         return view.now >= warm_until(view, outgoing) and view.is_serving(view.memory.stable)

@@ -63,8 +63,7 @@ def _is_failed_and_busy(view: ServiceView) -> bool:
     A new attempt takes their place at once: it waits until that costs no request, also none that goes on for long.
     """
     failed = [cell for cell in view.cells_of(view.wanted.id) if cell.memory.failure is not None]
-    routed = view.weights.get(view.wanted.id, 0) > 0 or view.is_commanded(view.wanted.id)
-    return bool(failed) and (routed or any(_is_answering(view, cell) for cell in failed))
+    return bool(failed) and (view.has_requests(view.wanted.id) or any(_is_answering(view, cell) for cell in failed))
 
 
 def _is_answering(view: ServiceView, cell: CellView) -> bool:

@@ -28,7 +28,7 @@ from policies.resources import Shortage, shortages
 from policies.retirement import is_weightless
 from policies.rollout import keep
 from policies.standing import is_frozen, waits_for_others
-from policies.traffic import ready_share
+from policies.traffic import ready_share, routed_outgoing
 from policies.view import CellView, ServiceView, view_of
 from specs.decisions import Decision, GiveWay, SetCapacity, StartRevision
 from specs.memory import Rollout, ServiceMemory
@@ -108,17 +108,11 @@ def _waits(view: ServiceView) -> bool:
     )
 
 
-def _outgoing_is_routed(view: ServiceView) -> bool:
-    """Return whether what is on its way out has requests yet."""
-    return any(view.weights.get(out.revision, 0) for out in view.memory.outgoing)
-
-
 @recalled
 def _lacks_room_to_return(view: ServiceView) -> bool:
     """Return whether the stable revision waits for room to take back requests that are on their way to it."""
-    return _outgoing_is_routed(view) and any(
-        not _stops_first(view, short) for short in shortages(view, view.memory.stable)
-    )
+    lacking = shortages(view, view.memory.stable) if routed_outgoing(view) else ()
+    return any(not _stops_first(view, short) for short in lacking)
 
 
 def _stops_first(view: ServiceView, short: Shortage) -> bool:
@@ -130,7 +124,7 @@ def _stops_first(view: ServiceView, short: Shortage) -> bool:
 def _is_returning(view: ServiceView) -> bool:
     """Return whether requests are on their way back to a stable revision that answers."""
     is_alone = not view.cells_of(view.memory.candidate)
-    return _outgoing_is_routed(view) and is_alone and view.is_serving(view.memory.stable)
+    return bool(routed_outgoing(view)) and is_alone and view.is_serving(view.memory.stable)
 
 
 def _held_back(view: ServiceView) -> ServiceView | None:

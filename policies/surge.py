@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from policies.budget import Budget
 from policies.view import ServiceView
-from specs.desired import Analysis
+from policies.window import is_compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def _least(view: ServiceView, budgets: Mapping[str, Budget], limit: int) -> dict
     would then wait for a person at its analysis: it waits for the surge instead, if there ever can be so much.
     """
     least = {name: 0 if budget.unavailable else min(budget.surge, 1) for name, budget in budgets.items()}
-    if view.spec.analysis is None and not any(isinstance(step, Analysis) for step in view.spec.rollout.steps):
+    if not is_compared(view):
         return least
     both = {
         name: min(budget.surge, 1) if replace(budget, surge=0).stops_before_start else least[name]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from policies.baseline import left_over
 from policies.recall import recalled
 from policies.view import ServiceView
-from specs.memory import BASELINE, OutgoingCause
+from specs.memory import BASELINE, Outgoing, OutgoingCause
 from specs.routes import FULL
 
 
@@ -94,6 +94,11 @@ def _shifted(view: ServiceView, current: Mapping[str, int], goal: Mapping[str, i
     return shares
 
 
+def routed_outgoing(view: ServiceView) -> list[Outgoing]:
+    """Return what is on its way out and has requests yet."""
+    return [out for out in view.memory.outgoing if view.weights.get(out.revision, 0) > 0]
+
+
 @recalled
 def heir(view: ServiceView) -> str | None:
     """Return who is to carry all requests while the candidate waits for room that outgoing revisions hold.
@@ -101,8 +106,7 @@ def heir(view: ServiceView) -> str | None:
     None when it does not wait. They would hold it for ever: what the candidate cannot take from them yet
     goes to the stable revision, and before there is any to the largest of them.
     """
-    memory = view.memory
-    routed = [out for out in memory.outgoing if view.weights[out.revision] > 0]
+    memory, routed = view.memory, routed_outgoing(view)
     if memory.candidate is None or view.cells_of(memory.candidate):
         return None
     if memory.stable is not None and (routed or any(view.weights.get(line, 0) for line in left_over(view))):

@@ -419,9 +419,10 @@ class ServiceView:
         """Return whether a revision has a cell in which every deployment has a replica that answers."""
         return any(cell.answers for cell in self.cells_of(revision))
 
-    def is_commanded(self, revision: str) -> bool:
-        """Return whether the last commanded weights give a revision any request."""
-        return any(self.memory.weights.get(cell.name, 0) > 0 for cell in self.cells_of(revision))
+    def has_requests(self, line: str) -> bool:
+        """Return whether a revision gets any request, as the gateway routes now or was told last."""
+        told = (self.memory.weights.get(cell.name, 0) for cell in self.cells_of(line))
+        return self.weights.get(line, 0) > 0 or any(weight > 0 for weight in told)
 
     @recalled
     def routed(self, revision: str | None) -> int:

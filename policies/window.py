@@ -28,7 +28,7 @@ def next_comparison(view: ServiceView) -> Comparison | None:
     when clients are told apart from now on: the difference to a start without groups has none for as long as it lasts.
     """
     candidate, stable, rollout = view.memory.candidate, view.memory.stable, view.memory.rollout
-    if candidate is None or stable is None or rollout is None or rollout.is_fast or not _is_asked(view):
+    if candidate is None or stable is None or rollout is None or rollout.is_fast or not is_compared(view):
         return None
     weights = {cell.name: cell.lane.weight for cell in _compared(view) if cell.lane is not None}
     counters = counters_of(view, _compared(view)) if _both_have_requests(view) else {}
@@ -60,7 +60,8 @@ def reference_evidence(view: ServiceView) -> Evidence:
     return _sum([window.stable for window in windows(view)])
 
 
-def _is_asked(view: ServiceView) -> bool:
+def is_compared(view: ServiceView) -> bool:
+    """Return whether the spec wants the requests of candidates to be compared with the stable revision's."""
     return view.spec.analysis is not None or any(isinstance(step, Analysis) for step in view.spec.rollout.steps)
 
 
